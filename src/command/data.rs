@@ -1,0 +1,115 @@
+//! The commands on keys and values, and the two that only answer.
+
+use super::{CommandError, Context, integer};
+use crate::engine::WriteError;
+use crate::engine::shown;
+use crate::glob::Pattern;
+use crate::limits::VALUE_BYTES_MAX;
+use crate::request::Request;
+
+type Result = std::result::Result<(), CommandError>;
+
+pub fn ping(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match request.len() {
+        1 => context.replies.status("PONG"),
+        _ => context.replies.bulk(&request[1]),
+    }
+    Ok(())
+}
+
+pub fn echo(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    context.replies.bulk(&request[1]);
+    Ok(())
+}
+
+pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let replies = &mut context.replies;
+    context.session.get(&request[1], |value| match value {
+        Some(value) => replies.bulk(value),
+        None => replies.nil(),
+    });
+    Ok(())
+}
+
+pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    if request.len() > 3 {
+        return Err(match request.inline {
+            true => unquoted(request),
+            false => CommandError::Syntax,
+        });
+    }
+    context.session.set(&request[1], &request[2])?;
+    context.replies.status("OK");
+    Ok(())
+}
+
+/// What a person meant who typed `SET nom Jean Dupont`.
+fn unquoted(request: &Request<'_>) -> CommandError {
+    let words: Vec<_> = request.words_from(2).collect();
+    let value = words.join(&b' ');
+    if value.len() > 128 {
+        return CommandError::Syntax;
+    }
+    CommandError::Unquoted(format!("SET {} {}", shown(&request[1]), shown(&value)))
+}
+
+pub fn del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let count = context.session.del(request.words_from(1))?;
+    context.replies.count(count);
+    Ok(())
+}
+
+pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let count = context.session.exists(request.words_from(1));
+    context.replies.count(count);
+    Ok(())
+}
+
+pub fn append(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let length = context.session.append(&request[1], &request[2])?;
+    context.replies.count(length);
+    Ok(())
+}
+
+pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let offset = integer(&request[2])?;
+    let offset = usize::try_from(offset).map_err(|_| CommandError::Offset)?;
+    if offset > VALUE_BYTES_MAX && !request[3].is_empty() {
+        return Err(WriteError::TooLong.into());
+    }
+    let length = context.session.set_range(&request[1], offset, &request[3])?;
+    context.replies.count(length);
+    Ok(())
+}
+
+pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let pattern = Pattern::new(&request[1])?;
+    let mut found = crate::reply::Replies::default();
+    let mut count = 0;
+    context.session.keys(|key| {
+        if pattern.matches(key) {
+            found.bulk(key);
+            count += 1;
+        }
+    });
+    context.replies.array(count);
+    context.replies.copy(found.as_bytes());
+    Ok(())
+}
+
+pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    let count = context.session.count();
+    context.replies.count(count);
+    Ok(())
+}
+
+pub fn flush_all(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let known =
+        |word: &[u8]| word.eq_ignore_ascii_case(b"ASYNC") || word.eq_ignore_ascii_case(b"SYNC");
+    if request.len() > 2 || !request.words_from(1).all(known) {
+        return Err(CommandError::Syntax);
+    }
+    context.session.flush_all()?;
+    context.replies.status("OK");
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! What the table says, for people (`HELP`) and for client programs (`COMMAND`).
+
+use super::{
+    Argument, Command, CommandError, Context, ECHO_BYTES_MAX, Group, TABLE, lookup, lossy,
+};
+use crate::reply::Replies;
+use crate::request::Request;
+
+type Result = std::result::Result<(), CommandError>;
+
+/// An array of status lines: legible in telnet and in redis-cli alike.
+fn lines(replies: &mut Replies, lines: &[String]) {
+    replies.array(lines.len());
+    lines.iter().for_each(|line| replies.status(line));
+}
+
+pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let text = match request.len() {
+        1 => overview(),
+        _ => {
+            let name = &request[1];
+            let command = lookup(name);
+            let command =
+                command.ok_or_else(|| CommandError::NoHelp(lossy(name, ECHO_BYTES_MAX)))?;
+            explain(command)
+        }
+    };
+    lines(context.replies, &text);
+    Ok(())
+}
+
+fn overview() -> Vec<String> {
+    let mut text = vec![format!("coffre {}: type a command and Enter", env!("CARGO_PKG_VERSION"))];
+    for group in Group::ALL {
+        let names: Vec<_> = TABLE
+            .iter()
+            .filter(|command| command.group == *group)
+            .map(|command| command.name)
+            .collect();
+        text.push(format!("{:<11} {}", group.name(), names.join(" ")));
+    }
+    text.push("HELP command explains one; QUIT leaves".to_owned());
+    text
+}
+
+fn explain(command: &Command) -> Vec<String> {
+    let mut text = vec![command.usage(), format!("  {}", command.summary)];
+    text.extend(command.alias.map(|alias| format!("  Also: {alias}")));
+    text.extend(command.notes.iter().map(|note| format!("  {note}")));
+    for subcommand in command.subcommands {
+        text.push(format!("  {} {}: {}", command.name, subcommand.usage(), subcommand.summary));
+    }
+    text.push(format!("  Example: {}", command.example));
+    text
+}
+
+/// `CLIENT HELP` and its like.
+pub fn subcommands(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let command = lookup(&request[0]);
+    let mut text = Vec::new();
+    for subcommand in command.map(|command| command.subcommands).unwrap_or_default() {
+        text.push(subcommand.usage());
+        text.push(format!("    {}", subcommand.summary));
+    }
+    lines(context.replies, &text);
+    Ok(())
+}
+
+pub fn command(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.array(TABLE.len());
+    TABLE.iter().for_each(|command| info(context.replies, command, None));
+    Ok(())
+}
+
+pub fn command_count(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.count(TABLE.len());
+    Ok(())
+}
+
+pub fn command_list(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.array(TABLE.len());
+    for command in TABLE {
+        context.replies.bulk(command.name.to_ascii_lowercase().as_bytes());
+    }
+    Ok(())
+}
+
+pub fn command_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    if request.len() == 2 {
+        return command(context, request);
+    }
+    context.replies.array(request.len() - 2);
+    for name in request.words_from(2) {
+        match lookup(name) {
+            Some(command) => info(context.replies, command, None),
+            None => context.replies.nil_array(),
+        }
+    }
+    Ok(())
+}
+
+/// One entry of `COMMAND`: name, arity, flags, key positions, and four lists that are empty but for
+/// the subcommands.
+fn info(replies: &mut Replies, command: &Command, container: Option<&str>) {
+    let name = command.name.to_ascii_lowercase();
+    let name = container.map_or(name.clone(), |container| format!("{container}|{name}"));
+    replies.array(10);
+    replies.bulk(name.as_bytes());
+    replies.integer(command.arity.as_redis());
+    replies.array(command.flags.len());
+    command.flags.iter().for_each(|flag| replies.status(flag.name()));
+    let (first, last, step) = command.keys;
+    [first, last, step].into_iter().for_each(|number| replies.integer(number));
+    (0..3).for_each(|_| replies.array(0));
+    replies.array(command.subcommands.len());
+    command.subcommands.iter().for_each(|subcommand| info(replies, subcommand, Some(&name)));
+}
+
+pub fn command_docs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let asked: Vec<_> = match request.len() {
+        2 => TABLE.iter().collect(),
+        _ => request.words_from(2).filter_map(lookup).collect(),
+    };
+    context.replies.array(2 * asked.len());
+    asked.into_iter().for_each(|command| docs(context.replies, command, None));
+    Ok(())
+}
+
+/// A name and its documentation, as redis-cli reads them for its hints and `help`.
+fn docs(replies: &mut Replies, command: &Command, container: Option<&str>) {
+    let name = command.name.to_ascii_lowercase();
+    let name = container.map_or(name.clone(), |container| format!("{container}|{name}"));
+    replies.bulk(name.as_bytes());
+    let parts = 3
+        + usize::from(!command.arguments.is_empty())
+        + usize::from(!command.subcommands.is_empty());
+    replies.array(2 * parts);
+    for (field, value) in
+        [("summary", command.summary), ("since", command.since), ("group", command.group.name())]
+    {
+        replies.bulk(field.as_bytes());
+        replies.bulk(value.as_bytes());
+    }
+    if !command.arguments.is_empty() {
+        replies.bulk(b"arguments");
+        replies.array(command.arguments.len());
+        command.arguments.iter().for_each(|argument| argument_docs(replies, argument));
+    }
+    if !command.subcommands.is_empty() {
+        replies.bulk(b"subcommands");
+        replies.array(2 * command.subcommands.len());
+        command.subcommands.iter().for_each(|subcommand| docs(replies, subcommand, Some(&name)));
+    }
+}
+
+fn argument_docs(replies: &mut Replies, argument: &Argument) {
+    let flags: Vec<_> = [(argument.optional, "optional"), (argument.multiple, "multiple")]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect();
+    let parts = 2 + usize::from(!flags.is_empty()) + usize::from(!argument.one_of.is_empty());
+    replies.array(2 * parts);
+    for (field, value) in [("name", argument.name), ("type", argument.kind)] {
+        replies.bulk(field.as_bytes());
+        replies.bulk(value.as_bytes());
+    }
+    if !flags.is_empty() {
+        replies.bulk(b"flags");
+        replies.array(flags.len());
+        flags.iter().for_each(|flag| replies.status(flag));
+    }
+    if !argument.one_of.is_empty() {
+        replies.bulk(b"arguments");
+        replies.array(argument.one_of.len());
+        for token in argument.one_of {
+            replies.array(6);
+            for (field, value) in [
+                ("name", token.to_ascii_lowercase()),
+                ("type", "pure-token".to_owned()),
+                ("token", (*token).to_owned()),
+            ] {
+                replies.bulk(field.as_bytes());
+                replies.bulk(value.as_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The one place that knows both the store and the journal: every write changes memory and appends
+//! its record under the same shard lock, so that the file has the order of memory.
+//!
+//! A [`Session`] is one client's view. It remembers the highest mark of what it wrote *or showed*;
+//! [`Session::commit`] waits for that before any reply leaves. So what was acknowledged or observed
+//! cannot be taken back by a power cut.
+//!
+//! Lock order: shards in ascending order, then the journal. No lock is held across I/O.
+
+use std::path::Path;
+
+use crate::limits::{SPARE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
+use crate::persistence::{Error, Fsync, Journal, Mark, Record, Recovery, WriteRefused};
+use crate::store::Store;
+use crate::text;
+
+/// The keys, the values and the file they are kept in.
+#[derive(Debug)]
+pub struct Engine {
+    store: Store,
+    journal: Journal,
+}
+
+/// Why a write was not done. Memory and file are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The journal takes no writes.
+    #[error(transparent)]
+    Refused(#[from] WriteRefused),
+    /// The value would be longer than [`VALUE_BYTES_MAX`].
+    #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
+    TooLong,
+}
+
+impl Engine {
+    /// Loads what `recovery` found into memory, then makes the file ready for more.
+    pub fn start(mut recovery: Recovery, fsync: Fsync) -> Result<Self, Error> {
+        let store = Store::default();
+        recovery.load(|record| replay(&store, record))?;
+        let journal = recovery.finish(fsync)?;
+        Ok(Self { store, journal })
+    }
+
+    /// The data file's absolute path.
+    pub fn path(&self) -> &Path {
+        self.journal.path()
+    }
+
+    /// Number of keys in memory, on disk or not.
+    pub fn keys(&self) -> usize {
+        self.store.each().map(|shard| shard.entries.len()).sum()
+    }
+
+    /// See [`Journal::sync_second`].
+    pub fn sync_second(&self) {
+        self.journal.sync_second();
+    }
+
+    /// See [`Journal::mark_idle`].
+    pub fn mark_idle(&self, before: Mark) -> Mark {
+        self.journal.mark_idle(before)
+    }
+
+    /// Makes everything durable and refuses all further writes, see [`Journal::close`].
+    pub fn close(&self) -> Result<(), WriteRefused> {
+        self.journal.close()
+    }
+}
+
+/// Applies a record of the file to memory.
+fn replay(store: &Store, record: Record<'_>) {
+    let lock = |key| store.lock(store.place(key));
+    match record {
+        Record::Set(key, value) => {
+            lock(key).entries.insert(key.into(), value.into());
+        }
+        Record::Del(keys) => {
+            for key in keys {
+                lock(key).entries.remove(key);
+            }
+        }
+        Record::Append(key, value) => {
+            lock(key).entries.entry(key.into()).or_default().extend_from_slice(value);
+        }
+        Record::SetRange(key, offset, value) => {
+            if let Some(old) = lock(key).entries.get_mut(key) {
+                overwrite(old, offset, value);
+            }
+        }
+        Record::FlushAll => store.each().for_each(|mut shard| shard.entries.clear()),
+    }
+}
+
+/// Puts `value` at `offset` of `old`, which grows by NULs as needed; an empty `value` changes nothing.
+fn overwrite(old: &mut Vec<u8>, offset: usize, value: &[u8]) {
+    if value.is_empty() {
+        return;
+    }
+    if offset == old.len() {
+        old.extend_from_slice(value);
+        return;
+    }
+    let end = offset + value.len();
+    if old.len() < end {
+        old.resize(end, 0);
+    }
+    old[offset..end].copy_from_slice(value);
+}
+
+/// One client's view of the engine.
+#[derive(Debug)]
+pub struct Session<'a> {
+    engine: &'a Engine,
+    /// The highest mark of what was written or shown since the last [`take_mark`](Self::take_mark).
+    mark: Mark,
+    /// Where records are written before they are appended.
+    record: Vec<u8>,
+}
+
+impl<'a> Session<'a> {
+    /// A view that has shown nothing yet.
+    pub fn new(engine: &'a Engine) -> Self {
+        Self { engine, mark: 0, record: Vec::new() }
+    }
+
+    /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
+    pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&[u8]>) -> T) -> T {
+        let place = self.engine.store.place(key);
+        let shard = self.engine.store.lock(place);
+        self.mark = self.mark.max(shard.stamp(place));
+        show(shard.entries.get(key).map(Vec::as_slice))
+    }
+
+    /// Counts the `keys` that exist, at one moment; a key named twice counts twice.
+    pub fn exists<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]> + Clone) -> usize {
+        let places: Vec<_> = keys.clone().map(|key| self.engine.store.place(key)).collect();
+        let mut locked = self.engine.store.lock_all(&places);
+        let mut count = 0;
+        for (key, place) in keys.zip(places) {
+            let shard = locked.shard(place);
+            self.mark = self.mark.max(shard.stamp(place));
+            count += usize::from(shard.entries.contains_key(key));
+        }
+        count
+    }
+
+    /// Sets `key` to `value`.
+    pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+        self.begin(value.len())?;
+        write_set(key, value, &mut self.record);
+        let value = value.to_vec();
+        let place = self.engine.store.place(key);
+        let mut shard = self.engine.store.lock(place);
+        let old = match shard.entries.get_mut(key) {
+            Some(old) => std::mem::replace(old, value),
+            None => {
+                shard.entries.insert(key.into(), value);
+                Vec::new()
+            }
+        };
+        let mark = self.engine.journal.append(&self.record, 1);
+        shard.set_stamp(place, mark);
+        drop(shard);
+        // A large value takes time to free: not with the lock held.
+        drop(old);
+        self.wrote(mark);
+        Ok(())
+    }
+
+    /// Removes those of `keys` that exist, all at one moment, and counts them.
+    pub fn del<'k>(
+        &mut self,
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
+    ) -> Result<usize, WriteError> {
+        self.begin(0)?;
+        let places: Vec<_> = keys.clone().map(|key| self.engine.store.place(key)).collect();
+        let mut locked = self.engine.store.lock_all(&places);
+        let mut removed = Vec::new();
+        for (key, place) in keys.zip(&places) {
+            let shard = locked.shard(*place);
+            self.mark = self.mark.max(shard.stamp(*place));
+            if let Some(entry) = shard.entries.remove_entry(key) {
+                removed.push((entry, *place));
+            }
+        }
+        if removed.is_empty() {
+            return Ok(0);
+        }
+        let keys = removed.iter().map(|((key, _), _)| &**key);
+        let records = write_del(keys, &mut self.record);
+        let mark = self.engine.journal.append(&self.record, records);
+        for (_, place) in &removed {
+            locked.shard(*place).set_stamp(*place, mark);
+        }
+        drop(locked);
+        self.wrote(mark);
+        Ok(removed.len())
+    }
+
+    /// Adds `value` to the end of the value of `key`, or sets it; returns the new length in bytes.
+    pub fn append(&mut self, key: &[u8], value: &[u8]) -> Result<usize, WriteError> {
+        self.change(key, value, |old| old.map_or(0, <[u8]>::len))
+    }
+
+    /// Overwrites the value of `key` from `offset` on, growing it by NULs as needed; returns the new
+    /// length in bytes. An empty `value` changes nothing.
+    pub fn set_range(
+        &mut self,
+        key: &[u8],
+        offset: usize,
+        value: &[u8],
+    ) -> Result<usize, WriteError> {
+        if value.is_empty() {
+            return Ok(self.get(key, |old| old.map_or(0, <[u8]>::len)));
+        }
+        self.change(key, value, |_| offset)
+    }
+
+    /// Puts `value` at the offset that `offset` gives for the old value, and returns the new length.
+    ///
+    /// Logged as `SETRANGE`, which is idempotent; a key that is new is logged as `SET` first.
+    fn change(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        offset: impl FnOnce(Option<&[u8]>) -> usize,
+    ) -> Result<usize, WriteError> {
+        self.begin(value.len())?;
+        let place = self.engine.store.place(key);
+        let mut shard = self.engine.store.lock(place);
+        let old = shard.entries.get_mut(key);
+        let offset = offset(old.as_deref().map(Vec::as_slice));
+        if offset.saturating_add(value.len()) > VALUE_BYTES_MAX {
+            return Err(WriteError::TooLong);
+        }
+        let mut records = 1;
+        let length = match old {
+            Some(old) if value.is_empty() => {
+                // Nothing changes, but the length shows what others wrote.
+                let length = old.len();
+                self.mark = self.mark.max(shard.stamp(place));
+                return Ok(length);
+            }
+            Some(old) => {
+                write_set_range(key, offset, value, &mut self.record);
+                overwrite(old, offset, value);
+                old.len()
+            }
+            None if offset == 0 => {
+                write_set(key, value, &mut self.record);
+                shard.entries.insert(key.into(), value.to_vec());
+                value.len()
+            }
+            None => {
+                // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
+                write_set(key, b"", &mut self.record);
+                write_set_range(key, offset, value, &mut self.record);
+                records = 2;
+                let mut new = Vec::new();
+                overwrite(&mut new, offset, value);
+                let length = new.len();
+                shard.entries.insert(key.into(), new);
+                length
+            }
+        };
+        let mark = self.engine.journal.append(&self.record, records);
+        shard.set_stamp(place, mark);
+        drop(shard);
+        self.wrote(mark);
+        Ok(length)
+    }
+
+    /// Removes every key, at one moment.
+    pub fn flush_all(&mut self) -> Result<(), WriteError> {
+        self.begin(0)?;
+        write_flush_all(&mut self.record);
+        let mut shards = self.engine.store.lock_everything();
+        let old: Vec<_> =
+            shards.iter_mut().map(|shard| std::mem::take(&mut shard.entries)).collect();
+        let mark = self.engine.journal.append(&self.record, 1);
+        shards.iter_mut().for_each(|shard| shard.stamp_all(mark));
+        drop(shards);
+        // Millions of keys take time to free: not with the locks held.
+        drop(old);
+        self.wrote(mark);
+        Ok(())
+    }
+
+    /// Number of keys.
+    pub fn count(&mut self) -> usize {
+        let mut count = 0;
+        for shard in self.engine.store.each() {
+            self.mark = self.mark.max(shard.newest());
+            count += shard.entries.len();
+        }
+        count
+    }
+
+    /// Hands `visit` every key that exists throughout; each shard's keys are copied under its lock
+    /// and visited without it.
+    pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for shard in self.engine.store.each() {
+            self.mark = self.mark.max(shard.newest());
+            bytes.clear();
+            ends.clear();
+            for key in shard.entries.keys() {
+                bytes.extend_from_slice(key);
+                ends.push(bytes.len());
+            }
+            drop(shard);
+            let mut start = 0;
+            for end in &ends {
+                visit(&bytes[start..*end]);
+                start = *end;
+            }
+        }
+    }
+
+    /// The highest mark of what was written or shown since this was last asked.
+    pub fn take_mark(&mut self) -> Mark {
+        std::mem::take(&mut self.mark)
+    }
+
+    /// Whether what has this mark may leave the server already.
+    pub fn is_committed(&self, mark: Mark) -> bool {
+        self.engine.journal.is_committed(mark)
+    }
+
+    /// Waits until everything up to `mark` may leave the server.
+    pub fn commit(&self, mark: Mark) -> Result<(), WriteRefused> {
+        self.engine.journal.commit(mark)
+    }
+
+    /// Before a write: refuses while the journal does, and empties the record.
+    fn begin(&mut self, value_bytes: usize) -> Result<(), WriteError> {
+        self.engine.journal.check()?;
+        if value_bytes > VALUE_BYTES_MAX {
+            return Err(WriteError::TooLong);
+        }
+        self.record.clear();
+        self.record.shrink_to(SPARE_BYTES_MAX);
+        Ok(())
+    }
+
+    fn wrote(&mut self, mark: Mark) {
+        self.mark = self.mark.max(mark);
+        self.record.clear();
+        self.record.shrink_to(SPARE_BYTES_MAX);
+    }
+}
+
+/// How `word` stands in the data file; for messages that name a key.
+pub fn shown(word: &[u8]) -> String {
+    let mut out = Vec::new();
+    text::quote(word, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}

@@ -1,0 +1,150 @@
+//! coffre, a key-value server that keeps its keys in one readable text file and never loses one.
+//!
+//! ```text
+//! flow   bytes -> request -> command -> engine [shard lock: store + journal.append] -> reply ... commit(mark) -> bytes
+//! deps   main > server > connection > { request, command, reply, engine }
+//!        engine > { store, persistence }      request, persistence > text (the one grammar)      all > limits
+//! ```
+//!
+//! No arrow points back up. Only [`engine`] knows both the [`store`] and the [`persistence`]; neither
+//! knows the other, nor any socket. This file is the start-up story.
+
+pub mod command;
+pub mod config;
+pub mod connection;
+pub mod engine;
+pub mod glob;
+pub mod limits;
+pub mod persistence;
+pub mod reply;
+pub mod request;
+mod seldom;
+pub mod server;
+pub mod store;
+mod sync;
+pub mod text;
+
+use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use config::Config;
+use engine::Engine;
+use persistence::{Recovery, WriteRefused};
+use server::{BindError, Server};
+
+/// Why the server did not start, or did not stop well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data file.
+    #[error(transparent)]
+    File(#[from] persistence::Error),
+    /// An address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A signal handler or a thread.
+    #[error("the system refuses what a server needs: {0}")]
+    System(#[from] io::Error),
+    /// The last writes.
+    #[error("stopped, but the last writes could not be made durable: {0}")]
+    Close(#[from] WriteRefused),
+}
+
+impl Error {
+    /// The program's exit code: 1 configuration, 3 data file refused, 4 address in use, 5 not
+    /// everything durable. (0 is a clean stop, 2 comes from the flags.)
+    pub fn exit_code(&self) -> u8 {
+        use persistence::Error::{LeftoverOnly, Refused};
+        match self {
+            Self::File(Refused { .. } | LeftoverOnly { .. }) => 3,
+            Self::Bind(BindError { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => 4,
+            Self::Close(_) => 5,
+            Self::File(_) | Self::Bind(_) | Self::System(_) => 1,
+        }
+    }
+}
+
+/// Runs a server until it is told to stop.
+///
+/// What can fail without a trace comes first: the file is locked and checked, the addresses are
+/// bound, the data is loaded; then the file is made ready, and only then do clients get in.
+pub fn run(mut config: Config) -> Result<(), Error> {
+    let started = Instant::now();
+    let running = Arc::new(OnceLock::new());
+    handle_signals(Arc::clone(&running))?;
+
+    let recovery = Recovery::begin(&config.file)?;
+    let bound = server::bind(&config)?;
+    let engine = Engine::start(recovery, config.fsync)?;
+
+    config.file = engine.path().to_owned();
+    config.port = bound.addresses().next().map_or(config.port, |address| address.port());
+    let keys = engine.keys();
+    let addresses: Vec<_> = bound.addresses().collect();
+    let server = Server::new(config.clone(), engine);
+    let listeners = server.start(bound)?;
+    let _ = running.set(Arc::clone(&server));
+    tend_journal(Arc::clone(&server))?;
+
+    let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    log::info!(
+        "coffre {} listens on {}; data file {}, fsync {}, {keys} keys loaded in {} ms",
+        env!("CARGO_PKG_VERSION"),
+        shown.join(", "),
+        config.file.display(),
+        config.fsync.name(),
+        started.elapsed().as_millis(),
+    );
+    for address in addresses {
+        // Not `println!`: it panics when nobody listens.
+        let _ = writeln!(io::stdout(), "coffre ready on {address}");
+    }
+
+    server.run(&listeners);
+    server.engine().close()?;
+    log::info!("stopped; every acknowledged write is on disk");
+    Ok(())
+}
+
+/// The first SIGINT or SIGTERM stops the server, a second ends the process at once. A closed terminal
+/// stops nothing, and a file size limit is an error of `write` like any other.
+fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGXFSZ])?;
+    let handle = move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            match (signal, running.get()) {
+                (SIGHUP | SIGXFSZ, _) => {}
+                (_, Some(server)) if !asked => {
+                    log::info!("told to stop; a second signal ends at once");
+                    asked = true;
+                    server.stop();
+                }
+                // Nothing was acknowledged yet.
+                (_, None) => signal_hook::low_level::exit(0),
+                _ => signal_hook::low_level::exit(128 + signal),
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
+}
+
+/// Does what the journal needs done while no client calls it.
+fn tend_journal(server: Arc<Server>) -> io::Result<()> {
+    const HALF_A_SECOND: Duration = Duration::from_millis(500);
+    let tend = move || {
+        let mut before = 0;
+        loop {
+            for _ in 0..2 {
+                thread::sleep(HALF_A_SECOND);
+                before = server.engine().mark_idle(before);
+            }
+            server.engine().sync_second();
+        }
+    };
+    thread::Builder::new().name("journal".to_owned()).spawn(tend).map(drop)
+}

@@ -1,0 +1,72 @@
+//! Every bound coffre keeps, in one place, with the relations between them checked at compile time.
+//!
+//! A name ends in its unit. Nothing here is a setting: settings are in [`crate::config`].
+
+/// Longest key or value, in bytes (Redis: `proto-max-bulk-len`).
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
+
+/// Longest inline request line, in bytes, line end excluded. Redis stops at 64 KiB; a line of
+/// `donnees.txt` must replay through netcat.
+pub const INLINE_BYTES_MAX: usize = 1 << 20;
+
+/// Most arguments of one request, the command's name included (Redis: 2,147,483,647).
+pub const ARGUMENTS_MAX: usize = 1 << 20;
+
+/// Longest `*count` or `$length` line, in bytes: `$-9223372036854775808` and its CR LF fit.
+pub const HEADER_BYTES_MAX: usize = 32;
+
+/// Largest request, in bytes (Redis: `client-query-buffer-limit`).
+pub const REQUEST_BYTES_MAX: usize = 1 << 30;
+
+/// A connection's read buffer when nothing is under way, in bytes.
+pub const READ_BUFFER_BYTES: usize = 16 << 10;
+
+/// How far the read buffer grows for a pipelining client, in bytes. Only one large request goes
+/// further, and only as its bytes arrive.
+pub const BURST_BYTES_MAX: usize = 256 << 10;
+
+/// Replies held back before they are committed and sent, in bytes; one reply may pass it.
+pub const REPLY_BYTES_MAX: usize = 256 << 10;
+
+/// Longest `KEYS` pattern, in bytes.
+pub const PATTERN_BYTES_MAX: usize = 64 << 10;
+
+/// Longest line of a data file, in bytes: a key and a value of the greatest length, each byte
+/// written as `\xHH`, and the command around them.
+pub const RECORD_BYTES_MAX: usize = 2 * 4 * VALUE_BYTES_MAX + 64;
+
+/// Longest `DEL` line written to the data file, in bytes; more keys go on further lines. Redis
+/// replays inline lines up to 64 KiB.
+pub const DEL_LINE_BYTES_MAX: usize = 32 << 10;
+
+/// Spare capacity an idle journal or connection buffer may keep, in bytes.
+pub const SPARE_BYTES_MAX: usize = 1 << 20;
+
+/// Shards of the store; one lock each.
+pub const SHARDS: usize = 256;
+
+/// Marks per shard: how finely a read tells the keys whose last write is not on disk yet.
+pub const MARKS_PER_SHARD: usize = 128;
+
+/// Stack of a client's thread, in bytes. No command recurses; the deepest call chain measured uses
+/// under 16 KiB of it, and only touched pages take memory.
+pub const CLIENT_STACK_BYTES: usize = 256 << 10;
+
+/// Connections the kernel may hold for us before `accept`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// How long a stopping server lets its clients finish, in milliseconds.
+pub const DRAIN_MS_MAX: u64 = 700;
+
+/// How long a connection closed by an error waits for its peer to read that error, in milliseconds.
+pub const LINGER_MS_MAX: u64 = 1_000;
+
+/// How much such a connection reads and throws away meanwhile, in bytes.
+pub const LINGER_BYTES_MAX: usize = 4 << 20;
+
+const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(INLINE_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(READ_BUFFER_BYTES <= BURST_BYTES_MAX);
+const _: () = assert!(HEADER_BYTES_MAX < READ_BUFFER_BYTES);
+const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
+const _: () = assert!(SHARDS.is_power_of_two() && MARKS_PER_SHARD.is_power_of_two());

@@ -1,0 +1,413 @@
+//! The grammar of `donnees.txt`: header, records, seals. `docs/format.md` is its specification; a
+//! test here checks that page's worked example byte for byte.
+//!
+//! Everything in this file is pure: bytes in, meaning out, and back.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use crate::limits::{DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::text::{self, Words, integer};
+
+/// How every header begins.
+pub const HEADER_START: &str = "# coffre ";
+/// How every seal begins.
+pub const SEAL_START: &str = "#= ";
+/// The format this program writes, and the only one it reads.
+pub const VERSION: &str = "1";
+/// No seal is longer, in bytes: three numbers of 20 digits, a checksum, blanks.
+pub const SEAL_BYTES_MAX: usize = 80;
+
+const ID_DIGITS: usize = 12;
+
+/// The name a file is born with: 48 random bits, as lower-case hexadecimal digits. It is part of
+/// every checksum, so that another file's batches are strangers here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId([u8; ID_DIGITS]);
+
+impl FileId {
+    /// A new name. The standard library's hash keys are its source of randomness.
+    pub fn random() -> Self {
+        let number = RandomState::new().build_hasher().finish();
+        let mut digits = [0; ID_DIGITS];
+        for (index, digit) in digits.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(number >> (4 * index)) as usize & 15];
+        }
+        Self(digits)
+    }
+
+    fn parse(digits: &[u8]) -> Option<Self> {
+        let digits: [u8; ID_DIGITS] = digits.try_into().ok()?;
+        digits.iter().all(is_lower_hex).then_some(Self(digits))
+    }
+}
+
+fn is_lower_hex(byte: &u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// The first line of a file: format version and file id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The file's name for itself.
+    pub id: FileId,
+}
+
+impl Header {
+    /// Parses a header line without its line end.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let rest = line.strip_prefix(HEADER_START.as_bytes())?;
+        let rest = rest.strip_prefix(VERSION.as_bytes())?.strip_prefix(b" id=")?;
+        FileId::parse(rest).map(|id| Self { id })
+    }
+}
+
+impl fmt::Display for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = str::from_utf8(&self.id.0).unwrap_or_default();
+        writeln!(f, "{HEADER_START}{VERSION} id={digits}")
+    }
+}
+
+/// The line that closes a batch and vouches for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The batch's number: 1 for a file's first, and one more for each that follows.
+    pub number: u64,
+    /// How many records the batch holds.
+    pub records: u64,
+    /// CRC-32C, see [`Checksum`].
+    pub checksum: u32,
+    /// The durable mark: the highest batch known to be fsynced when this seal was written.
+    pub durable: u64,
+}
+
+impl Seal {
+    /// Parses a seal line without its line end. Each seal has one form only: no sign, no leading
+    /// zeros, one space between fields.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.strip_prefix(SEAL_START.as_bytes())?.split(|byte| *byte == b' ');
+        let number = |field: &[u8]| u64::try_from(integer(field)?).ok();
+        let seal = Self {
+            number: number(fields.next()?)?,
+            records: number(fields.next()?)?,
+            checksum: match fields.next()? {
+                digits if digits.len() == 8 && digits.iter().all(is_lower_hex) => {
+                    u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?
+                }
+                _ => return None,
+            },
+            durable: number(fields.next()?)?,
+        };
+        fields.next().is_none().then_some(seal)
+    }
+
+    /// The seal of a batch of which `body` has been summed.
+    pub fn close(number: u64, records: u64, durable: u64, body: Checksum) -> Self {
+        let mut seal = Self { number, records, checksum: 0, durable };
+        seal.checksum = body.finish(&seal);
+        seal
+    }
+}
+
+impl fmt::Display for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, records, checksum, durable } = self;
+        writeln!(f, "{SEAL_START}{number} {records} {checksum:08x} {durable}")
+    }
+}
+
+/// CRC-32C over the file's id, the batch's raw bytes and its seal's three numbers as
+/// `number records durable`: no field of a seal can change unnoticed.
+#[derive(Clone, Copy, Debug)]
+pub struct Checksum(u32);
+
+impl Checksum {
+    /// The checksum of an empty batch of the file `id`, so far.
+    pub fn new(id: FileId) -> Self {
+        Self(crc32c::crc32c(&id.0))
+    }
+
+    /// Adds raw bytes of the batch.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0 = crc32c::crc32c_append(self.0, bytes);
+    }
+
+    /// The checksum the batch's seal must carry.
+    pub fn finish(self, seal: &Seal) -> u32 {
+        let fields = format!("{} {} {}", seal.number, seal.records, seal.durable);
+        crc32c::crc32c_append(self.0, fields.as_bytes())
+    }
+}
+
+/// One write, as a line of the file tells it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// The key holds the value, whatever it held before.
+    Set(&'a [u8], &'a [u8]),
+    /// The keys are gone.
+    Del(Vec<&'a [u8]>),
+    /// The bytes go to the end of the value. Only people write this one: it is not idempotent.
+    Append(&'a [u8], &'a [u8]),
+    /// The bytes overwrite the value from the offset on. A key that does not exist stays so.
+    SetRange(&'a [u8], usize, &'a [u8]),
+    /// Every key is gone.
+    FlushAll,
+}
+
+/// Why a line is no record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// A raw control character: no text, or a hole left by a power cut.
+    #[error("byte 0x{0:02x} is not text (inside quotes it is written \\x{0:02x})")]
+    NotText(u8),
+    /// Bytes that are no UTF-8.
+    #[error("not UTF-8 (inside quotes other bytes are written \\xHH)")]
+    NotUtf8,
+    /// A CR before the line end.
+    #[error("the line ends in CR LF; `tr -d '\\r' < FILE > NEW` converts the file")]
+    CarriageReturn,
+    /// Quotes that do not close.
+    #[error("unbalanced quotes")]
+    Quotes,
+    /// A command that is no write, or of a newer version.
+    #[error("unknown record '{0}' (known: SET, DEL, APPEND, SETRANGE, FLUSHALL)")]
+    Unknown(String),
+    /// Too few or too many words.
+    #[error("wrong number of arguments for '{0}'")]
+    Arity(&'static str),
+    /// An offset that is no number, or a value longer than values may be.
+    #[error("value out of range")]
+    Range,
+}
+
+impl<'a> Record<'a> {
+    /// Parses a line without its line end; `words` lends its memory.
+    pub fn parse(line: &[u8], words: &'a mut Words) -> Result<Self, RecordError> {
+        if line.ends_with(b"\r") {
+            return Err(RecordError::CarriageReturn);
+        }
+        if let Some(byte) = line.iter().find(|byte| !text::is_text_byte(**byte)) {
+            return Err(RecordError::NotText(*byte));
+        }
+        if str::from_utf8(line).is_err() {
+            return Err(RecordError::NotUtf8);
+        }
+        text::split(line, words).map_err(|_| RecordError::Quotes)?;
+        Self::from_words(words)
+    }
+
+    fn from_words(words: &'a Words) -> Result<Self, RecordError> {
+        let is = |name: &str| words[0].eq_ignore_ascii_case(name.as_bytes());
+        let fits =
+            |end: usize| if end <= VALUE_BYTES_MAX { Ok(()) } else { Err(RecordError::Range) };
+        let exactly = |name, count| match words.len() == count {
+            true => Ok(()),
+            false => Err(RecordError::Arity(name)),
+        };
+        if words.is_empty() {
+            return Err(RecordError::Unknown(String::new()));
+        }
+        if is("SET") {
+            exactly("SET", 3)?;
+            fits(words[1].len())?;
+            fits(words[2].len())?;
+            return Ok(Self::Set(&words[1], &words[2]));
+        }
+        if is("DEL") {
+            return match words.len() {
+                1 => Err(RecordError::Arity("DEL")),
+                _ => Ok(Self::Del(words.iter().skip(1).collect())),
+            };
+        }
+        if is("APPEND") {
+            exactly("APPEND", 3)?;
+            fits(words[2].len())?;
+            return Ok(Self::Append(&words[1], &words[2]));
+        }
+        if is("SETRANGE") {
+            exactly("SETRANGE", 4)?;
+            let offset = integer(&words[2]).and_then(|offset| usize::try_from(offset).ok());
+            let offset = offset.ok_or(RecordError::Range)?;
+            fits(offset.saturating_add(words[3].len()))?;
+            return Ok(Self::SetRange(&words[1], offset, &words[3]));
+        }
+        if is("FLUSHALL") {
+            exactly("FLUSHALL", 1)?;
+            return Ok(Self::FlushAll);
+        }
+        let name = String::from_utf8_lossy(&words[0]);
+        Err(RecordError::Unknown(name.chars().take(32).collect()))
+    }
+}
+
+/// Whether a line is a record, by its first bytes: neither blank nor a comment.
+pub fn is_record_line(head: &[u8]) -> bool {
+    !head.starts_with(b"#") && !head.iter().all(u8::is_ascii_whitespace)
+}
+
+/// Appends a `SET` record to `out`.
+pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"SET ");
+    text::quote(key, out);
+    out.push(b' ');
+    text::quote(value, out);
+    out.push(b'\n');
+}
+
+/// Appends a `SETRANGE` record to `out`.
+pub fn write_set_range(key: &[u8], offset: usize, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"SETRANGE ");
+    text::quote(key, out);
+    out.extend_from_slice(format!(" {offset} ").as_bytes());
+    text::quote(value, out);
+    out.push(b'\n');
+}
+
+/// Appends `DEL` records for `keys` to `out` and returns how many: lines stay short enough to be
+/// replayed inline.
+pub fn write_del<'a>(keys: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> u64 {
+    let mut records = 0;
+    let mut line_start = out.len();
+    for key in keys {
+        if records == 0 || out.len() - line_start > DEL_LINE_BYTES_MAX {
+            if records > 0 {
+                out.push(b'\n');
+            }
+            line_start = out.len();
+            out.extend_from_slice(b"DEL");
+            records += 1;
+        }
+        out.push(b' ');
+        text::quote(key, out);
+    }
+    if records > 0 {
+        out.push(b'\n');
+    }
+    records
+}
+
+/// Appends a `FLUSHALL` record to `out`.
+pub fn write_flush_all(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"FLUSHALL\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worked_example_of_the_specification_is_exact() {
+        let page = include_str!("../../docs/format.md");
+        let example = page.split("```coffre\n").nth(1).and_then(|rest| rest.split("```").next());
+        let header = Header::parse(b"# coffre 1 id=7f3a9c2e51d0").unwrap();
+
+        let mut first = Vec::new();
+        write_set(b"ville", "Orléans".as_bytes(), &mut first);
+        write_set("île".as_bytes(), b"Saint-Denis la Plaine", &mut first);
+        let mut second = Vec::new();
+        write_set_range(b"ville", 8, b", Loiret", &mut second);
+        assert_eq!(write_del([&b"brouillon"[..], b"a b\n\xff"].into_iter(), &mut second), 1);
+
+        let mut file = header.to_string().into_bytes();
+        for (number, body, records, durable) in
+            [(1, &first, 2, 0), (2, &second, 2, 1), (3, &vec![], 0, 2)]
+        {
+            let mut checksum = Checksum::new(header.id);
+            checksum.update(body);
+            file.extend_from_slice(body);
+            file.extend_from_slice(
+                Seal::close(number, records, durable, checksum).to_string().as_bytes(),
+            );
+        }
+        assert_eq!(String::from_utf8(file).unwrap(), example.unwrap());
+    }
+
+    #[test]
+    fn a_seal_has_one_form() {
+        let seal = Seal { number: 41, records: 2, checksum: 0x0f3a_12bc, durable: 40 };
+        assert_eq!(seal.to_string(), "#= 41 2 0f3a12bc 40\n");
+        assert_eq!(Seal::parse(b"#= 41 2 0f3a12bc 40"), Some(seal));
+        for line in [
+            "#= 41 2 0f3a12bc",
+            "#= 41 2 0f3a12bc 40 ",
+            "#= 41 2 0f3a12bc 40\r",
+            "#= 41 2  0f3a12bc 40",
+            "#= 041 2 0f3a12bc 40",
+            "#= +41 2 0f3a12bc 40",
+            "#= -41 2 0f3a12bc 40",
+            "#= 41 2 0F3A12BC 40",
+            "#= 41 2 f3a12bc 40",
+            "#=41 2 0f3a12bc 40",
+            "#= 99999999999999999999 2 0f3a12bc 40",
+        ] {
+            assert_eq!(Seal::parse(line.as_bytes()), None, "{line}");
+        }
+        let longest = Seal {
+            number: i64::MAX as u64,
+            records: i64::MAX as u64,
+            checksum: 0,
+            durable: i64::MAX as u64,
+        };
+        assert!(longest.to_string().len() <= SEAL_BYTES_MAX);
+    }
+
+    #[test]
+    fn every_field_of_a_seal_is_summed() {
+        let id = FileId::random();
+        let body = Checksum::new(id);
+        let seal = Seal::close(7, 3, 6, body);
+        for other in
+            [Seal { number: 8, ..seal }, Seal { records: 4, ..seal }, Seal { durable: 5, ..seal }]
+        {
+            assert_ne!(body.finish(&other), seal.checksum);
+        }
+        assert_ne!(Checksum::new(FileId(*b"000000000000")).finish(&seal), seal.checksum);
+    }
+
+    #[test]
+    fn records_are_write_commands() {
+        let parse = |line: &str| {
+            let mut words = Words::default();
+            Record::parse(line.as_bytes(), &mut words).map(|record| format!("{record:?}"))
+        };
+        for line in
+            ["set a 1", "DEL a b", "APPEND a ' x'", "SETRANGE a 0 \"\"", "flushall", "\tSET a 1 "]
+        {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        let cases = [
+            ("GET a", "unknown record 'GET' (known: SET, DEL, APPEND, SETRANGE, FLUSHALL)"),
+            ("SET a", "wrong number of arguments for 'SET'"),
+            ("DEL", "wrong number of arguments for 'DEL'"),
+            ("FLUSHALL ASYNC", "wrong number of arguments for 'FLUSHALL'"),
+            ("SETRANGE a -1 x", "value out of range"),
+            ("SETRANGE a 536870912 x", "value out of range"),
+            ("SET a \"1", "unbalanced quotes"),
+            ("SET a \0", "byte 0x00 is not text (inside quotes it is written \\x00)"),
+            ("SET a 1\r", "the line ends in CR LF; `tr -d '\\r' < FILE > NEW` converts the file"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parse(line).unwrap_err().to_string(), expected);
+        }
+        let mut words = Words::default();
+        assert_eq!(Record::parse(b"SET a \xff", &mut words), Err(RecordError::NotUtf8));
+    }
+
+    #[test]
+    fn a_long_del_is_written_on_several_lines() {
+        let keys: Vec<_> = (0..10_000).map(|number| format!("key:{number}").into_bytes()).collect();
+        let mut out = Vec::new();
+        let records = write_del(keys.iter().map(Vec::as_slice), &mut out);
+        let lines: Vec<_> = out.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect();
+        assert_eq!(records, lines.len() as u64);
+        assert!(records > 1 && lines.iter().all(|line| line.len() < 2 * DEL_LINE_BYTES_MAX));
+        let mut found = Vec::new();
+        for line in lines {
+            let mut words = Words::default();
+            let Record::Del(keys) = Record::parse(line, &mut words).unwrap() else { panic!() };
+            found.extend(keys.into_iter().map(<[u8]>::to_vec));
+        }
+        assert_eq!(found, keys);
+    }
+}

@@ -1,0 +1,484 @@
+//! Bytes to requests: finds the next complete request in what a client has sent so far.
+//!
+//! Each request is sniffed by its first byte: `*` begins a RESP array of bulk strings, anything else
+//! an inline line (LF or CR LF), split by [`crate::text`]. An inline line that begins with `#` is a
+//! comment. Where Redis resynchronises on malformed RESP, coffre refuses: a desync must not run
+//! commands.
+//!
+//! Invariants: nothing is reserved from a length or a count that a client merely declares; no byte
+//! of a partial request is looked at twice, but for the short header line of its last argument.
+
+use std::io::{self, Read};
+use std::ops::{Index, Range};
+
+use crate::limits::{
+    ARGUMENTS_MAX, BURST_BYTES_MAX, HEADER_BYTES_MAX, INLINE_BYTES_MAX, READ_BUFFER_BYTES,
+    REQUEST_BYTES_MAX, SPARE_BYTES_MAX, VALUE_BYTES_MAX,
+};
+use crate::text::{self, Words};
+
+/// One request: the command's name and its arguments, at least one word in all.
+#[derive(Debug)]
+pub struct Request<'a> {
+    bytes: &'a [u8],
+    spans: &'a [Range<usize>],
+    /// Typed as a line, as by a person in telnet, rather than sent as a RESP array.
+    pub inline: bool,
+}
+
+impl<'a> Request<'a> {
+    /// Number of words, the command's name included.
+    #[expect(clippy::len_without_is_empty, reason = "a request is never empty")]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// The words from the `first` on.
+    pub fn words_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
+        let bytes = self.bytes;
+        self.spans[first..].iter().map(move |span| &bytes[span.clone()])
+    }
+}
+
+impl Index<usize> for Request<'_> {
+    type Output = [u8];
+
+    fn index(&self, index: usize) -> &[u8] {
+        &self.bytes[self.spans[index].clone()]
+    }
+}
+
+/// Why a client's bytes are no request. The connection answers with this text and closes: what
+/// follows can no longer be told apart from data.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// `*count` is no number, or is beyond [`ARGUMENTS_MAX`].
+    #[error("invalid multibulk length")]
+    MultibulkLength,
+    /// `$length` is no number, negative, or beyond [`VALUE_BYTES_MAX`].
+    #[error("invalid bulk length")]
+    BulkLength,
+    /// `*` and a count that goes on and on.
+    #[error("too big mbulk count string")]
+    MultibulkHeader,
+    /// `$` and a length that goes on and on.
+    #[error("too big bulk count string")]
+    BulkHeader,
+    /// An argument that does not begin with `$`.
+    #[error("expected '$', got '{}'", printable(*.0))]
+    ExpectedBulk(u8),
+    /// A bulk string longer than it said.
+    #[error("expected CRLF after bulk")]
+    ExpectedCrlf,
+    /// More than [`REQUEST_BYTES_MAX`] in one request.
+    #[error("too big request")]
+    RequestTooBig,
+    /// More than [`INLINE_BYTES_MAX`] without a line end.
+    #[error("too big inline request")]
+    InlineTooBig,
+    /// Quotes of an inline line do not close.
+    #[error("unbalanced quotes in request")]
+    UnbalancedQuotes,
+    /// The first bytes of a TLS handshake.
+    #[error("TLS on a plain-text port")]
+    Tls,
+    /// A browser or a proxy, perhaps made to speak to us by a hostile page: nothing is answered.
+    #[error("an HTTP request")]
+    Http,
+}
+
+/// The byte itself where it is one printable character, so that an error stays one line.
+fn printable(byte: u8) -> char {
+    match byte {
+        0x20..=0x7e => byte as char,
+        _ => '?',
+    }
+}
+
+/// What [`RequestReader::advance`] found.
+enum Found {
+    Nothing,
+    Inline,
+    Array,
+}
+
+/// A connection's read buffer, and how far the request at its front has been read.
+#[derive(Debug)]
+pub struct RequestReader {
+    /// Received bytes are `buffer[start..end]`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Bytes of the request at `start` already read; all of it once it was handed out.
+    cursor: usize,
+    /// The request at `start` was handed out and is released by the next call.
+    handed_out: bool,
+    /// Arguments announced by the array at `start`; 0 while none is under way.
+    announced: usize,
+    /// Its arguments read so far, relative to `start`.
+    arguments: Vec<Range<usize>>,
+    /// Bytes from `start` that the argument under way needs, as far as known.
+    wanted: usize,
+    /// The words of the inline request at `start`.
+    words: Words,
+}
+
+impl Default for RequestReader {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; READ_BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            cursor: 0,
+            handed_out: false,
+            announced: 0,
+            arguments: Vec::new(),
+            wanted: 0,
+            words: Words::default(),
+        }
+    }
+}
+
+impl RequestReader {
+    /// Reads once from `source` into the buffer; `Ok(0)` is the end of the stream.
+    ///
+    /// Call it when [`next`](Self::next) gave `None`. The buffer doubles only when it is full of
+    /// received bytes, so it never holds more than twice what was received.
+    pub fn fill(&mut self, mut source: impl Read) -> io::Result<usize> {
+        self.release();
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == 0 && self.buffer.len() > BURST_BYTES_MAX {
+            self.buffer = vec![0; READ_BUFFER_BYTES];
+        }
+        if self.end == self.buffer.len() {
+            let most = self.wanted.max(self.end + 1);
+            self.grow((2 * self.buffer.len()).min(most.max(BURST_BYTES_MAX)));
+        }
+        let count = source.read(&mut self.buffer[self.end..])?;
+        self.end += count;
+        if self.end == self.buffer.len() && self.end < BURST_BYTES_MAX {
+            self.grow(2 * self.end);
+        }
+        Ok(count)
+    }
+
+    fn grow(&mut self, length: usize) {
+        self.buffer.reserve_exact(length - self.buffer.len());
+        self.buffer.resize(length, 0);
+    }
+
+    /// The next complete request, `None` if more bytes are needed first.
+    #[expect(clippy::should_implement_trait, reason = "a request borrows the reader")]
+    pub fn next(&mut self) -> Result<Option<Request<'_>>, ProtocolError> {
+        self.release();
+        let request = match self.advance()? {
+            Found::Nothing => return Ok(None),
+            Found::Inline => {
+                let (bytes, spans) = self.words.parts();
+                Request { bytes, spans, inline: true }
+            }
+            Found::Array => Request {
+                bytes: &self.buffer[self.start..self.end],
+                spans: &self.arguments,
+                inline: false,
+            },
+        };
+        self.handed_out = true;
+        Ok(Some(request))
+    }
+
+    /// Received bytes that belong to no complete request yet.
+    pub fn pending_bytes(&self) -> usize {
+        if self.handed_out { self.end - self.start - self.cursor } else { self.end - self.start }
+    }
+
+    fn release(&mut self) {
+        if self.handed_out {
+            self.handed_out = false;
+            self.skip();
+        }
+    }
+
+    /// Drops what was read of the request at `start`: the next one begins at the cursor.
+    fn skip(&mut self) {
+        self.start += self.cursor;
+        self.cursor = 0;
+        self.announced = 0;
+        self.wanted = 0;
+        self.arguments.clear();
+        self.arguments.shrink_to(SPARE_BYTES_MAX / size_of::<Range<usize>>());
+        self.words.clear(SPARE_BYTES_MAX);
+    }
+
+    fn advance(&mut self) -> Result<Found, ProtocolError> {
+        loop {
+            if self.announced > 0 {
+                return self.array();
+            }
+            match self.buffer[self.start..self.end] {
+                [] => return Ok(Found::Nothing),
+                [0x16, ..] => return Err(ProtocolError::Tls),
+                [b'*', ..] => {
+                    let header = self.header();
+                    let header = header.map_err(|fault| match fault {
+                        HeaderFault::Endless => ProtocolError::MultibulkHeader,
+                        HeaderFault::Malformed => ProtocolError::MultibulkLength,
+                    })?;
+                    let Some((count, after)) = header else { return Ok(Found::Nothing) };
+                    self.cursor = after;
+                    match usize::try_from(count) {
+                        Ok(0) | Err(_) => self.skip(),
+                        Ok(count) if count <= ARGUMENTS_MAX => self.announced = count,
+                        Ok(_) => return Err(ProtocolError::MultibulkLength),
+                    }
+                }
+                _ => match self.inline()? {
+                    // A blank line or a comment: on to the next.
+                    Some(()) if self.words.is_empty() => self.skip(),
+                    Some(()) => return Ok(Found::Inline),
+                    None => return Ok(Found::Nothing),
+                },
+            }
+        }
+    }
+
+    /// Reads the line at `start` into `words`, which stay empty for a comment; `None` if its end has
+    /// not arrived.
+    fn inline(&mut self) -> Result<Option<()>, ProtocolError> {
+        let received = &self.buffer[self.start..self.end];
+        let Some(ahead) = memchr::memchr(b'\n', &received[self.cursor..]) else {
+            self.cursor = received.len();
+            self.wanted = INLINE_BYTES_MAX + 2;
+            let whole = received.strip_suffix(b"\r").unwrap_or(received);
+            return match whole.len() > INLINE_BYTES_MAX {
+                true => Err(ProtocolError::InlineTooBig),
+                false => Ok(None),
+            };
+        };
+        let line = &received[..self.cursor + ahead];
+        self.cursor = line.len() + 1;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > INLINE_BYTES_MAX {
+            return Err(ProtocolError::InlineTooBig);
+        }
+        if line.starts_with(b"#") {
+            return Ok(Some(()));
+        }
+        text::split(line, &mut self.words).map_err(|_| ProtocolError::UnbalancedQuotes)?;
+        match is_http(&self.words) {
+            true => Err(ProtocolError::Http),
+            false => Ok(Some(())),
+        }
+    }
+
+    /// Reads on in the array at `start`.
+    fn array(&mut self) -> Result<Found, ProtocolError> {
+        while self.arguments.len() < self.announced {
+            let received = &self.buffer[self.start..self.end];
+            match received.get(self.cursor) {
+                None => return Ok(Found::Nothing),
+                Some(b'$') => {}
+                Some(other) => return Err(ProtocolError::ExpectedBulk(*other)),
+            }
+            let header = self.header().map_err(|fault| match fault {
+                HeaderFault::Endless => ProtocolError::BulkHeader,
+                HeaderFault::Malformed => ProtocolError::BulkLength,
+            })?;
+            let Some((length, begin)) = header else { return Ok(Found::Nothing) };
+            let length = usize::try_from(length).map_err(|_| ProtocolError::BulkLength)?;
+            if length > VALUE_BYTES_MAX {
+                return Err(ProtocolError::BulkLength);
+            }
+            let end = begin + length;
+            if end > REQUEST_BYTES_MAX {
+                return Err(ProtocolError::RequestTooBig);
+            }
+            self.wanted = end + 2;
+            match received.get(end..end.saturating_add(2).min(received.len())) {
+                Some(b"\r\n") => {}
+                None | Some(b"" | b"\r") => return Ok(Found::Nothing),
+                Some(_) => return Err(ProtocolError::ExpectedCrlf),
+            }
+            self.arguments.push(begin..end);
+            self.cursor = end + 2;
+        }
+        Ok(Found::Array)
+    }
+
+    /// Reads the number of the header line at the cursor, and where the line ends, relative to
+    /// `start`; `None` if that has not arrived.
+    fn header(&self) -> Result<Option<(i64, usize)>, HeaderFault> {
+        let line = &self.buffer[self.start + self.cursor..self.end];
+        let head = &line[1..line.len().min(HEADER_BYTES_MAX)];
+        let Some(stop) = memchr::memchr2(b'\r', b'\n', head) else {
+            return match line.len() >= HEADER_BYTES_MAX {
+                true => Err(HeaderFault::Endless),
+                false => Ok(None),
+            };
+        };
+        match (head[stop], line.get(stop + 2)) {
+            (b'\r', Some(b'\n')) => {}
+            (b'\r', None) => return Ok(None),
+            _ => return Err(HeaderFault::Malformed),
+        }
+        let number = text::integer(&head[..stop]).ok_or(HeaderFault::Malformed)?;
+        Ok(Some((number, self.cursor + stop + 3)))
+    }
+}
+
+enum HeaderFault {
+    Endless,
+    Malformed,
+}
+
+/// Whether a line is the first of an HTTP request, or one of its headers that a cross-protocol
+/// attack cannot avoid. `GET /` alone is a read of the key `/`.
+fn is_http(words: &Words) -> bool {
+    let is = |index: usize, name: &str| words[index].eq_ignore_ascii_case(name.as_bytes());
+    match words.len() {
+        0 => false,
+        _ if is(0, "POST") || is(0, "Host:") => true,
+        3 => words[2].starts_with(b"HTTP/") && HTTP_METHODS.iter().any(|name| is(0, name)),
+        _ => false,
+    }
+}
+
+const HTTP_METHODS: &[&str] =
+    &["GET", "HEAD", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything a stream of bytes holds: its requests, then how it ends.
+    fn read_all(chunks: &[&[u8]]) -> (Vec<Vec<Vec<u8>>>, Result<usize, ProtocolError>) {
+        let mut reader = RequestReader::default();
+        let mut requests = Vec::new();
+        for chunk in chunks {
+            let mut rest = *chunk;
+            while !rest.is_empty() {
+                reader.fill(&mut rest).unwrap();
+                loop {
+                    match reader.next() {
+                        Ok(Some(request)) => {
+                            requests.push(request.words_from(0).map(<[u8]>::to_vec).collect());
+                        }
+                        Ok(None) => break,
+                        Err(error) => return (requests, Err(error)),
+                    }
+                }
+            }
+        }
+        (requests, Ok(reader.pending_bytes()))
+    }
+
+    fn error_of(bytes: &[u8]) -> ProtocolError {
+        read_all(&[bytes]).1.unwrap_err()
+    }
+
+    #[test]
+    fn a_stream_reads_the_same_however_it_is_cut() {
+        let stream = b"PING\r\n\r\n# note \"\n*0\r\n*-10\r\n  SET a \"x y\\x00\\n\"\n*2\r\n$3\r\nGET\r\n\
+            $4\r\n\r\n\r\n\r\n*1\r\n$0\r\n\r\nGET /\r\nPI\0NG\n*2\r\n$4\r\nECHO\r\n$1\r\n*\r\nDEL a";
+        let whole = read_all(&[stream]);
+        let names: Vec<_> = whole.0.iter().map(|request| request[0].as_slice()).collect();
+        assert_eq!(names, [&b"PING"[..], b"SET", b"GET", b"", b"GET", b"PI\0NG", b"ECHO"]);
+        assert_eq!(whole.0[1], [&b"SET"[..], b"a", b"x y\0\n"]);
+        assert_eq!(whole.0[2], [&b"GET"[..], b"\r\n\r\n"]);
+        assert_eq!(whole.1, Ok(5), "half a request stays pending");
+        for cut in 0..=stream.len() {
+            assert_eq!(read_all(&[&stream[..cut], &stream[cut..]]), whole, "cut at {cut}");
+        }
+        let bytes: Vec<_> = stream.chunks(1).collect();
+        assert_eq!(read_all(&bytes), whole);
+    }
+
+    #[test]
+    fn malformed_requests_are_refused_by_name() {
+        use ProtocolError::*;
+        let cases: &[(&[u8], ProtocolError)] = &[
+            (b"*3000000000\r\n", MultibulkLength),
+            (b"*2147483647\r\n", MultibulkLength),
+            (b"*1048577\r\n", MultibulkLength),
+            (b"*-9223372036854775809\r\n", MultibulkLength),
+            (b"*1234567890123456789012\r\n", MultibulkLength),
+            (b"*01\r\n", MultibulkLength),
+            (b"*+1\r\n", MultibulkLength),
+            (b"* 1\r\n", MultibulkLength),
+            (b"*1abc\r\n", MultibulkLength),
+            (b"*-0\r\n", MultibulkLength),
+            (b"*\r\n", MultibulkLength),
+            (b"*1\rX", MultibulkLength),
+            (b"*1\n", MultibulkLength),
+            (b"*11111111111111111111111111111111", MultibulkHeader),
+            (b"*1\r\n$-1\r\n", BulkLength),
+            (b"*1\r\n$blabla\r\n", BulkLength),
+            (b"*1\r\n$536870913\r\n", BulkLength),
+            (b"*1\r\n$9223372036854775807\r\n", BulkLength),
+            (b"*1\r\n$18446744073709551615\r\n", BulkLength),
+            (b"*1\r\n$4294967296\r\nXX", ProtocolError::BulkLength),
+            (b"*1\r\n$0:\r\n", BulkLength),
+            (b"*1\r\n$4\nPING\n", BulkLength),
+            (b"*1\r\n$11111111111111111111111111111111", BulkHeader),
+            (b"*1\r\nfoo\r\n", ExpectedBulk(b'f')),
+            (b"*1\r\n:1\r\n", ExpectedBulk(b':')),
+            (b"*1\r\n*1\r\n", ExpectedBulk(b'*')),
+            (b"*1\r\n$4\r\nPINGXXPING\r\n", ExpectedCrlf),
+            (b"*1\r\n$4\r\nPING\rX", ExpectedCrlf),
+            (b"SET a \"b\r\n", UnbalancedQuotes),
+            (b"SET a \"b\"c\r\n", UnbalancedQuotes),
+            (b"\x16\x03\x01\x02\x00", Tls),
+            (b"POST / HTTP/1.1\r\n", Http),
+            (b"GET / HTTP/1.1\r\n", Http),
+            (b"Host: a\r\n", Http),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(error_of(bytes), *expected, "{}", bytes.escape_ascii());
+        }
+        assert_eq!(ExpectedBulk(b'\r').to_string(), "expected '$', got '?'");
+    }
+
+    #[test]
+    fn an_inline_line_may_be_one_mebibyte_long() {
+        let mut line = vec![b'A'; INLINE_BYTES_MAX];
+        line.extend_from_slice(b"\r\n");
+        assert_eq!(read_all(&[&line]).0[0][0].len(), INLINE_BYTES_MAX);
+        line.insert(0, b'A');
+        assert_eq!(error_of(&line), ProtocolError::InlineTooBig);
+        assert_eq!(error_of(&line[..INLINE_BYTES_MAX + 1]), ProtocolError::InlineTooBig);
+    }
+
+    #[test]
+    fn nothing_is_reserved_from_a_declared_length() {
+        for declared in [&b"*1048576\r\n"[..], b"*2\r\n$3\r\nGET\r\n$536870912\r\nA"] {
+            let mut reader = RequestReader::default();
+            let mut rest = declared;
+            reader.fill(&mut rest).unwrap();
+            assert!(reader.next().unwrap().is_none());
+            assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES);
+            assert!(reader.arguments.capacity() < 16);
+        }
+    }
+
+    #[test]
+    fn the_buffer_follows_what_arrives_and_is_given_back() {
+        let value = vec![b'v'; 3 << 20];
+        let mut request =
+            format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n", value.len()).into_bytes();
+        request.extend_from_slice(&value);
+        request.extend_from_slice(b"\r\n");
+        let mut reader = RequestReader::default();
+        let mut rest = &request[..];
+        while reader.next().unwrap().is_none() {
+            let received = reader.end + reader.fill(&mut rest).unwrap();
+            assert!(reader.buffer.capacity() <= 2 * received.max(READ_BUFFER_BYTES));
+        }
+        assert_eq!(reader.buffer.capacity(), request.len());
+        assert_eq!(reader.fill(&b"PING\r\n"[..]).unwrap(), 6);
+        assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES);
+    }
+}

@@ -1,0 +1,325 @@
+//! The one grammar of lines: [`split`] reads a line into words, [`quote`] writes a word so that
+//! `split` gives it back. Inline requests and the lines of `donnees.txt` both go through here.
+//!
+//! The rules are those of Redis's inline requests (`sdssplitargs`): words are separated by blanks;
+//! `"..."` knows `\n \r \t \b \a \xHH` and `\` before any other byte; `'...'` knows only `\'`; a
+//! closing quote ends its word. One difference: a NUL is an ordinary byte, where Redis stops reading.
+//!
+//! Invariant: for every list of words, `split` of their `quote`s joined by spaces is that list.
+
+use std::ops::{Index, Range};
+
+/// A line's words, decoded, in buffers that are used again for the next line.
+#[derive(Debug, Default)]
+pub struct Words {
+    bytes: Vec<u8>,
+    spans: Vec<Range<usize>>,
+}
+
+impl Words {
+    /// Number of words.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether the line was blank.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// The words in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.spans.iter().map(|span| &self.bytes[span.clone()])
+    }
+
+    /// The decoded bytes of all words, and where in them each word stands.
+    pub fn parts(&self) -> (&[u8], &[Range<usize>]) {
+        (&self.bytes, &self.spans)
+    }
+
+    /// Forgets the words, and the memory of an unusually long line.
+    pub fn clear(&mut self, spare_bytes_max: usize) {
+        self.bytes.clear();
+        self.bytes.shrink_to(spare_bytes_max);
+        self.spans.clear();
+        self.spans.shrink_to(spare_bytes_max / size_of::<Range<usize>>());
+    }
+}
+
+impl Index<usize> for Words {
+    type Output = [u8];
+
+    fn index(&self, index: usize) -> &[u8] {
+        &self.bytes[self.spans[index].clone()]
+    }
+}
+
+/// A quote that is never closed, or is followed by something else than a blank.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unbalanced quotes")]
+pub struct Unbalanced;
+
+/// Splits `line`, which holds no line end, into `words`; what they held before is forgotten.
+pub fn split(line: &[u8], words: &mut Words) -> Result<(), Unbalanced> {
+    words.bytes.clear();
+    words.spans.clear();
+    let mut at = 0;
+    loop {
+        at += line[at..].iter().take_while(|byte| is_space(**byte)).count();
+        if at == line.len() {
+            return Ok(());
+        }
+        let start = words.bytes.len();
+        at = word(line, at, &mut words.bytes)?;
+        words.spans.push(start..words.bytes.len());
+    }
+}
+
+/// Decodes the word that begins at `at` and returns where it ends. A quote may open inside a word;
+/// where it closes, the word ends.
+fn word(line: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
+    let is_end = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'\'');
+    let plain = line[at..].iter().take_while(|byte| !is_end(byte)).count();
+    out.extend_from_slice(&line[at..at + plain]);
+    let at = at + plain;
+    let at = match line.get(at) {
+        Some(b'"') => double_quoted(line, at + 1, out)?,
+        Some(b'\'') => single_quoted(line, at + 1, out)?,
+        _ => return Ok(at),
+    };
+    match line.get(at) {
+        Some(byte) if !is_space(*byte) => Err(Unbalanced),
+        _ => Ok(at),
+    }
+}
+
+/// Decodes up to the closing `"` and returns the place after it.
+fn double_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
+    loop {
+        let stop = memchr::memchr2(b'"', b'\\', &line[at..]).ok_or(Unbalanced)?;
+        out.extend_from_slice(&line[at..at + stop]);
+        at += stop + 1;
+        if line[at - 1] == b'"' {
+            return Ok(at);
+        }
+        let escape = *line.get(at).ok_or(Unbalanced)?;
+        at += 1;
+        if escape == b'x'
+            && let Some([high, low]) = line.get(at..at + 2)
+            && let (Some(high), Some(low)) = (hex_digit(*high), hex_digit(*low))
+        {
+            out.push(high << 4 | low);
+            at += 2;
+            continue;
+        }
+        out.push(match escape {
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'b' => 0x08,
+            b'a' => 0x07,
+            other => other,
+        });
+    }
+}
+
+/// Decodes up to the closing `'` and returns the place after it.
+fn single_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
+    loop {
+        let stop = memchr::memchr2(b'\'', b'\\', &line[at..]).ok_or(Unbalanced)?;
+        out.extend_from_slice(&line[at..at + stop]);
+        at += stop;
+        match (line[at], line.get(at + 1)) {
+            (b'\'', _) => return Ok(at + 1),
+            (_, Some(b'\'')) => {
+                out.push(b'\'');
+                at += 2;
+            }
+            _ => {
+                out.push(b'\\');
+                at += 1;
+            }
+        }
+    }
+}
+
+/// C's `isspace`.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    (byte as char).to_digit(16).map(|digit| digit as u8)
+}
+
+/// Appends `word` to `out` as a person would type it: bare where that is unambiguous, else in double
+/// quotes, with UTF-8 left readable and control characters and other bytes as escapes.
+pub fn quote(word: &[u8], out: &mut Vec<u8>) {
+    let bare = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
+    if !word.is_empty() && word.iter().all(bare) {
+        out.extend_from_slice(word);
+        return;
+    }
+    out.push(b'"');
+    for chunk in word.utf8_chunks() {
+        escape_text(chunk.valid().as_bytes(), out);
+        escape_bytes(chunk.invalid(), out);
+    }
+    out.push(b'"');
+}
+
+/// Appends valid UTF-8, escaping quotes, backslashes and control characters (U+0080 to U+009F too:
+/// a terminal obeys them).
+fn escape_text(text: &[u8], out: &mut Vec<u8>) {
+    let mut run = 0;
+    let mut at = 0;
+    while at < text.len() {
+        let width = match (text[at], text.get(at + 1)) {
+            (b'"' | b'\\' | 0x00..=0x1f | 0x7f, _) => 1,
+            (0xc2, Some(0x80..=0x9f)) => 2,
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        out.extend_from_slice(&text[run..at]);
+        match text[at] {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => escape_bytes(&text[at..at + width], out),
+        }
+        at += width;
+        run = at;
+    }
+    out.extend_from_slice(&text[run..]);
+}
+
+fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        let (high, low) = (byte >> 4, byte & 15);
+        out.extend_from_slice(&[b'\\', b'x', DIGITS[high as usize], DIGITS[low as usize]]);
+    }
+}
+
+/// Whether `byte` may stand in a data file as it is: everything but control characters (a tab is
+/// none). Whether the bytes are UTF-8 is asked apart.
+pub fn is_text_byte(byte: u8) -> bool {
+    !matches!(byte, 0x00..=0x08 | 0x0a..=0x1f | 0x7f)
+}
+
+/// Parses a decimal integer in its one canonical form, as Redis does: no sign but a leading `-`, no
+/// leading zeros, no blanks.
+pub fn integer(digits: &[u8]) -> Option<i64> {
+    let unsigned = digits.strip_prefix(b"-").unwrap_or(digits);
+    let canonical = match unsigned {
+        [b'0'] => unsigned.len() == digits.len(),
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !canonical {
+        return None;
+    }
+    str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
+        let mut words = Words::default();
+        split(line, &mut words)?;
+        Ok(words.iter().map(<[u8]>::to_vec).collect())
+    }
+
+    fn quoted(word: &[u8]) -> String {
+        let mut out = Vec::new();
+        quote(word, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn splits_as_redis_does() {
+        let cases: &[(&[u8], &[&[u8]])] = &[
+            (b"", &[]),
+            (b" \t\x0b\x0c ", &[]),
+            (b"  PING\t ", &[b"PING"]),
+            (b"SET a \"x y\\x00\\n\"", &[b"SET", b"a", b"x y\0\n"]),
+            (b"a\"b c\"", &[b"ab c"]),
+            (b"\"\\r\\t\\b\\a\\\\\\\"\\q\"", &[b"\r\t\x08\x07\\\"q"]),
+            (b"\"\\x4\" \"\\xzz\"", &[b"x4", b"xzz"]),
+            (b"'it\\'s \\n' ''", &[b"it's \\n", b""]),
+            (b"a\\nb \\", &[b"a\\nb", b"\\"]),
+            (b"PI\0NG", &[b"PI\0NG"]),
+            (b"a\x0bb", &[b"a\x0bb"]),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(words(line).unwrap(), *expected, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn unbalanced_quotes_are_refused() {
+        for line in [&b"\"b"[..], b"\"b\"c", b"'b", b"'b'c", b"\"\\", b"'\\'", b"a\"b\"\"c\""] {
+            assert_eq!(words(line), Err(Unbalanced), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn quotes_as_a_person_would_type() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"brouillon", "brouillon"),
+            (b"#1:a=b", "#1:a=b"),
+            (b"", "\"\""),
+            ("Orléans".as_bytes(), "\"Orléans\""),
+            (b"Saint-Denis la Plaine", "\"Saint-Denis la Plaine\""),
+            (b"it's", "\"it's\""),
+            (b"a\"b\\c\n\r\t\0", "\"a\\\"b\\\\c\\n\\r\\t\\x00\""),
+            (b"\xff\xfe\xc3", "\"\\xff\\xfe\\xc3\""),
+            ("\u{85}é\u{7f}".as_bytes(), "\"\\xc2\\x85é\\x7f\""),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(quoted(word), *expected);
+        }
+    }
+
+    #[test]
+    fn split_is_the_inverse_of_quote() {
+        for seed in 0..2_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let list: Vec<Vec<u8>> = (0..random.usize(1..5))
+                .map(|_| {
+                    let interesting = b"\"'\\x0a \n\r\t\0\xc2\x85\xc3\xa9#\xff";
+                    let length = random.usize(0..12);
+                    (0..length)
+                        .map(|_| match random.bool() {
+                            true => random.u8(..),
+                            false => interesting[random.usize(0..interesting.len())],
+                        })
+                        .collect()
+                })
+                .collect();
+            let mut line = Vec::new();
+            for word in &list {
+                quote(word, &mut line);
+                line.push(b' ');
+            }
+            assert_eq!(words(&line).unwrap(), list, "seed {seed}");
+            assert!(line.iter().all(|byte| is_text_byte(*byte)), "seed {seed}");
+            assert!(str::from_utf8(&line).is_ok(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn integers_have_one_form() {
+        assert_eq!(integer(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(integer(b"0"), Some(0));
+        for digits in [&b""[..], b"-", b"-0", b"012", b"+5", b" 1", b"1 ", b"9223372036854775808"] {
+            assert_eq!(integer(digits), None);
+        }
+    }
+}
