@@ -332,6 +332,11 @@ impl Scan {
             && mismatch.records == seal.records
             && seal.durable < seal.number;
         let valid = whole || self.is_empty_batch(seal);
+        if !valid && !line.terminated {
+            // The last digits of its mark may be missing: cut off, not changed.
+            self.body(line);
+            return Ok(());
+        }
         if valid {
             self.good.durable = self.good.durable.max(seal.durable);
         }
@@ -391,13 +396,18 @@ impl Scan {
 /// The verdict on a file with a fault: one row of the table in `docs/format.md`.
 fn judge<F: Read + Seek>(
     file: &mut F,
-    sealed: Sealed,
+    mut sealed: Sealed,
     fault: Fault,
     length: u64,
 ) -> Result<Verdict, ScanError> {
     let Fault { chunk, end, mismatch, .. } = fault;
     let number = sealed.last + 1;
     let malformed = first_malformed(file, &chunk, end)?;
+    if let (Some(malformed), Some(Mismatch { seal, .. })) = (&malformed, &mismatch)
+        && vouches_for_rest(file, sealed.id, seal, malformed.offset..end)?
+    {
+        sealed.durable = sealed.durable.max(seal.durable);
+    }
     let (line, offset) = match &malformed {
         Some(refusal) => (refusal.line, refusal.offset),
         None => (chunk.line, chunk.offset),
@@ -421,6 +431,43 @@ fn judge<F: Read + Seek>(
     let bytes = length - sealed.end;
     let tail = Tail { line: chunk.line, bytes, records: fault.records, cause: detail };
     Ok(Verdict::Torn(sealed, tail))
+}
+
+/// Whether the broken line at the start of `range` hid the seal of one batch from the next, which is
+/// whole: then the lines after it, or what follows a broken line end inside it, add up to `seal`.
+fn vouches_for_rest<F: Read + Seek>(
+    file: &mut F,
+    id: FileId,
+    seal: &Seal,
+    range: std::ops::Range<u64>,
+) -> io::Result<bool> {
+    let sums_up = |file: &mut F, start: u64| -> io::Result<bool> {
+        let mut checksum = Checksum::new(id);
+        file.seek(SeekFrom::Start(start))?;
+        let mut reader = BufReader::with_capacity(READ_BYTES, file.take(range.end - start));
+        loop {
+            let bytes = reader.fill_buf()?;
+            let count = bytes.len();
+            if count == 0 {
+                return Ok(checksum.finish(seal) == seal.checksum && seal.durable < seal.number);
+            }
+            checksum.update(bytes);
+            reader.consume(count);
+        }
+    };
+    file.seek(SeekFrom::Start(range.start))?;
+    let mut lines = Lines::new(file.take(range.end - range.start), range.end);
+    let Some(line) = lines.next(|_| {})? else { return Ok(false) };
+    let text = line.text();
+    let broken = text.iter().position(|byte| !crate::text::is_text_byte(*byte));
+    let broken = broken.or(str::from_utf8(text).err().map(|error| error.valid_up_to()));
+    let after_line = range.start + line.length;
+    if let Some(broken) = broken
+        && sums_up(file, range.start + broken as u64 + 1)?
+    {
+        return Ok(true);
+    }
+    Ok(after_line < range.end && sums_up(file, after_line)?)
 }
 
 /// The first line of the chunk that is no record, comment or blank.
