@@ -17,7 +17,10 @@ pub fn id(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 }
 
 pub fn get_name(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.bulk(&context.client.name);
+    match &context.client.name[..] {
+        [] => context.replies.nil(),
+        name => context.replies.bulk(name),
+    }
     Ok(())
 }
 
