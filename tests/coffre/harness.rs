@@ -1,0 +1,314 @@
+//! A server process that is always reaped, and a raw client.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// No reply takes longer, in any test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program under test.
+pub const COFFRE: &str = env!("CARGO_BIN_EXE_coffre");
+
+/// A running coffre on a free port of 127.0.0.1.
+pub struct Server {
+    child: Child,
+    pub port: u16,
+    log: Arc<Mutex<String>>,
+    logger: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts on `file` and waits until it is ready.
+    pub fn start(file: &Path) -> Self {
+        Self::with(file, &[])
+    }
+
+    /// The same with more flags.
+    pub fn with(file: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(COFFRE);
+        command.args(["--port", "0", "--file"]).arg(file).args(flags);
+        Self::spawn(command)
+    }
+
+    /// Runs `command`, which becomes a coffre, and waits until that is ready.
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("RUST_LOG", "info");
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let sink = Arc::clone(&log);
+        let logger = thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                sink.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let port = ready.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        let mut server = Self { child, port: 0, log, logger: Some(logger) };
+        server.port = port.unwrap_or_else(|| {
+            let status = server.wait();
+            panic!("not ready, {status}: {}", server.log());
+        });
+        server
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// `kill -9`, reaped.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.wait();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(mut self) -> (ExitStatus, String) {
+        self.signal("TERM");
+        let status = self.wait();
+        (status, self.log())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                if let Some(logger) = self.logger.take() {
+                    logger.join().unwrap();
+                }
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    assert!(status.unwrap().success());
+}
+
+/// Runs coffre to its end: exit code, and what it said on standard error.
+pub fn run_to_end(arguments: &[&dyn AsRef<OsStr>]) -> (i32, String) {
+    let mut command = Command::new(COFFRE);
+    command.env("RUST_LOG", "off").stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(Stdio::piped());
+    for argument in arguments {
+        command.arg(argument);
+    }
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("coffre does not end");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code().unwrap_or(-1), said)
+}
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, reader }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Exactly so many bytes.
+    pub fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Everything until the server closes.
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// One reply, or `None` where the connection ends.
+    pub fn try_reply(&mut self) -> Option<Reply> {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).ok()?;
+        let line = line.strip_suffix(b"\r\n")?;
+        let text = || String::from_utf8_lossy(&line[1..]).into_owned();
+        let number = || text().parse::<i64>().unwrap();
+        Some(match line[0] {
+            b'+' => Reply::Status(text()),
+            b'-' => Reply::Error(text()),
+            b':' => Reply::Integer(number()),
+            b'$' if number() < 0 => Reply::Nil,
+            b'$' => {
+                let mut bytes = vec![0; number() as usize + 2];
+                self.reader.read_exact(&mut bytes).ok()?;
+                assert!(bytes.ends_with(b"\r\n"));
+                bytes.truncate(bytes.len() - 2);
+                Reply::Bulk(bytes)
+            }
+            b'*' if number() < 0 => Reply::Nil,
+            b'*' => Reply::Array((0..number()).map(|_| self.try_reply()).collect::<Option<_>>()?),
+            _ => panic!("no reply: {}", line.escape_ascii()),
+        })
+    }
+
+    pub fn reply(&mut self) -> Reply {
+        self.try_reply().expect("a reply")
+    }
+
+    /// Sends a request as an array and reads its reply.
+    pub fn call(&mut self, words: &[&[u8]]) -> Reply {
+        self.send(&request(words));
+        self.reply()
+    }
+
+    /// Sends an inline line and reads its reply.
+    pub fn line(&mut self, line: &str) -> Reply {
+        self.send(format!("{line}\r\n").as_bytes());
+        self.reply()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Status(String),
+    Error(String),
+    Integer(i64),
+    Bulk(Vec<u8>),
+    Nil,
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    pub fn ok() -> Self {
+        Self::Status("OK".to_owned())
+    }
+
+    pub fn bulk(text: &str) -> Self {
+        Self::Bulk(text.as_bytes().to_vec())
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Bulk(bytes) => bytes,
+            other => panic!("no bulk: {other:?}"),
+        }
+    }
+
+    pub fn error(&self) -> &str {
+        match self {
+            Self::Error(text) => text,
+            other => panic!("no error: {other:?}"),
+        }
+    }
+}
+
+/// A request as an array of bulk strings.
+pub fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+pub type State = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// All keys and values of a server.
+pub fn dump(client: &mut Client) -> State {
+    let Reply::Array(keys) = client.line("KEYS *") else { panic!() };
+    let keys: Vec<_> = keys.into_iter().map(Reply::into_bytes).collect();
+    for chunk in keys.chunks(1000) {
+        let gets: Vec<_> = chunk.iter().flat_map(|key| request(&[b"GET", key])).collect();
+        // Fits the socket's buffers: replies may wait until all is sent.
+        client.send(&gets);
+    }
+    keys.into_iter().map(|key| (key, client.reply().into_bytes())).collect()
+}
+
+/// Waits until `condition` holds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A folder that vanishes, and the data file in it.
+pub fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("donnees.txt");
+    (folder, file)
+}
+
+/// A number from the environment, for longer runs on request.
+pub fn on_request(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |number| number.parse().expect(name))
+}
+
+/// Resident memory of a process in bytes.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}

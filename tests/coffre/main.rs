@@ -1,0 +1,22 @@
+//! coffre tested from outside, as its users meet it: the built program over raw sockets, and the data
+//! file under every kind of damage.
+//!
+//! - [`sessions`]: what is sent and what comes back, as transcripts in `sessions/`
+//! - [`protocol`]: abuse of the protocol that no transcript can show
+//! - [`concurrency`]: many clients against an oracle
+//! - [`durability`]: `kill -9`, restarts, a full disk
+//! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
+//! - [`startup`]: flags, exit codes, one server per file, signals
+//! - [`real_clients`], [`injected_faults`]: need other programs, run by `.ci/run` with `--ignored`
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+mod concurrency;
+mod corruption;
+mod durability;
+mod harness;
+mod injected_faults;
+mod protocol;
+mod real_clients;
+mod sessions;
+mod startup;
