@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::persistence::Fsync;
 
@@ -33,7 +34,10 @@ pub struct Config {
     ///
     /// always: before it is acknowledged; everysec: each second; no: when the system pleases.
     /// In every mode an acknowledged write survives kill -9.
-    #[arg(long, env = "COFFRE_FSYNC", value_enum, default_value_t = Fsync::Always)]
+    #[arg(
+        long, env = "COFFRE_FSYNC", value_name = "MODE", default_value = Fsync::Always.name(),
+        value_parser = PossibleValuesParser::new(Fsync::ALL.map(Fsync::name)).map(fsync_named)
+    )]
     pub fsync: Fsync,
 
     /// Most clients connected at once; one more is told so and closed
@@ -42,6 +46,10 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub maxclients: u32,
+}
+
+fn fsync_named(name: String) -> Fsync {
+    Fsync::ALL.into_iter().find(|mode| mode.name() == name).unwrap_or(Fsync::Always)
 }
 
 const AFTER_HELP: &str = "\
@@ -54,7 +62,8 @@ Examples:
 RUST_LOG sets what is logged (error, warn, info, debug); the default is info.
 
 Exit codes: 0 stopped, 1 configuration, 2 usage, 3 data file refused, 4 address in use,
-5 stopped but the last writes could not be made durable.";
+5 stopped but the last writes could not be made durable; 128 and the signal's number after a second
+signal.";
 
 #[cfg(test)]
 mod tests {

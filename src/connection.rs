@@ -9,10 +9,10 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::command::{self, Client, Context};
+use crate::command::{self, Client, CommandError, Context};
 use crate::config::Config;
 use crate::engine::{Engine, Session};
-use crate::limits::{LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX, SPARE_BYTES_MAX};
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX};
 use crate::persistence::Mark;
 use crate::reply::Replies;
 use crate::request::{ProtocolError, RequestReader};
@@ -79,8 +79,11 @@ impl<'a> Connection<'a> {
             match end {
                 Burst::Full => {}
                 Burst::Quit | Burst::Broken(_) => return self.linger(),
-                Burst::Starved if self.receive()? > 0 => {}
-                Burst::Starved => return self.farewell(),
+                Burst::Starved => {
+                    if self.receive()? == 0 {
+                        return self.farewell();
+                    }
+                }
             }
         }
     }
@@ -131,12 +134,12 @@ impl<'a> Connection<'a> {
         if let Some(mark) = self.uncommitted.iter().map(|(_, _, mark)| *mark).max()
             && let Err(refused) = self.session.commit(mark)
         {
-            self.take_back(&refused.to_string());
+            self.take_back(&CommandError::from(refused).to_string());
         }
         self.uncommitted.clear();
         let mut stream = self.stream;
         stream.write_all(self.replies.as_bytes())?;
-        self.replies.clear(SPARE_BYTES_MAX);
+        self.replies.clear(CLIENT_SPARE_BYTES_MAX);
         Ok(())
     }
 

@@ -9,11 +9,10 @@
 
 use std::path::Path;
 
-use crate::limits::{SPARE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Error, Fsync, Journal, Mark, Record, Recovery, WriteRefused};
-use crate::store::Store;
-use crate::text;
+use crate::store::{Store, Undo};
 
 /// The keys, the values and the file they are kept in.
 #[derive(Debug)]
@@ -22,14 +21,14 @@ pub struct Engine {
     journal: Journal,
 }
 
-/// Why a write was not done. Memory and file are as they were.
+/// Why a write was not begun. Memory and file are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The journal takes no writes.
     #[error(transparent)]
     Refused(#[from] WriteRefused),
     /// The value would be longer than [`VALUE_BYTES_MAX`].
-    #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
+    #[error("the value would be longer than {VALUE_BYTES_MAX} bytes")]
     TooLong,
 }
 
@@ -60,6 +59,26 @@ impl Engine {
     /// See [`Journal::mark_idle`].
     pub fn mark_idle(&self, before: Mark) -> Mark {
         self.journal.mark_idle(before)
+    }
+
+    /// Forgets what committed changes replaced, or takes uncommitted ones back if they never will
+    /// be; call it now and then.
+    pub fn settle(&self) {
+        if self.journal.check().is_err() {
+            return self.take_back();
+        }
+        let committed = self.journal.committed();
+        for mut shard in self.store.each() {
+            let settled = shard.settle(committed);
+            drop(shard);
+            drop(settled);
+        }
+    }
+
+    /// Takes back what the journal refused, in memory: reads go on with what is on disk.
+    fn take_back(&self) {
+        let committed = self.journal.committed();
+        self.store.each().for_each(|mut shard| shard.take_back(committed));
     }
 
     /// Makes everything durable and refuses all further writes, see [`Journal::close`].
@@ -152,18 +171,15 @@ impl<'a> Session<'a> {
         let value = value.to_vec();
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
+        let mark = self.engine.journal.append(&mut self.record, 1)?;
         let old = match shard.entries.get_mut(key) {
-            Some(old) => std::mem::replace(old, value),
-            None => {
-                shard.entries.insert(key.into(), value);
-                Vec::new()
-            }
+            Some(old) => Some(std::mem::replace(old, value)),
+            None => shard.entries.insert(key.into(), value),
         };
-        let mark = self.engine.journal.append(&self.record, 1);
-        shard.set_stamp(place, mark);
+        shard.changed(place, mark, Undo::Value(key.into(), old));
+        let settled = shard.settle(self.engine.journal.committed());
         drop(shard);
-        // A large value takes time to free: not with the lock held.
-        drop(old);
+        drop(settled);
         self.wrote(mark);
         Ok(())
     }
@@ -174,28 +190,31 @@ impl<'a> Session<'a> {
         keys: impl Iterator<Item = &'k [u8]> + Clone,
     ) -> Result<usize, WriteError> {
         self.begin(0)?;
-        let places: Vec<_> = keys.clone().map(|key| self.engine.store.place(key)).collect();
+        let mut keys: Vec<_> = keys.map(|key| (self.engine.store.place(key), key)).collect();
+        // A key named twice is removed once.
+        keys.sort_unstable();
+        keys.dedup();
+        let places: Vec<_> = keys.iter().map(|(place, _)| *place).collect();
         let mut locked = self.engine.store.lock_all(&places);
-        let mut removed = Vec::new();
-        for (key, place) in keys.zip(&places) {
+        keys.retain(|(place, key)| {
             let shard = locked.shard(*place);
             self.mark = self.mark.max(shard.stamp(*place));
-            if let Some(entry) = shard.entries.remove_entry(key) {
-                removed.push((entry, *place));
-            }
-        }
-        if removed.is_empty() {
+            shard.entries.contains_key(*key)
+        });
+        if keys.is_empty() {
             return Ok(0);
         }
-        let keys = removed.iter().map(|((key, _), _)| &**key);
-        let records = write_del(keys, &mut self.record);
-        let mark = self.engine.journal.append(&self.record, records);
-        for (_, place) in &removed {
-            locked.shard(*place).set_stamp(*place, mark);
+        let records = write_del(keys.iter().map(|(_, key)| *key), &mut self.record);
+        let mark = self.engine.journal.append(&mut self.record, records)?;
+        for (place, key) in &keys {
+            let shard = locked.shard(*place);
+            if let Some((key, old)) = shard.entries.remove_entry(*key) {
+                shard.changed(*place, mark, Undo::Value(key, Some(old)));
+            }
         }
         drop(locked);
         self.wrote(mark);
-        Ok(removed.len())
+        Ok(keys.len())
     }
 
     /// Adds `value` to the end of the value of `key`, or sets it; returns the new length in bytes.
@@ -227,6 +246,7 @@ impl<'a> Session<'a> {
         offset: impl FnOnce(Option<&[u8]>) -> usize,
     ) -> Result<usize, WriteError> {
         self.begin(value.len())?;
+        let journal = &self.engine.journal;
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
         let old = shard.entries.get_mut(key);
@@ -234,8 +254,7 @@ impl<'a> Session<'a> {
         if offset.saturating_add(value.len()) > VALUE_BYTES_MAX {
             return Err(WriteError::TooLong);
         }
-        let mut records = 1;
-        let length = match old {
+        let (mark, length, undo) = match old {
             Some(old) if value.is_empty() => {
                 // Nothing changes, but the length shows what others wrote.
                 let length = old.len();
@@ -244,29 +263,38 @@ impl<'a> Session<'a> {
             }
             Some(old) => {
                 write_set_range(key, offset, value, &mut self.record);
+                let mark = journal.append(&mut self.record, 1)?;
+                let end = old.len().min(offset + value.len());
+                let bytes = old.get(offset..end).unwrap_or_default().to_vec();
+                let undo = Undo::Range { key: key.into(), offset, bytes, length: old.len() };
                 overwrite(old, offset, value);
-                old.len()
-            }
-            None if offset == 0 => {
-                write_set(key, value, &mut self.record);
-                shard.entries.insert(key.into(), value.to_vec());
-                value.len()
+                (mark, old.len(), undo)
             }
             None => {
-                // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
-                write_set(key, b"", &mut self.record);
-                write_set_range(key, offset, value, &mut self.record);
-                records = 2;
                 let mut new = Vec::new();
+                // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
+                let records = match offset {
+                    0 => {
+                        write_set(key, value, &mut self.record);
+                        1
+                    }
+                    _ => {
+                        write_set(key, b"", &mut self.record);
+                        write_set_range(key, offset, value, &mut self.record);
+                        2
+                    }
+                };
+                let mark = journal.append(&mut self.record, records)?;
                 overwrite(&mut new, offset, value);
                 let length = new.len();
                 shard.entries.insert(key.into(), new);
-                length
+                (mark, length, Undo::Value(key.into(), None))
             }
         };
-        let mark = self.engine.journal.append(&self.record, records);
-        shard.set_stamp(place, mark);
+        shard.changed(place, mark, undo);
+        let settled = shard.settle(journal.committed());
         drop(shard);
+        drop(settled);
         self.wrote(mark);
         Ok(length)
     }
@@ -276,13 +304,9 @@ impl<'a> Session<'a> {
         self.begin(0)?;
         write_flush_all(&mut self.record);
         let mut shards = self.engine.store.lock_everything();
-        let old: Vec<_> =
-            shards.iter_mut().map(|shard| std::mem::take(&mut shard.entries)).collect();
-        let mark = self.engine.journal.append(&self.record, 1);
-        shards.iter_mut().for_each(|shard| shard.stamp_all(mark));
+        let mark = self.engine.journal.append(&mut self.record, 1)?;
+        shards.iter_mut().for_each(|shard| shard.clear(mark));
         drop(shards);
-        // Millions of keys take time to free: not with the locks held.
-        drop(old);
         self.wrote(mark);
         Ok(())
     }
@@ -328,9 +352,10 @@ impl<'a> Session<'a> {
         self.engine.journal.is_committed(mark)
     }
 
-    /// Waits until everything up to `mark` may leave the server.
+    /// Waits until everything up to `mark` may leave the server. If it never may, what is not
+    /// committed is taken back.
     pub fn commit(&self, mark: Mark) -> Result<(), WriteRefused> {
-        self.engine.journal.commit(mark)
+        self.engine.journal.commit(mark).inspect_err(|_| self.engine.take_back())
     }
 
     /// Before a write: refuses while the journal does, and empties the record.
@@ -340,20 +365,13 @@ impl<'a> Session<'a> {
             return Err(WriteError::TooLong);
         }
         self.record.clear();
-        self.record.shrink_to(SPARE_BYTES_MAX);
+        self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
         Ok(())
     }
 
     fn wrote(&mut self, mark: Mark) {
         self.mark = self.mark.max(mark);
         self.record.clear();
-        self.record.shrink_to(SPARE_BYTES_MAX);
+        self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
     }
-}
-
-/// How `word` stands in the data file; for messages that name a key.
-pub fn shown(word: &[u8]) -> String {
-    let mut out = Vec::new();
-    text::quote(word, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
 }

@@ -3,9 +3,10 @@
 //! A pattern is cut at its stars into segments. The first is anchored at the key's begin, the last at
 //! its end, and those between are found one after the other, each at its leftmost place, which is
 //! always right: what follows has then the most room. A segment of plain bytes is found by a linear
-//! substring search, one with classes by Shift-And, 64 places at a time (Baeza-Yates and Gonnet,
-//! "A new approach to text searching", 1992). So no pattern makes a match take longer than
-//! key length times pattern length / 64 steps, and nothing recurses.
+//! substring search, a short one with classes by trying each place, a long one by Shift-And, 64 places
+//! at a time (Baeza-Yates and Gonnet, "A new approach to text searching", 1992). So no pattern makes a
+//! match take longer than key length times max(64, pattern length / 64) steps, a pattern takes at most
+//! 64 bytes of memory for each of its own, and nothing recurses.
 
 use memchr::memmem;
 
@@ -29,7 +30,7 @@ struct Rest {
 
 /// The pattern is longer than [`PATTERN_BYTES_MAX`].
 #[derive(Debug, thiserror::Error)]
-#[error("ERR pattern is longer than {PATTERN_BYTES_MAX} bytes")]
+#[error("pattern is longer than {PATTERN_BYTES_MAX} bytes")]
 pub struct TooLong;
 
 impl Pattern {
@@ -114,12 +115,22 @@ impl Class {
         self.0[byte as usize / 64] >> (byte % 64) & 1 == 1
     }
 
+    /// The bytes of the set.
+    fn bytes(&self) -> impl Iterator<Item = u8> {
+        (0_u8..4).zip(self.0).flat_map(|(index, mut word)| {
+            std::iter::from_fn(move || {
+                let bit = word.trailing_zeros() as u8;
+                word &= word.checked_sub(1)?;
+                Some(64 * index + bit)
+            })
+        })
+    }
+
     /// The only byte of the set, if it has one.
     fn literal(&self) -> Option<u8> {
-        match self.0.iter().map(|word| word.count_ones()).sum::<u32>() {
-            1 => (0..=255).find(|byte| self.contains(*byte)),
-            _ => None,
-        }
+        let mut bytes = self.bytes();
+        let first = bytes.next();
+        if bytes.next().is_some() { None } else { first }
     }
 
     /// Parses what follows a `[`, as far as its `]`, with all of Redis's habits: `]` right away
@@ -162,7 +173,8 @@ impl Class {
 #[derive(Debug)]
 enum Finder {
     Literal(Box<memmem::Finder<'static>>),
-    ShiftAnd(ShiftAnd),
+    Short(Vec<Class>),
+    Long(ShiftAnd),
 }
 
 impl Finder {
@@ -170,7 +182,8 @@ impl Finder {
         let literal: Option<Vec<u8>> = segment.iter().map(Class::literal).collect();
         match literal {
             Some(bytes) => Self::Literal(Box::new(memmem::Finder::new(&bytes).into_owned())),
-            None => Self::ShiftAnd(ShiftAnd::new(&segment)),
+            None if segment.len() <= 64 => Self::Short(segment),
+            None => Self::Long(ShiftAnd::new(&segment)),
         }
     }
 
@@ -178,7 +191,11 @@ impl Finder {
     fn find_end(&self, key: &[u8]) -> Option<usize> {
         match self {
             Self::Literal(finder) => finder.find(key).map(|start| start + finder.needle().len()),
-            Self::ShiftAnd(search) => search.find_end(key),
+            Self::Short(segment) => {
+                let start = key.windows(segment.len()).position(|part| starts_with(part, segment));
+                start.map(|start| start + segment.len())
+            }
+            Self::Long(search) => search.find_end(key),
         }
     }
 }
@@ -195,11 +212,15 @@ struct ShiftAnd {
 impl ShiftAnd {
     fn new(segment: &[Class]) -> Self {
         let words = segment.len().div_ceil(64);
-        let mut masks = vec![0; 256 * words];
-        for (place, class) in segment.iter().enumerate() {
-            for byte in 0..=255 {
-                let bit = u64::from(class.contains(byte));
-                masks[byte as usize * words + place / 64] |= bit << (place % 64);
+        let mut any = vec![0; words];
+        for (place, _) in segment.iter().enumerate().filter(|(_, class)| **class == Class::ANY) {
+            any[place / 64] |= 1 << (place % 64);
+        }
+        let mut masks = any.repeat(256);
+        for (place, class) in segment.iter().enumerate().filter(|(_, class)| **class != Class::ANY)
+        {
+            for byte in class.bytes() {
+                masks[byte as usize * words + place / 64] |= 1 << (place % 64);
             }
         }
         Self { length: segment.len(), words, masks }

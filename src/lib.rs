@@ -71,24 +71,24 @@ impl Error {
 /// Runs a server until it is told to stop.
 ///
 /// What can fail without a trace comes first: the file is locked and checked, the addresses are
-/// bound, the data is loaded; then the file is made ready, and only then do clients get in.
+/// taken, the data is loaded; then the file is made ready, and only then do clients get in.
 pub fn run(mut config: Config) -> Result<(), Error> {
     let started = Instant::now();
     let running = Arc::new(OnceLock::new());
     handle_signals(Arc::clone(&running))?;
 
     let recovery = Recovery::begin(&config.file)?;
-    let bound = server::bind(&config)?;
+    let listeners: Vec<_> = server::listen(&config)?.into_iter().map(Arc::new).collect();
     let engine = Engine::start(recovery, config.fsync)?;
-
-    config.file = engine.path().to_owned();
-    config.port = bound.addresses().next().map_or(config.port, |address| address.port());
     let keys = engine.keys();
-    let addresses: Vec<_> = bound.addresses().collect();
+
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    config.file = engine.path().to_owned();
+    config.port = addresses.first().map_or(config.port, |address| address.port());
     let server = Server::new(config.clone(), engine);
-    let listeners = server.start(bound)?;
     let _ = running.set(Arc::clone(&server));
     tend_journal(Arc::clone(&server))?;
+    server.start(&listeners)?;
 
     let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     log::info!(
@@ -133,7 +133,7 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
 }
 
-/// Does what the journal needs done while no client calls it.
+/// Does what the engine needs done while no client calls it.
 fn tend_journal(server: Arc<Server>) -> io::Result<()> {
     const HALF_A_SECOND: Duration = Duration::from_millis(500);
     let tend = move || {
@@ -142,6 +142,7 @@ fn tend_journal(server: Arc<Server>) -> io::Result<()> {
             for _ in 0..2 {
                 thread::sleep(HALF_A_SECOND);
                 before = server.engine().mark_idle(before);
+                server.engine().settle();
             }
             server.engine().sync_second();
         }

@@ -39,8 +39,11 @@ pub const RECORD_BYTES_MAX: usize = 2 * 4 * VALUE_BYTES_MAX + 64;
 /// replays inline lines up to 64 KiB.
 pub const DEL_LINE_BYTES_MAX: usize = 32 << 10;
 
-/// Spare capacity an idle journal or connection buffer may keep, in bytes.
-pub const SPARE_BYTES_MAX: usize = 1 << 20;
+/// Spare capacity the journal's buffers may keep, in bytes.
+pub const JOURNAL_SPARE_BYTES_MAX: usize = 4 << 20;
+
+/// Spare capacity each of a connection's buffers may keep, in bytes.
+pub const CLIENT_SPARE_BYTES_MAX: usize = 16 << 10;
 
 /// Shards of the store; one lock each.
 pub const SHARDS: usize = 256;

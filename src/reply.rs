@@ -76,11 +76,6 @@ impl Replies {
         self.header(b'*', length as i64);
     }
 
-    /// `*-1`: no such thing, where an array would stand.
-    pub fn nil_array(&mut self) {
-        self.bytes.extend_from_slice(b"*-1\r\n");
-    }
-
     /// Copies already encoded replies from `other`.
     pub fn copy(&mut self, other: &[u8]) {
         self.bytes.extend_from_slice(other);
@@ -123,8 +118,7 @@ mod tests {
         replies.bulk(b"a\r\n\0");
         replies.nil();
         replies.array(1234);
-        replies.nil_array();
-        let expected = b"+OK\r\n-ERR a  +OK b\r\n:-9223372036854775808\r\n:0\r\n$4\r\na\r\n\0\r\n$-1\r\n*1234\r\n*-1\r\n";
+        let expected = b"+OK\r\n-ERR a  +OK b\r\n:-9223372036854775808\r\n:0\r\n$4\r\na\r\n\0\r\n$-1\r\n*1234\r\n";
         assert_eq!(replies.as_bytes(), expected);
     }
 }

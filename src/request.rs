@@ -12,8 +12,8 @@ use std::io::{self, Read};
 use std::ops::{Index, Range};
 
 use crate::limits::{
-    ARGUMENTS_MAX, BURST_BYTES_MAX, HEADER_BYTES_MAX, INLINE_BYTES_MAX, READ_BUFFER_BYTES,
-    REQUEST_BYTES_MAX, SPARE_BYTES_MAX, VALUE_BYTES_MAX,
+    ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, INLINE_BYTES_MAX,
+    READ_BUFFER_BYTES, REQUEST_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::text::{self, Words};
 
@@ -117,8 +117,10 @@ pub struct RequestReader {
     announced: usize,
     /// Its arguments read so far, relative to `start`.
     arguments: Vec<Range<usize>>,
-    /// Bytes from `start` that the argument under way needs, as far as known.
+    /// Bytes from `start` to the end of the argument under way, as far as known.
     wanted: usize,
+    /// How much the last read brought.
+    last_read: usize,
     /// The words of the inline request at `start`.
     words: Words,
 }
@@ -134,6 +136,7 @@ impl Default for RequestReader {
             announced: 0,
             arguments: Vec::new(),
             wanted: 0,
+            last_read: 0,
             words: Words::default(),
         }
     }
@@ -143,7 +146,8 @@ impl RequestReader {
     /// Reads once from `source` into the buffer; `Ok(0)` is the end of the stream.
     ///
     /// Call it when [`next`](Self::next) gave `None`. The buffer doubles only when it is full of
-    /// received bytes, so it never holds more than twice what was received.
+    /// received bytes, so it never holds more than twice what was received; and it is given back
+    /// when nothing is under way and the last read did not need it.
     pub fn fill(&mut self, mut source: impl Read) -> io::Result<usize> {
         self.release();
         if self.start > 0 {
@@ -151,19 +155,29 @@ impl RequestReader {
             self.end -= self.start;
             self.start = 0;
         }
-        if self.end == 0 && self.buffer.len() > BURST_BYTES_MAX {
-            self.buffer = vec![0; READ_BUFFER_BYTES];
+        if self.end == 0 && self.last_read < self.buffer.len() / 4 {
+            self.give_back();
         }
         if self.end == self.buffer.len() {
-            let most = self.wanted.max(self.end + 1);
-            self.grow((2 * self.buffer.len()).min(most.max(BURST_BYTES_MAX)));
+            // The last argument tells where the request ends.
+            let most = match self.arguments.len() + 1 == self.announced {
+                true => self.wanted.max(BURST_BYTES_MAX),
+                false => usize::MAX,
+            };
+            self.grow((2 * self.end).min(most));
         }
-        let count = source.read(&mut self.buffer[self.end..])?;
-        self.end += count;
+        self.last_read = source.read(&mut self.buffer[self.end..])?;
+        self.end += self.last_read;
         if self.end == self.buffer.len() && self.end < BURST_BYTES_MAX {
             self.grow(2 * self.end);
         }
-        Ok(count)
+        Ok(self.last_read)
+    }
+
+    fn give_back(&mut self) {
+        if self.buffer.len() > READ_BUFFER_BYTES {
+            self.buffer = vec![0; READ_BUFFER_BYTES];
+        }
     }
 
     fn grow(&mut self, length: usize) {
@@ -210,8 +224,8 @@ impl RequestReader {
         self.announced = 0;
         self.wanted = 0;
         self.arguments.clear();
-        self.arguments.shrink_to(SPARE_BYTES_MAX / size_of::<Range<usize>>());
-        self.words.clear(SPARE_BYTES_MAX);
+        self.arguments.shrink_to(CLIENT_SPARE_BYTES_MAX / size_of::<Range<usize>>());
+        self.words.clear(CLIENT_SPARE_BYTES_MAX);
     }
 
     fn advance(&mut self) -> Result<Found, ProtocolError> {
@@ -252,7 +266,6 @@ impl RequestReader {
         let received = &self.buffer[self.start..self.end];
         let Some(ahead) = memchr::memchr(b'\n', &received[self.cursor..]) else {
             self.cursor = received.len();
-            self.wanted = INLINE_BYTES_MAX + 2;
             let whole = received.strip_suffix(b"\r").unwrap_or(received);
             return match whole.len() > INLINE_BYTES_MAX {
                 true => Err(ProtocolError::InlineTooBig),
@@ -478,7 +491,23 @@ mod tests {
             assert!(reader.buffer.capacity() <= 2 * received.max(READ_BUFFER_BYTES));
         }
         assert_eq!(reader.buffer.capacity(), request.len());
-        assert_eq!(reader.fill(&b"PING\r\n"[..]).unwrap(), 6);
+        for _ in 0..2 {
+            assert_eq!(reader.fill(&b"PING\r\n"[..]).unwrap(), 6);
+            assert!(reader.next().unwrap().is_some());
+        }
         assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES);
+    }
+
+    #[test]
+    fn many_small_arguments_are_read_in_few_reads() {
+        let mut request = b"*100001\r\n$6\r\nEXISTS\r\n".to_vec();
+        (0..100_000).for_each(|_| request.extend_from_slice(b"$3\r\nkey\r\n"));
+        let (mut reader, mut rest, mut reads) = (RequestReader::default(), &request[..], 0);
+        while reader.next().unwrap().is_none() {
+            reader.fill(&mut rest).unwrap();
+            reads += 1;
+        }
+        assert!(reads < 20, "{reads} reads");
+        assert!(reader.buffer.capacity() <= 2 * request.len());
     }
 }

@@ -1,7 +1,7 @@
 //! Accepts clients, gives each its thread, and stops them all.
 //!
-//! A listener binds before the data file is touched and listens after it is loaded, so that a port
-//! in use costs nothing and no client meets half the data.
+//! The sockets listen before the data file is changed and accept once it is loaded, so that a port in
+//! use costs nothing; clients that come meanwhile wait.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -30,51 +30,43 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// Sockets that have their addresses and do not listen yet.
+/// A socket that listens, and where.
 #[derive(Debug)]
-pub struct Bound {
-    sockets: Vec<(Socket, SocketAddr)>,
+pub struct Listener {
+    socket: TcpListener,
+    /// With the port that was chosen.
+    pub address: SocketAddr,
 }
 
-/// Binds every address of `config`. With port 0 the first gets any free port, the others the same.
-pub fn bind(config: &Config) -> Result<Bound, BindError> {
-    let mut sockets = Vec::new();
+/// Listens on every address of `config`, each once. With port 0 the first gets any free port, the
+/// others the same.
+pub fn listen(config: &Config) -> Result<Vec<Listener>, BindError> {
+    let mut listeners: Vec<Listener> = Vec::new();
     let mut port = config.port;
     for ip in &config.bind {
         let wanted = SocketAddr::new(*ip, port);
-        let (socket, address) =
-            bind_one(wanted).map_err(|source| BindError { address: wanted, source })?;
-        port = address.port();
-        sockets.push((socket, address));
+        if listeners.iter().any(|listener| listener.address == wanted) {
+            continue;
+        }
+        let listener = listen_on(wanted).map_err(|source| BindError { address: wanted, source })?;
+        port = listener.address.port();
+        listeners.push(listener);
     }
-    Ok(Bound { sockets })
+    Ok(listeners)
 }
 
-fn bind_one(wanted: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+fn listen_on(wanted: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(wanted), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart need not wait for the connections of the run before.
     socket.set_reuse_address(true)?;
     if wanted.is_ipv6() {
         // `--bind 0.0.0.0 --bind ::` are two sockets.
         socket.set_only_v6(true)?;
     }
     socket.bind(&wanted.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
     let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
-    Ok((socket, address))
-}
-
-impl Bound {
-    /// The addresses, with the ports that were chosen.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.sockets.iter().map(|(_, address)| *address)
-    }
-
-    fn listen(self) -> Result<Vec<TcpListener>, BindError> {
-        let listen = |(socket, address): (Socket, SocketAddr)| match socket.listen(LISTEN_BACKLOG) {
-            Ok(()) => Ok(socket.into()),
-            Err(source) => Err(BindError { address, source }),
-        };
-        self.sockets.into_iter().map(listen).collect()
-    }
+    Ok(Listener { socket: socket.into(), address })
 }
 
 /// The running server.
@@ -95,7 +87,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of `engine`'s data that does not listen yet.
+    /// A server of `engine`'s data that does not accept yet.
     pub fn new(config: Config, engine: Engine) -> Arc<Self> {
         Arc::new(Self {
             config,
@@ -107,18 +99,14 @@ impl Server {
         })
     }
 
-    /// Begins to listen and to accept, on a thread for each address.
-    pub fn start(self: &Arc<Self>, bound: Bound) -> Result<Vec<Arc<TcpListener>>, BindError> {
-        let addresses: Vec<_> = bound.addresses().collect();
-        let listeners: Vec<_> = bound.listen()?.into_iter().map(Arc::new).collect();
-        for (listener, address) in listeners.iter().zip(addresses) {
+    /// Begins to accept, on a thread for each address.
+    pub fn start(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> io::Result<()> {
+        for listener in listeners {
             let (server, listener) = (Arc::clone(self), Arc::clone(listener));
-            let spawned = thread::Builder::new()
-                .name(format!("accept-{}", address.port()))
-                .spawn(move || server.accept(&listener));
-            spawned.map_err(|source| BindError { address, source })?;
+            let name = format!("accept-{}", listener.address.port());
+            thread::Builder::new().name(name).spawn(move || server.accept(&listener.socket))?;
         }
-        Ok(listeners)
+        Ok(())
     }
 
     /// Asks the server to stop; [`run`](Self::run) does it.
@@ -131,14 +119,14 @@ impl Server {
 
     /// Serves until [`stop`](Self::stop), then lets what was received be answered, for as long as
     /// [`DRAIN_MS_MAX`]. The journal is the caller's to close.
-    pub fn run(&self, listeners: &[Arc<TcpListener>]) {
+    pub fn run(&self, listeners: &[Arc<Listener>]) {
         let mut clients = lock(&self.clients);
         while !self.stopping.load(Ordering::Acquire) {
             clients = crate::sync::wait(&self.changed, clients);
         }
         // An accept that is under way ends, and the kernel refuses whoever comes now.
         for listener in listeners {
-            let _ = SockRef::from(&**listener).shutdown(Shutdown::Both);
+            let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
         }
         // What the kernel has received can still be read; then the stream ends.
         for stream in clients.values() {

@@ -3,7 +3,8 @@
 //! Hashing is keyed at random, for the choice of the shard too, so that no one can pile keys up in
 //! one place. Beside its map a shard keeps stamps: numbers that the engine gives to the keys it
 //! changes. Several keys share a stamp's place, so a stamp may speak for more keys than it was given
-//! for, never for fewer.
+//! for, never for fewer. And it keeps what its newest changes replaced, until the engine says that they
+//! are safe, so that they can be taken back.
 //!
 //! Lock order: shards in ascending order. No caller keeps a lock across I/O.
 
@@ -28,13 +29,38 @@ pub struct Place {
     stamp: usize,
 }
 
+/// A shard's keys and their values.
+pub type Entries = HashMap<Box<[u8]>, Vec<u8>>;
+
 /// Part of the keys.
 #[derive(Debug)]
 pub struct Shard {
     /// The keys and their values.
-    pub entries: HashMap<Box<[u8]>, Vec<u8>>,
+    pub entries: Entries,
     stamps: [u64; MARKS_PER_SHARD],
     newest: u64,
+    /// What changes replaced, with their stamps, oldest first.
+    undo: Vec<(u64, Undo)>,
+}
+
+/// What a change replaced.
+#[derive(Debug)]
+pub enum Undo {
+    /// A key's whole value, `None` if there was none.
+    Value(Box<[u8]>, Option<Vec<u8>>),
+    /// Part of a key's value, which did not get shorter.
+    Range {
+        /// The key.
+        key: Box<[u8]>,
+        /// Where the part begins.
+        offset: usize,
+        /// The bytes that stood there.
+        bytes: Vec<u8>,
+        /// The length of the whole value.
+        length: usize,
+    },
+    /// Every key.
+    Everything(Entries),
 }
 
 impl Shard {
@@ -48,22 +74,61 @@ impl Shard {
         self.newest
     }
 
-    /// Stamps the key at `place`. Stamps never go down.
-    pub fn set_stamp(&mut self, place: Place, stamp: u64) {
+    /// Stamps the key at `place`, which was changed. Stamps never go down but by
+    /// [`take_back`](Self::take_back).
+    pub fn changed(&mut self, place: Place, stamp: u64, undo: Undo) {
         self.stamps[place.stamp] = stamp;
         self.newest = stamp;
+        self.undo.push((stamp, undo));
     }
 
-    /// Stamps every key, those that do not exist too.
-    pub fn stamp_all(&mut self, stamp: u64) {
+    /// Removes every key, and stamps them all, those that did not exist too.
+    pub fn clear(&mut self, stamp: u64) {
         self.stamps.fill(stamp);
         self.newest = stamp;
+        let entries = std::mem::take(&mut self.entries);
+        self.undo.push((stamp, Undo::Everything(entries)));
+    }
+
+    /// The changes up to stamp `safe` are not taken back any more; returns what they replaced, for
+    /// the caller to drop where it holds up nobody.
+    #[must_use = "drop it without the lock"]
+    pub fn settle(&mut self, safe: u64) -> Vec<(u64, Undo)> {
+        if self.newest <= safe {
+            return std::mem::take(&mut self.undo);
+        }
+        let settled = self.undo.partition_point(|(stamp, _)| *stamp <= safe);
+        self.undo.drain(..settled).collect()
+    }
+
+    /// Takes back every change with a stamp above `safe`, the newest first.
+    pub fn take_back(&mut self, safe: u64) {
+        while let Some((_, undo)) = self.undo.pop_if(|(stamp, _)| *stamp > safe) {
+            match undo {
+                Undo::Value(key, Some(value)) => drop(self.entries.insert(key, value)),
+                Undo::Value(key, None) => drop(self.entries.remove(&key)),
+                Undo::Range { key, offset, bytes, length } => {
+                    if let Some(value) = self.entries.get_mut(&key) {
+                        value.truncate(length);
+                        value[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                    }
+                }
+                Undo::Everything(entries) => self.entries = entries,
+            }
+        }
+        self.stamps.iter_mut().for_each(|stamp| *stamp = safe.min(*stamp));
+        self.newest = self.newest.min(safe);
     }
 }
 
 impl Default for Store {
     fn default() -> Self {
-        let shard = || Shard { entries: HashMap::new(), stamps: [0; MARKS_PER_SHARD], newest: 0 };
+        let shard = || Shard {
+            entries: HashMap::new(),
+            stamps: [0; MARKS_PER_SHARD],
+            newest: 0,
+            undo: Vec::new(),
+        };
         Self {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
@@ -130,11 +195,54 @@ mod tests {
     fn stamps_speak_for_their_key() {
         let store = Store::default();
         let (a, b) = (store.place(b"a"), store.place(b"b"));
-        store.lock(a).set_stamp(a, 7);
+        store.lock(a).changed(a, 7, Undo::Value(b"a"[..].into(), None));
         assert_eq!(store.lock(a).stamp(a), 7);
         assert_eq!(store.lock(a).newest(), 7);
-        store.lock_everything().iter_mut().for_each(|shard| shard.stamp_all(9));
+        store.lock_everything().iter_mut().for_each(|shard| shard.clear(9));
         assert_eq!(store.lock(b).stamp(b), 9);
+    }
+
+    /// Random changes to one shard, taken back to any stamp: the state of that stamp.
+    #[test]
+    fn changes_are_taken_back_to_any_stamp() {
+        for seed in 0..2_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let store = Store::default();
+            let place = store.place(b"the shard");
+            let mut shard = store.lock(place);
+            let mut states = vec![shard.entries.clone()];
+            let settled = random.u64(0..5);
+            for stamp in 1..20 {
+                let key: Box<[u8]> = vec![random.u8(b'a'..b'd')].into();
+                match (random.u8(..8), shard.entries.get_mut(&key)) {
+                    (0, _) => shard.clear(stamp),
+                    (1, _) => {
+                        let old = shard.entries.remove(&key);
+                        shard.changed(place, stamp, Undo::Value(key, old));
+                    }
+                    (2..5, Some(value)) => {
+                        let offset = random.usize(..=value.len());
+                        let (bytes, length) = (value[offset..].to_vec(), value.len());
+                        let mut new = vec![stamp as u8; random.usize(..5)];
+                        new.resize(new.len().max(bytes.len()), 0);
+                        value.splice(offset.., new);
+                        shard.changed(place, stamp, Undo::Range { key, offset, bytes, length });
+                    }
+                    _ => {
+                        let old = shard.entries.insert(key.clone(), vec![stamp as u8; 3]);
+                        shard.changed(place, stamp, Undo::Value(key, old));
+                    }
+                }
+                states.push(shard.entries.clone());
+                if stamp == settled {
+                    assert_eq!(shard.settle(stamp).len(), stamp as usize);
+                }
+            }
+            let safe = random.u64(settled..20);
+            shard.take_back(safe);
+            assert_eq!(shard.entries, states[safe as usize], "seed {seed}");
+            assert!(shard.newest() <= safe && shard.stamp(place) <= safe);
+        }
     }
 
     #[test]

@@ -168,6 +168,13 @@ pub fn quote(word: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// The same as a string of its own, for messages.
+pub fn quoted(word: &[u8]) -> String {
+    let mut out = Vec::new();
+    quote(word, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Appends valid UTF-8, escaping quotes, backslashes and control characters (U+0080 to U+009F too:
 /// a terminal obeys them).
 fn escape_text(text: &[u8], out: &mut Vec<u8>) {
@@ -234,12 +241,6 @@ mod tests {
         let mut words = Words::default();
         split(line, &mut words)?;
         Ok(words.iter().map(<[u8]>::to_vec).collect())
-    }
-
-    fn quoted(word: &[u8]) -> String {
-        let mut out = Vec::new();
-        quote(word, &mut out);
-        String::from_utf8(out).unwrap()
     }
 
     #[test]

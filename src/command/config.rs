@@ -6,11 +6,17 @@ use crate::glob::Pattern;
 use crate::request::Request;
 
 pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), CommandError> {
-    let patterns: Result<Vec<_>, _> =
-        request.words_from(2).map(|word| Pattern::new(&word.to_ascii_lowercase())).collect();
-    let patterns = patterns?;
-    let mut found = parameters(context.config);
-    found.retain(|(name, _)| patterns.iter().any(|pattern| pattern.matches(name.as_bytes())));
+    let parameters = parameters(context.config);
+    let mut asked = vec![false; parameters.len()];
+    // One pattern at a time: each may take megabytes.
+    for word in request.words_from(2) {
+        let pattern = Pattern::new(&word.to_ascii_lowercase())?;
+        for ((name, _), asked) in parameters.iter().zip(&mut asked) {
+            *asked |= pattern.matches(name.as_bytes());
+        }
+    }
+    let found: Vec<_> =
+        parameters.iter().zip(asked).filter_map(|(found, asked)| asked.then_some(found)).collect();
     context.replies.array(2 * found.len());
     for (name, value) in found {
         context.replies.bulk(name.as_bytes());

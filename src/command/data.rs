@@ -1,11 +1,10 @@
 //! The commands on keys and values, and the two that only answer.
 
 use super::{CommandError, Context, integer};
-use crate::engine::WriteError;
-use crate::engine::shown;
 use crate::glob::Pattern;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::request::Request;
+use crate::text::quoted;
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -33,7 +32,8 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() > 3 {
-        return Err(match request.inline {
+        let is_option = |known: &&str| request[3].eq_ignore_ascii_case(known.as_bytes());
+        return Err(match request.inline && !SET_OPTIONS.iter().any(is_option) {
             true => unquoted(request),
             false => CommandError::Syntax,
         });
@@ -43,6 +43,10 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+/// What Redis's SET takes after the value: whoever types one of these did not forget quotes.
+const SET_OPTIONS: &[&str] =
+    &["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL", "IFEQ", "IFNE"];
+
 /// What a person meant who typed `SET nom Jean Dupont`.
 fn unquoted(request: &Request<'_>) -> CommandError {
     let words: Vec<_> = request.words_from(2).collect();
@@ -50,7 +54,7 @@ fn unquoted(request: &Request<'_>) -> CommandError {
     if value.len() > 128 {
         return CommandError::Syntax;
     }
-    CommandError::Unquoted(format!("SET {} {}", shown(&request[1]), shown(&value)))
+    CommandError::Unquoted(format!("SET {} {}", quoted(&request[1]), quoted(&value)))
 }
 
 pub fn del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -75,7 +79,7 @@ pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
     let offset = integer(&request[2])?;
     let offset = usize::try_from(offset).map_err(|_| CommandError::Offset)?;
     if offset > VALUE_BYTES_MAX && !request[3].is_empty() {
-        return Err(WriteError::TooLong.into());
+        return Err(CommandError::TooLong);
     }
     let length = context.session.set_range(&request[1], offset, &request[3])?;
     context.replies.count(length);

@@ -93,7 +93,7 @@ pub fn command_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
     for name in request.words_from(2) {
         match lookup(name) {
             Some(command) => info(context.replies, command, None),
-            None => context.replies.nil_array(),
+            None => context.replies.nil(),
         }
     }
     Ok(())
@@ -117,10 +117,14 @@ fn info(replies: &mut Replies, command: &Command, container: Option<&str>) {
 }
 
 pub fn command_docs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let asked: Vec<_> = match request.len() {
-        2 => TABLE.iter().collect(),
-        _ => request.words_from(2).filter_map(lookup).collect(),
+    // Each at most once, however often it is named: the reply stays as long as the table.
+    let named = |command: &&Command| {
+        request.len() == 2
+            || request
+                .words_from(2)
+                .any(|name| lookup(name).is_some_and(|found| std::ptr::eq(found, *command)))
     };
+    let asked: Vec<_> = TABLE.iter().filter(named).collect();
     context.replies.array(2 * asked.len());
     asked.into_iter().for_each(|command| docs(context.replies, command, None));
     Ok(())

@@ -12,6 +12,7 @@ mod table;
 use crate::config::Config;
 use crate::engine::{Session, WriteError};
 use crate::glob;
+use crate::persistence::WriteRefused;
 use crate::reply::Replies;
 use crate::request::Request;
 use crate::text;
@@ -84,12 +85,24 @@ pub enum CommandError {
     /// `HELP` on what is no command.
     #[error("ERR no command '{0}'; HELP lists them")]
     NoHelp(String),
-    /// See [`WriteError`].
-    #[error(transparent)]
-    Write(#[from] WriteError),
+    /// The journal takes no writes, or not this one.
+    #[error("MISCONF Errors writing to the AOF file: {0}")]
+    Refused(#[from] WriteRefused),
+    /// A value beyond the limit.
+    #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
+    TooLong,
     /// See [`glob::TooLong`].
-    #[error(transparent)]
+    #[error("ERR {0}")]
     Pattern(#[from] glob::TooLong),
+}
+
+impl From<WriteError> for CommandError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Refused(refused) => Self::Refused(refused),
+            WriteError::TooLong => Self::TooLong,
+        }
+    }
 }
 
 /// Longest part of a request that an error echoes, in bytes (Redis's own bound).

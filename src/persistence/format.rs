@@ -36,6 +36,11 @@ impl FileId {
         Self(digits)
     }
 
+    /// Its digits.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
     fn parse(digits: &[u8]) -> Option<Self> {
         let digits: [u8; ID_DIGITS] = digits.try_into().ok()?;
         digits.iter().all(is_lower_hex).then_some(Self(digits))
@@ -64,8 +69,7 @@ impl Header {
 
 impl fmt::Display for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = str::from_utf8(&self.id.0).unwrap_or_default();
-        writeln!(f, "{HEADER_START}{VERSION} id={digits}")
+        writeln!(f, "{HEADER_START}{VERSION} id={}", self.id.as_str())
     }
 }
 
@@ -100,6 +104,11 @@ impl Seal {
             durable: number(fields.next()?)?,
         };
         fields.next().is_none().then_some(seal)
+    }
+
+    /// The durable mark, where it is one: no seal knows its own batch to be durable.
+    pub fn claimed(&self) -> u64 {
+        if self.durable < self.number { self.durable } else { 0 }
     }
 
     /// The seal of a batch of which `body` has been summed.
@@ -176,22 +185,37 @@ pub enum RecordError {
     /// Too few or too many words.
     #[error("wrong number of arguments for '{0}'")]
     Arity(&'static str),
-    /// An offset that is no number, or a value longer than values may be.
-    #[error("value out of range")]
+    /// An offset that is no number, or a key or value longer than they may be.
+    #[error("an offset, key or value is out of range: they end at 512 MiB")]
     Range,
+}
+
+impl RecordError {
+    /// What keeps bytes from being a line of text.
+    pub fn of_bytes(line: &[u8]) -> Option<Self> {
+        let text = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(byte) = text.iter().find(|byte| !text::is_text_byte(**byte)) {
+            return Some(Self::NotText(*byte));
+        }
+        if str::from_utf8(line).is_err() {
+            return Some(Self::NotUtf8);
+        }
+        (text.len() < line.len()).then_some(Self::CarriageReturn)
+    }
+
+    /// The first word of `line` is the name of no record.
+    pub fn unknown(line: &[u8]) -> Self {
+        let name = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty());
+        let name = String::from_utf8_lossy(name.unwrap_or_default());
+        Self::Unknown(name.chars().take(32).collect())
+    }
 }
 
 impl<'a> Record<'a> {
     /// Parses a line without its line end; `words` lends its memory.
     pub fn parse(line: &[u8], words: &'a mut Words) -> Result<Self, RecordError> {
-        if line.ends_with(b"\r") {
-            return Err(RecordError::CarriageReturn);
-        }
-        if let Some(byte) = line.iter().find(|byte| !text::is_text_byte(**byte)) {
-            return Err(RecordError::NotText(*byte));
-        }
-        if str::from_utf8(line).is_err() {
-            return Err(RecordError::NotUtf8);
+        if let Some(error) = RecordError::of_bytes(line) {
+            return Err(error);
         }
         text::split(line, words).map_err(|_| RecordError::Quotes)?;
         Self::from_words(words)
@@ -236,14 +260,16 @@ impl<'a> Record<'a> {
             exactly("FLUSHALL", 1)?;
             return Ok(Self::FlushAll);
         }
-        let name = String::from_utf8_lossy(&words[0]);
-        Err(RecordError::Unknown(name.chars().take(32).collect()))
+        Err(RecordError::unknown(&words[0]))
     }
-}
 
-/// Whether a line is a record, by its first bytes: neither blank nor a comment.
-pub fn is_record_line(head: &[u8]) -> bool {
-    !head.starts_with(b"#") && !head.iter().all(u8::is_ascii_whitespace)
+    /// Whether a line begins with the name of a record.
+    pub fn is_known(line: &[u8]) -> bool {
+        let name = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty());
+        let is =
+            |known: &&str| name.is_some_and(|name| name.eq_ignore_ascii_case(known.as_bytes()));
+        ["SET", "DEL", "APPEND", "SETRANGE", "FLUSHALL"].iter().any(is)
+    }
 }
 
 /// Appends a `SET` record to `out`.
@@ -367,6 +393,7 @@ mod tests {
 
     #[test]
     fn records_are_write_commands() {
+        const RANGE: &str = "an offset, key or value is out of range: they end at 512 MiB";
         let parse = |line: &str| {
             let mut words = Words::default();
             Record::parse(line.as_bytes(), &mut words).map(|record| format!("{record:?}"))
@@ -381,8 +408,8 @@ mod tests {
             ("SET a", "wrong number of arguments for 'SET'"),
             ("DEL", "wrong number of arguments for 'DEL'"),
             ("FLUSHALL ASYNC", "wrong number of arguments for 'FLUSHALL'"),
-            ("SETRANGE a -1 x", "value out of range"),
-            ("SETRANGE a 536870912 x", "value out of range"),
+            ("SETRANGE a -1 x", RANGE),
+            ("SETRANGE a 536870912 x", RANGE),
             ("SET a \"1", "unbalanced quotes"),
             ("SET a \0", "byte 0x00 is not text (inside quotes it is written \\x00)"),
             ("SET a 1\r", "the line ends in CR LF; `tr -d '\\r' < FILE > NEW` converts the file"),

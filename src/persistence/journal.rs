@@ -10,7 +10,8 @@
 //! - `committed` passes a batch only once it may be acknowledged: fsynced under `always`, written
 //!   otherwise;
 //! - a seal's durable mark is the highest batch whose fsync had succeeded;
-//! - after a failed write or fsync nothing is ever committed again on this file.
+//! - after a failed write or fsync nothing is ever committed again on this file;
+//! - at most one batch is being written, and one fsync of written batches is under way.
 //!
 //! Lock order: a shard's lock may be held when the journal's is taken, never the other way.
 
@@ -22,14 +23,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::format::{Checksum, FileId, Seal};
 use super::scan::Sealed;
-use crate::limits::SPARE_BYTES_MAX;
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX};
 use crate::sync::{AbortOnPanic, lock, wait};
 
 /// The number of a batch: whoever shows what it changed waits until it is committed.
 pub type Mark = u64;
 
 /// When what was written is made to survive a power cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
     /// Before it is acknowledged.
     Always,
@@ -40,6 +41,9 @@ pub enum Fsync {
 }
 
 impl Fsync {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Always, Self::Everysec, Self::No];
+
     /// As on the command line and in Redis's `appendfsync`.
     pub fn name(self) -> &'static str {
         match self {
@@ -52,7 +56,7 @@ impl Fsync {
 
 /// Why a write is not acknowledged. It may or may not be found after a restart.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("MISCONF Errors writing to the AOF file: {0}")]
+#[error("{0}")]
 pub struct WriteRefused(Arc<str>);
 
 /// Where a journal goes on in its file.
@@ -105,6 +109,10 @@ struct State {
     number: u64,
     /// A leader is writing batch `number - 1`.
     writing: bool,
+    /// Someone fsyncs what is committed.
+    syncing: bool,
+    /// Nothing more is appended.
+    closing: bool,
     /// The highest batch known to be fsynced.
     synced: u64,
     /// The highest durable mark in the file.
@@ -126,6 +134,8 @@ impl Journal {
             pending_records: 0,
             number: last + 1,
             writing: false,
+            syncing: false,
+            closing: false,
             synced: last,
             marked,
             last_with_records,
@@ -161,18 +171,34 @@ impl Journal {
     }
 
     /// Adds `records`, whole lines of which there are `count`, to the pending batch: all of them
-    /// will be in the file or none. Call it with the locks of all changed shards held, so that the
-    /// file has the order of memory.
-    pub fn append(&self, records: &[u8], count: u64) -> Mark {
+    /// will be in the file or none. Call it with the locks of all shards it changes held and before
+    /// it changes them, so that the file has the order of memory. `records` may be exchanged for
+    /// another buffer: a large record is not copied.
+    pub fn append(&self, records: &mut Vec<u8>, count: u64) -> Result<Mark, WriteRefused> {
         let mut state = lock(&self.state);
-        state.pending.extend_from_slice(records);
+        if let Some(refused) = &state.failure {
+            return Err(refused.clone());
+        }
+        if state.closing {
+            return Err(stopping());
+        }
+        if state.pending.is_empty() && records.len() > CLIENT_SPARE_BYTES_MAX {
+            std::mem::swap(&mut state.pending, records);
+        } else {
+            state.pending.extend_from_slice(records);
+        }
         state.pending_records += count;
-        state.number
+        Ok(state.number)
+    }
+
+    /// The highest batch that may be acknowledged.
+    pub fn committed(&self) -> Mark {
+        self.committed.load(Ordering::Acquire)
     }
 
     /// Whether everything up to `mark` may be acknowledged already.
     pub fn is_committed(&self, mark: Mark) -> bool {
-        self.committed.load(Ordering::Acquire) >= mark
+        self.committed() >= mark
     }
 
     /// Waits until everything up to `mark` may be acknowledged, writing it if no one else does.
@@ -197,6 +223,7 @@ impl Journal {
 
     /// Writes the pending batch, empty or not, with the lock released meanwhile.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        assert!(!state.writing, "one leader at a time");
         let spare = std::mem::take(&mut state.spare);
         let mut batch = std::mem::replace(&mut state.pending, spare);
         let records = std::mem::take(&mut state.pending_records);
@@ -209,28 +236,30 @@ impl Journal {
         let guard = AbortOnPanic;
         let written = self.write(&mut batch, number, records, durable);
         batch.clear();
-        batch.shrink_to(SPARE_BYTES_MAX);
+        batch.shrink_to(JOURNAL_SPARE_BYTES_MAX);
         std::mem::forget(guard);
 
         let mut state = lock(&self.state);
         state.writing = false;
         state.spare = batch;
         match written {
+            // Another thread's fsync failed meanwhile: nobody knows what of this is on disk.
+            _ if state.failure.is_some() => {}
             Ok(()) => {
                 state.marked = durable;
                 if records > 0 {
                     state.last_with_records = number;
                 }
                 if self.fsync == Fsync::Always {
-                    state.synced = state.synced.max(number);
+                    state.synced = number;
                 }
                 self.committed.store(number, Ordering::Release);
-                self.woken[number as usize % 2].notify_all();
                 // One of those who wait for the next batch leads it.
                 self.woken[(number + 1) as usize % 2].notify_one();
             }
             Err(error) => self.fail(&mut state, &error),
         }
+        self.woken[number as usize % 2].notify_all();
         state
     }
 
@@ -252,27 +281,24 @@ impl Journal {
     }
 
     fn fail(&self, state: &mut State, error: &io::Error) {
-        if state.failure.is_some() {
-            return;
-        }
         log::error!(
-            "{}: {error}: writes are refused from now on, reads go on; make the disk well and restart",
+            "{}: {error}: writes are refused from now on and those under way are taken back, reads go \
+             on; make the disk well and restart",
             self.path.display()
         );
-        self.refuse(state, &error.to_string());
+        self.refuse(state, WriteRefused(error.to_string().into()));
     }
 
-    fn refuse(&self, state: &mut State, reason: &str) {
-        state.failure = Some(WriteRefused(reason.into()));
+    fn refuse(&self, state: &mut State, reason: WriteRefused) {
+        state.failure = Some(reason);
         self.failed.store(true, Ordering::Release);
         self.woken.iter().for_each(Condvar::notify_all);
     }
 
     /// Under `everysec`, fsyncs what is written; call it each second.
     pub fn sync_second(&self) {
-        let state = lock(&self.state);
-        if self.fsync == Fsync::Everysec && state.synced < self.committed.load(Ordering::Acquire) {
-            drop(self.sync(state));
+        if self.fsync == Fsync::Everysec {
+            drop(self.sync(lock(&self.state)));
         }
     }
 
@@ -284,51 +310,73 @@ impl Journal {
         let state = lock(&self.state);
         let written = state.number - 1;
         let idle = written == before && !state.writing && state.pending.is_empty();
-        let unmarked = state.marked < state.last_with_records;
         let durable = state.last_with_records <= state.synced;
-        if idle && unmarked && durable && state.failure.is_none() {
+        if idle && durable && state.is_unmarked() && !state.closing && state.failure.is_none() {
             drop(self.lead(state));
         }
         written
     }
 
-    /// Fsyncs what is committed, with the lock released meanwhile.
-    fn sync<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.failure.is_some() {
+    /// Fsyncs what is committed and not yet synced, with the lock released meanwhile.
+    fn sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.syncing {
+            state = wait(&self.woken[0], state);
+        }
+        let target = self.committed();
+        if state.failure.is_some() || state.synced >= target {
             return state;
         }
-        let target = self.committed.load(Ordering::Acquire);
+        state.syncing = true;
         drop(state);
+        let guard = AbortOnPanic;
         let synced = self.file.sync_data();
+        std::mem::forget(guard);
         let mut state = lock(&self.state);
+        state.syncing = false;
+        self.woken[0].notify_all();
         match synced {
-            Ok(()) => state.synced = state.synced.max(target),
+            _ if state.failure.is_some() => {}
+            Ok(()) => state.synced = target,
             Err(error) => self.fail(&mut state, &error),
         }
         state
     }
 
-    /// Commits what is pending, makes everything durable whatever the mode, marks it so, and
-    /// refuses all further writes. After an error some acknowledged writes may not be durable.
+    /// Takes no more, commits what is pending, makes everything durable whatever the mode, and marks
+    /// it so. After an error some acknowledged writes may not be durable.
     pub fn close(&self) -> Result<(), WriteRefused> {
-        let pending = lock(&self.state).number;
-        if !lock(&self.state).pending.is_empty() {
-            self.commit(pending)?;
-        }
         let mut state = lock(&self.state);
-        while state.writing {
-            let next = state.number - 1;
-            state = wait(&self.woken[next as usize % 2], state);
+        state.closing = true;
+        while state.failure.is_none() && (state.writing || !state.pending.is_empty()) {
+            let last = state.number - 1;
+            state = match state.writing {
+                true => wait(&self.woken[last as usize % 2], state),
+                false => self.lead(state),
+            };
         }
+        // From here on nobody else writes: nothing is pending and nothing can be appended.
         state = self.sync(state);
-        if state.failure.is_none() && state.marked < state.last_with_records {
+        if state.failure.is_none() && state.is_unmarked() {
             state = self.lead(state);
             state = self.sync(state);
         }
-        if let Some(refused) = &state.failure {
-            return Err(refused.clone());
+        match &state.failure {
+            Some(refused) => Err(refused.clone()),
+            None => {
+                self.refuse(&mut state, stopping());
+                Ok(())
+            }
         }
-        self.refuse(&mut state, "the server is stopping");
-        Ok(())
     }
+}
+
+impl State {
+    /// Whether there are records that no seal marks as durable.
+    fn is_unmarked(&self) -> bool {
+        self.marked < self.last_with_records
+    }
+}
+
+fn stopping() -> WriteRefused {
+    WriteRefused("the server is stopping".into())
 }

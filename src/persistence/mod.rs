@@ -6,6 +6,8 @@
 
 pub mod format;
 mod journal;
+mod lines;
+mod load;
 mod recovery;
 pub mod scan;
 

@@ -2,13 +2,15 @@
 //! load it, and only then create, adopt or cut. Until [`Recovery::finish`] nothing on disk changes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use super::format::{Checksum, FileId, Header, Record, Seal, is_record_line};
+use super::format::{Checksum, FileId, Header, Record, Seal};
 use super::journal::{Fsync, Journal, Position};
-use super::scan::{self, Refusal, ScanError, Verdict};
+use super::lines::{Lines, READ_BYTES};
+use super::load::{Source, for_each_record};
+use super::scan::{self, Cause, Refusal, ScanError, Sealed, Tail, Verdict};
 
 /// Why a data file cannot be opened. The file is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +69,14 @@ pub enum Error {
 pub struct Recovery {
     /// Absolute, symbolic links resolved.
     path: PathBuf,
-    /// Open and locked; `None` while the file does not exist.
-    file: Option<File>,
-    verdict: Verdict,
+    found: Found,
+}
+
+#[derive(Debug)]
+enum Found {
+    Missing,
+    /// Open, locked and scanned.
+    File(File, Verdict),
 }
 
 impl Recovery {
@@ -81,11 +88,12 @@ impl Recovery {
             if leftover.exists() {
                 return Err(Error::LeftoverOnly { path, leftover });
             }
-            return Ok(Self { path, file: None, verdict: Verdict::Empty });
+            return Ok(Self { path, found: Found::Missing });
         };
         let mut file = open_locked(&path)?;
-        let verdict = scan::scan(&mut file).map_err(|error| scan_error(&path, error))?;
-        Ok(Self { path, file: Some(file), verdict })
+        let verdict = scan::scan(&mut file);
+        let verdict = verdict.map_err(|error| scan_error(&path, Source::Handwritten, error))?;
+        Ok(Self { path, found: Found::File(file, verdict) })
     }
 
     /// The data file's absolute path.
@@ -95,65 +103,42 @@ impl Recovery {
 
     /// Hands every record of the good batches to `apply`, in order.
     pub fn load(&mut self, apply: impl FnMut(Record<'_>)) -> Result<(), Error> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let end = match &self.verdict {
-            Verdict::Empty => 0,
-            Verdict::Handwritten => io_error(&self.path, "read", file.metadata())?.len(),
-            Verdict::Intact(sealed) | Verdict::Torn(sealed, _) => sealed.end,
+        let Found::File(file, verdict) = &mut self.found else { return Ok(()) };
+        let (end, source) = match verdict {
+            Verdict::Empty => return Ok(()),
+            Verdict::Handwritten => {
+                (io_error(&self.path, "read", file.metadata())?.len(), Source::Handwritten)
+            }
+            Verdict::Intact(sealed) | Verdict::Torn(sealed, _) => (sealed.end, Source::Sealed),
         };
-        scan::for_each_record(file, 0..end, apply).map_err(|error| scan_error(&self.path, error))
+        let loaded = for_each_record(file, 0..end, source, apply);
+        loaded.map_err(|error| scan_error(&self.path, source, error))
     }
 
     /// Makes the file ready to be appended to: creates a missing one, seals a hand-written one, cuts
     /// a torn tail and keeps it aside, and waits until all of it is on disk.
     pub fn finish(self, fsync: Fsync) -> Result<Journal, Error> {
-        let Self { path, file, verdict } = self;
-        if file.is_some() {
-            remove_leftover(&path);
-        }
-        let (file, position) = match (verdict, file) {
-            (Verdict::Empty, file) => {
-                if file.is_none() {
-                    log::info!("{}: it does not exist and is created", path.display());
-                } else {
-                    log::info!("{}: it is empty and becomes a new data file", path.display());
+        let Self { path, found } = self;
+        let (file, position) = match found {
+            Found::Missing => create(&path)?,
+            Found::File(file, verdict) => {
+                remove_leftover(&path);
+                match verdict {
+                    Verdict::Empty => begin_anew(&path, &file)?,
+                    Verdict::Handwritten => adopt(&path, &file)?,
+                    Verdict::Intact(sealed) => {
+                        if sealed.unterminated {
+                            io_error(&path, "write", (&file).write_all(b"\n"))?;
+                        }
+                        (file, Position::after(&sealed))
+                    }
+                    Verdict::Torn(sealed, tail) => cut(&path, file, &sealed, &tail)?,
                 }
-                let id = FileId::random();
-                let file = install(&path, file.as_ref(), |out| write!(out, "{}", Header { id }))?;
-                (file, Position { id, last: 0, last_with_records: 0, marked: 0 })
-            }
-            (Verdict::Handwritten, Some(file)) => {
-                let (file, position) = adopt(&path, file)?;
-                log::info!("{}: it was written by hand and is sealed now", path.display());
-                (file, position)
-            }
-            (Verdict::Intact(sealed), Some(file)) => {
-                if sealed.unterminated {
-                    io_error(&path, "write", (&file).write_all(b"\n"))?;
-                }
-                (file, Position::after(&sealed))
-            }
-            (Verdict::Torn(sealed, tail), Some(mut file)) => {
-                let aside = keep_aside(&path, &mut file, sealed.end)?;
-                io_error(&path, "cut", file.set_len(sealed.end))?;
-                log::warn!(
-                    "{}: line {}, offset {}: {}: a crash tore this tail off before it was \
-                     acknowledged; {} bytes ({} records) were moved to {}",
-                    path.display(),
-                    tail.line,
-                    sealed.end,
-                    tail.cause,
-                    tail.bytes,
-                    tail.records,
-                    aside.display(),
-                );
-                (file, Position::after(&sealed))
-            }
-            (Verdict::Handwritten | Verdict::Intact(_) | Verdict::Torn(..), None) => {
-                unreachable!("a verdict on lines comes from a file")
             }
         };
+        // Also what a run without fsync, or one that ended between rename and fsync, left undone.
         io_error(&path, "fsync", file.sync_all())?;
+        sync_folder(&path)?;
         Ok(Journal::new(file, path, fsync, position))
     }
 }
@@ -162,14 +147,14 @@ fn io_error<T>(path: &Path, action: &'static str, result: io::Result<T>) -> Resu
     result.map_err(|source| Error::Io { path: path.to_owned(), action, source })
 }
 
-fn scan_error(path: &Path, error: ScanError) -> Error {
+fn scan_error(path: &Path, source: Source, error: ScanError) -> Error {
     match error {
         ScanError::Io(source) => Error::Io { path: path.to_owned(), action: "read", source },
         ScanError::Refused(refusal) => {
             let shown = path.display();
-            let next = match &refusal.cause {
-                scan::Cause::Newer(_) => String::new(),
-                scan::Cause::Record(_) | scan::Cause::Encoding(_) => {
+            let next = match (&refusal.cause, source) {
+                (Cause::Newer(_), _) => "Or start on another file with --file.".to_owned(),
+                (Cause::Record(_) | Cause::Encoding(_), Source::Handwritten) => {
                     "Correct the line, or start on another file with --file.".to_owned()
                 }
                 _ => format!(
@@ -207,7 +192,8 @@ fn resolve_missing(path: &Path) -> Result<PathBuf, Error> {
         let source = io::Error::new(io::ErrorKind::NotFound, "a symbolic link to nothing");
         return io_error(path, "open", Err(source));
     }
-    let Some(name) = path.file_name() else {
+    let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let Some(name) = path.file_name().filter(|_| !ends_in_slash) else {
         return Err(Error::NotAFile { path: path.to_owned(), kind: "a folder" });
     };
     let folder = match path.parent() {
@@ -277,47 +263,69 @@ fn remove_leftover(path: &Path) {
     }
 }
 
-/// Writes a complete new file beside `path` and renames it to `path`, all of it fsynced. `old` is
-/// the file it replaces, whose mode and owner it takes; without one the mode is 0600. The new file is
+/// Creates the file. Whoever else does the same at this moment wins or fails, never both win: a link
+/// is not made where a name exists.
+fn create(path: &Path) -> Result<(File, Position), Error> {
+    let id = FileId::random();
+    let new = beside(path, &format!(".new-{}", id.as_str()));
+    let file = write_new(&new, None, |out| write!(out, "{}", Header { id }))?;
+    let linked = fs::hard_link(&new, path);
+    let _ = fs::remove_file(&new);
+    io_error(path, "create", linked)?;
+    log::info!("{}: it did not exist and was created", path.display());
+    Ok((file, Position { id, last: 0, last_with_records: 0, marked: 0 }))
+}
+
+/// Gives an empty file a header.
+fn begin_anew(path: &Path, old: &File) -> Result<(File, Position), Error> {
+    let id = FileId::random();
+    let file = replace(path, old, |out| write!(out, "{}", Header { id }))?;
+    log::info!("{}: it was empty and became a new data file", path.display());
+    Ok((file, Position { id, last: 0, last_with_records: 0, marked: 0 }))
+}
+
+/// Replaces the file at `path`, which is `old`, by a complete new one of the same mode and owner,
 /// locked before it has the name.
-fn install(
+fn replace(
+    path: &Path,
+    old: &File,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> Result<File, Error> {
+    let new = beside(path, ".tmp");
+    let file = write_new(&new, Some(old), write)?;
+    io_error(path, "rename", fs::rename(&new, path))?;
+    Ok(file)
+}
+
+/// Writes a new file, locked and fsynced; on an error it is removed. Its mode is 0600, or that of
+/// `old`.
+fn write_new(
     path: &Path,
     old: Option<&File>,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<File, Error> {
-    let new = beside(path, if old.is_some() { ".tmp" } else { ".new" });
-    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&new);
-    let file = io_error(&new, "create", opened)?;
-    lock(&file, &new)?;
-    if old.is_none() && path.exists() {
-        let source = io::Error::new(io::ErrorKind::AlreadyExists, "another process just made it");
-        return io_error(path, "create", Err(source));
+    let opened = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path);
+    let file = io_error(path, "create", opened)?;
+    let written = lock(&file, path).and_then(|()| {
+        io_error(path, "take the mode and owner", old.map_or(Ok(()), |old| resemble(&file, old)))?;
+        let mut out = BufWriter::with_capacity(READ_BYTES, &file);
+        let written = write(&mut out).and_then(|()| out.flush()).and_then(|()| file.sync_all());
+        io_error(path, "write", written)
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_file(path);
+        return Err(error);
     }
-    io_error(&new, "write", write_new(&file, old, write))?;
-    io_error(path, "rename", fs::rename(&new, path))?;
-    sync_folder(path)?;
     Ok(file)
 }
 
-fn write_new(
-    file: &File,
-    old: Option<&File>,
-    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> io::Result<()> {
-    file.set_len(0)?;
-    if let Some(old) = old {
-        let metadata = old.metadata()?;
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (metadata.uid(), metadata.gid()) {
-            fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+/// Gives `new` the mode and owner of `old`.
+fn resemble(new: &File, old: &File) -> io::Result<()> {
+    let (old, made) = (old.metadata()?, new.metadata()?);
+    if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+        fchown(new, Some(old.uid()), Some(old.gid()))?;
     }
-    let mut out = BufWriter::with_capacity(256 << 10, file);
-    write(&mut out)?;
-    out.flush()?;
-    drop(out);
-    file.sync_all()
+    new.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))
 }
 
 /// Makes the names in the folder of `path` durable.
@@ -328,49 +336,78 @@ fn sync_folder(path: &Path) -> Result<(), Error> {
 
 /// Rewrites a hand-written file with a header before its lines and a seal after them; the lines
 /// themselves, comments too, stay as they are.
-fn adopt(path: &Path, file: File) -> Result<(File, Position), Error> {
+fn adopt(path: &Path, old: &File) -> Result<(File, Position), Error> {
     let id = FileId::random();
     let mut records = 0;
-    let new = install(path, Some(&file), |out| {
+    let file = replace(path, old, |out| {
         write!(out, "{}", Header { id })?;
         let mut checksum = Checksum::new(id);
-        let mut source = BufReader::with_capacity(256 << 10, &file);
+        let mut source = old;
         source.seek(SeekFrom::Start(0))?;
-        let mut line = Vec::new();
-        while io::BufRead::read_until(&mut source, b'\n', &mut line)? > 0 {
-            if !line.ends_with(b"\n") {
-                line.push(b'\n');
+        let mut lines = Lines::new(source, old.metadata()?.len());
+        let mut written = Ok(());
+        let mut write = |bytes: &[u8]| {
+            checksum.update(bytes);
+            if written.is_ok() {
+                written = out.write_all(bytes);
             }
-            records += u64::from(is_record_line(&line));
-            checksum.update(&line);
-            out.write_all(&line)?;
-            line.clear();
+        };
+        while let Some(line) = lines.next(&mut write)? {
+            if line.whole {
+                write(line.head);
+            }
+            if !line.terminated {
+                write(b"\n");
+            }
+            records += u64::from(line.is_record());
         }
+        written?;
         write!(out, "{}", Seal::close(1, records, 0, checksum))
     })?;
+    log::info!("{}: it was written by hand and is sealed now", path.display());
     let last_with_records = u64::from(records > 0);
-    Ok((new, Position { id, last: 1, last_with_records, marked: 0 }))
+    Ok((file, Position { id, last: 1, last_with_records, marked: 0 }))
+}
+
+/// Cuts a torn tail off, after a copy of it is safe.
+fn cut(path: &Path, file: File, sealed: &Sealed, tail: &Tail) -> Result<(File, Position), Error> {
+    let aside = keep_aside(path, &file, sealed.end)?;
+    io_error(path, "cut", file.set_len(sealed.end))?;
+    log::warn!(
+        "{}: line {}, offset {}: {}: no seal vouches for what follows. A crash tore it off before it \
+         was acknowledged, or it was added by hand; {} bytes ({} records) were moved to {}",
+        path.display(),
+        tail.line,
+        sealed.end,
+        tail.cause,
+        tail.bytes,
+        tail.records,
+        aside.display(),
+    );
+    Ok((file, Position::after(sealed)))
 }
 
 /// Copies everything from `offset` on to a new file beside `path`, durably, and returns its path.
-fn keep_aside(path: &Path, file: &mut File, offset: u64) -> Result<PathBuf, Error> {
-    let mut number = 1;
-    loop {
+fn keep_aside(path: &Path, mut file: &File, offset: u64) -> Result<PathBuf, Error> {
+    for number in 1.. {
         let suffix = match number {
             1 => format!(".torn-{offset}"),
             _ => format!(".torn-{offset}-{number}"),
         };
         let aside = beside(path, &suffix);
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            created => {
-                let mut copy = io_error(&aside, "create", created)?;
-                io_error(path, "read", file.seek(SeekFrom::Start(offset)))?;
-                let copied = io::copy(file, &mut copy).and_then(|_| copy.sync_all());
-                io_error(&aside, "write", copied)?;
-                sync_folder(path)?;
-                return Ok(aside);
-            }
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside);
+        if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            continue;
         }
+        let mut copy = io_error(&aside, "create", created)?;
+        io_error(path, "read", file.seek(SeekFrom::Start(offset)))?;
+        if let Err(source) = io::copy(&mut file, &mut copy).and_then(|_| copy.sync_all()) {
+            let _ = fs::remove_file(&aside);
+            let action = "keep the torn tail of the data file aside";
+            return Err(Error::Io { path: aside, action, source });
+        }
+        sync_folder(path)?;
+        return Ok(aside);
     }
+    unreachable!("numbers do not end")
 }

@@ -1,0 +1,127 @@
+//! Reads a file's lines without keeping them: a line may be gigabytes long, or be no line at all.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
+
+use super::format::SEAL_BYTES_MAX;
+
+/// How much is read at once, in bytes.
+pub const READ_BYTES: usize = 256 << 10;
+
+/// A file's lines, of which only the first bytes are kept.
+pub struct Lines<R> {
+    reader: BufReader<R>,
+    progress: Progress,
+    /// Number of the last line read, from 1.
+    pub number: u64,
+    /// Where the next line begins.
+    pub offset: u64,
+    head: Vec<u8>,
+}
+
+/// One line of [`Lines`].
+pub struct Line<'a> {
+    /// From 1.
+    pub number: u64,
+    /// Where it begins.
+    pub offset: u64,
+    /// With its line end.
+    pub length: u64,
+    /// It has a line end.
+    pub terminated: bool,
+    /// It holds nothing but blanks.
+    pub blank: bool,
+    /// Whether `head` is all of it.
+    pub whole: bool,
+    /// Its first bytes.
+    pub head: &'a [u8],
+}
+
+impl Line<'_> {
+    /// The head without the line end.
+    pub fn text(&self) -> &[u8] {
+        self.head.strip_suffix(b"\n").unwrap_or(self.head)
+    }
+
+    /// Whether it must be a record: neither blank nor a comment.
+    pub fn is_record(&self) -> bool {
+        !self.blank && !self.head.starts_with(b"#")
+    }
+}
+
+impl<R: Read> Lines<R> {
+    /// Seals, and headers, are shorter.
+    const HEAD_BYTES: usize = 2 * SEAL_BYTES_MAX;
+
+    /// The lines of `source`, which is `length` bytes long.
+    pub fn new(source: R, length: u64) -> Self {
+        let reader = BufReader::with_capacity(READ_BYTES, source);
+        let progress = Progress::new("checking", length);
+        Self { reader, progress, number: 0, offset: 0, head: Vec::new() }
+    }
+
+    /// Reads the next line; one that is longer than its head goes to `long`, piece by piece.
+    pub fn next(&mut self, mut long: impl FnMut(&[u8])) -> io::Result<Option<Line<'_>>> {
+        self.head.clear();
+        let (mut length, mut whole, mut terminated, mut blank) = (0, true, false, true);
+        while !terminated {
+            let buffer = self.reader.fill_buf()?;
+            if buffer.is_empty() {
+                break;
+            }
+            let end = memchr::memchr(b'\n', buffer);
+            terminated = end.is_some();
+            let piece = &buffer[..end.map_or(buffer.len(), |end| end + 1)];
+            blank = blank && piece.iter().all(u8::is_ascii_whitespace);
+            if whole && self.head.len() + piece.len() > Self::HEAD_BYTES {
+                whole = false;
+                long(&self.head);
+            }
+            if !whole {
+                long(piece);
+            }
+            let room = Self::HEAD_BYTES - self.head.len();
+            self.head.extend_from_slice(&piece[..piece.len().min(room)]);
+            let consumed = piece.len();
+            length += consumed as u64;
+            self.reader.consume(consumed);
+        }
+        if length == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let (number, offset, head) = (self.number, self.offset, &self.head);
+        self.offset += length;
+        self.progress.reach(self.offset);
+        Ok(Some(Line { number, offset, length, terminated, blank, whole, head }))
+    }
+}
+
+/// Logs, once a second, how far a long file is read.
+pub struct Progress {
+    action: &'static str,
+    total: u64,
+    started: Instant,
+    logged: Instant,
+    calls: u32,
+}
+
+impl Progress {
+    /// Progress through `total` bytes.
+    pub fn new(action: &'static str, total: u64) -> Self {
+        let started = Instant::now();
+        Self { action, total, started, logged: started, calls: 0 }
+    }
+
+    /// The reader is at `offset`.
+    pub fn reach(&mut self, offset: u64) {
+        self.calls = self.calls.wrapping_add(1);
+        if !self.calls.is_multiple_of(1024) || self.logged.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        self.logged = Instant::now();
+        let percent = offset * 100 / self.total.max(1);
+        let speed = offset as f64 / self.started.elapsed().as_secs_f64() / 1e6;
+        log::info!("{} the data file: {percent} % ({speed:.0} MB/s)", self.action);
+    }
+}

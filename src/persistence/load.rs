@@ -1,0 +1,88 @@
+//! Parses lines into records: the second pass over a file, after the scan has found which of its
+//! bytes are good; and the only one over a hand-written file and over a broken batch.
+
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+
+use super::format::{HEADER_START, Record, RecordError, SEAL_START};
+use super::lines::{Progress, READ_BYTES};
+use super::scan::{Cause, Refusal, ScanError};
+use crate::limits::RECORD_BYTES_MAX;
+use crate::text::{self, Words};
+
+/// Where the lines come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file with a header, where seals are comments like any other.
+    Sealed,
+    /// A file without, where a seal vouches for nothing and is refused.
+    Handwritten,
+}
+
+/// Parses the lines in `range` of `file` and hands each record to `apply`; the first line that is no
+/// record, comment or blank refuses. Line numbers count from the start of the range.
+pub fn for_each_record<F: Read + Seek>(
+    file: &mut F,
+    range: Range<u64>,
+    source: Source,
+    mut apply: impl FnMut(Record<'_>),
+) -> Result<(), ScanError> {
+    file.seek(SeekFrom::Start(range.start))?;
+    let mut reader = BufReader::with_capacity(READ_BYTES, file.take(range.end - range.start));
+    let mut progress = Progress::new("loading", range.end);
+    let (mut line, mut words) = (Vec::new(), Words::default());
+    let (mut number, mut offset) = (1, range.start);
+    loop {
+        line.clear();
+        let refuse = |cause: Cause| ScanError::Refused(Refusal { line: number, offset, cause });
+        let length = match read_line(&mut reader, &mut line)? {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            Err(error) => return Err(refuse(error.into())),
+        };
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
+            apply(Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?);
+        } else if let Some(cause) = comment_fault(text, source) {
+            return Err(refuse(cause));
+        }
+        number += 1;
+        offset += length;
+        progress.reach(offset);
+        // One huge line must not keep its memory to the end.
+        line.shrink_to(READ_BYTES);
+        words.clear(READ_BYTES);
+    }
+}
+
+/// What is wrong with a comment or a blank line, if anything.
+fn comment_fault(line: &[u8], source: Source) -> Option<Cause> {
+    let begins = |start: &str| line.starts_with(start.as_bytes());
+    if source == Source::Handwritten && (begins(SEAL_START) || begins(HEADER_START)) {
+        return Some(Cause::LooseSeal);
+    }
+    RecordError::of_bytes(line).map(Cause::from)
+}
+
+/// Reads one line with its end into `line` and returns its length, 0 at the end of the file. A long
+/// line must look like a record before the rest of it takes memory.
+fn read_line(
+    reader: &mut impl BufRead,
+    line: &mut Vec<u8>,
+) -> io::Result<Result<u64, RecordError>> {
+    const HEAD_BYTES: u64 = 64 << 10;
+    reader.take(HEAD_BYTES).read_until(b'\n', line)?;
+    if line.len() as u64 == HEAD_BYTES && !line.ends_with(b"\n") {
+        if let Some(byte) = line.iter().find(|byte| !text::is_text_byte(**byte)) {
+            return Ok(Err(RecordError::NotText(*byte)));
+        }
+        if !line.starts_with(b"#") && !Record::is_known(line) {
+            return Ok(Err(RecordError::unknown(line)));
+        }
+        reader.take(RECORD_BYTES_MAX as u64).read_until(b'\n', line)?;
+        if line.len() > RECORD_BYTES_MAX {
+            return Ok(Err(RecordError::Range));
+        }
+    }
+    Ok(Ok(line.len() as u64))
+}
