@@ -369,10 +369,7 @@ fn foreign_files_are_refused_on_line_1_with_the_reason() {
     assert_refused(b"\xef\xbb\xbfSET a 1\n", &["begins with a byte order mark"]);
     let utf16: Vec<u8> = "SET a 1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_refused(&[b"\xff\xfe".to_vec(), utf16].concat(), &["is UTF-16"]);
-    assert_refused(
-        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
-        &["line 1, offset 0", "the line ends in CR LF"],
-    );
+    assert_refused(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &["line 1, offset 0", "not UTF-8"]);
     assert_refused(
         &fs::read(crate::harness::COFFRE).unwrap(),
         &["line 1, offset 0", "byte 0x7f is not text"],
@@ -410,6 +407,51 @@ fn hand_written_files_are_taken_and_sealed_as_they_are() {
         let engine = start(&file).unwrap();
         assert_eq!(state(&engine), expected);
         engine.close().unwrap();
+    }
+}
+
+#[test]
+fn long_blanks_before_a_command_are_no_comment() {
+    let (_folder, file) = folder();
+    fs::write(&file, format!("{}SET a 1\n{}\n", " ".repeat(200), " ".repeat(200))).unwrap();
+    for _ in 0..2 {
+        assert_eq!(state(&start(&file).unwrap()).len(), 1);
+    }
+}
+
+#[test]
+fn a_client_cannot_forge_a_durable_mark() {
+    use coffre::persistence::format::{Checksum, Header, Seal};
+    let (_folder, file) = folder();
+    let engine = start(&file).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    let header = Header::parse(text.trim_end().as_bytes()).unwrap();
+    let seal = Seal::close(999_999, 0, 999_998, Checksum::new(header.id)).to_string();
+    let words: Vec<_> = seal.trim_end().split(' ').map(str::as_bytes).collect();
+    let mut session = Session::new(&engine);
+    for word in &words {
+        session.set(word, b"1").unwrap();
+    }
+    session.del(words.iter().copied()).unwrap();
+    session.set(seal.trim_end().as_bytes(), seal.trim_end().as_bytes()).unwrap();
+    let mark = session.take_mark();
+    session.commit(mark).unwrap();
+    drop(engine);
+    // A torn tail after it is still one.
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!(load(&[&bytes[..], b"SET torn"].concat()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_hole_that_ends_in_the_last_batch_is_damage_by_that_batchs_mark() {
+    let sample = Sample::new();
+    let last = sample.batches.len() - 2;
+    let bytes = sample.of(&(0..=last).collect::<Vec<_>>());
+    let prefixes = sample.prefixes();
+    for first in 0..last {
+        let range = prefixes[first].0..prefixes[last].0;
+        let error = load(&holed(&bytes, range)).unwrap_err();
+        assert!(error.contains("acknowledged data is damaged"), "{error}");
     }
 }
 

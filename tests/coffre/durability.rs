@@ -246,9 +246,10 @@ fn a_write_the_disk_refuses_is_not_acknowledged_and_reads_go_on() {
         assert_eq!(client.call(&[b"GET", key]), Reply::Bulk(value.clone()));
     }
     assert_eq!(client.line("PING"), Reply::Status("PONG".to_owned()));
-    // A read never shows the write that could not be committed as if it had been.
-    let lost = format!("GET key:{}", acknowledged.len());
-    assert_eq!(client.line(&lost).error(), refused);
+    // The refused write was taken back: reads show what is on disk, all of them.
+    assert_eq!(client.line(&format!("GET key:{}", acknowledged.len())), Reply::Nil);
+    assert_eq!(dump(&mut client), acknowledged);
+    assert_eq!(client.line("DBSIZE"), Reply::Integer(acknowledged.len() as i64));
     // In one burst, what stands before the refused write is answered.
     client.send(b"GET key:0\r\nSET a 1\r\nPING\r\n");
     assert_eq!(client.reply(), Reply::Bulk(value.clone()));
@@ -259,6 +260,41 @@ fn a_write_the_disk_refuses_is_not_acknowledged_and_reads_go_on() {
     let server = Server::start(&file);
     assert_eq!(dump(&mut server.client()), acknowledged);
     assert_eq!(server.client().line("SET a 1"), Reply::ok());
+}
+
+#[test]
+fn every_kind_of_refused_write_is_taken_back() {
+    for line in ["SET a other", "SET new 1", "APPEND a x", "SETRANGE a 1 x", "DEL a b", "FLUSHALL"]
+    {
+        let (_folder, file) = folder();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -f 1; exec \"$0\" --port 0 --file \"$1\"", COFFRE]).arg(&file);
+        // 512 or 1024 bytes: all but 5 are taken, and then the next write does not fit.
+        let room = {
+            let mut probe = Command::new("sh");
+            probe.args(["-c", "ulimit -f 1; yes > \"$0\"; exit 0"]).arg(folder_file(&file));
+            probe.stderr(std::process::Stdio::null()).status().unwrap();
+            std::fs::metadata(folder_file(&file)).unwrap().len() as usize
+        };
+        let text = "SET a value\nSET b 1\n";
+        let padding = "#"
+            .repeat(room - 5 - text.len() - 28 - "#= 1 2 00000000 0\n#= 2 0 00000000 1\n\n".len());
+        std::fs::write(&file, format!("{text}{padding}\n")).unwrap();
+        // Sealed by a server without the limit.
+        assert!(Server::start(&file).terminate().0.success());
+        let server = Server::spawn(command);
+        let mut client = server.client();
+        let before = dump(&mut client);
+        assert_eq!(before.len(), 2);
+        assert!(client.line(line).error().starts_with("MISCONF "), "{line}");
+        assert_eq!(dump(&mut client), before, "{line}");
+        server.kill();
+        assert_eq!(dump(&mut Server::start(&file).client()), before, "{line}");
+    }
+}
+
+fn folder_file(file: &Path) -> std::path::PathBuf {
+    file.with_file_name("room")
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_start_on_a_missing_file_creates_it_and_says_so() {
     let server = Server::start(&file);
     let path = file.canonicalize().unwrap();
     assert!(
-        server.log().contains(&format!("{}: it does not exist and is created", path.display()))
+        server.log().contains(&format!("{}: it did not exist and was created", path.display()))
     );
     assert!(server.log().contains("fsync always, 0 keys loaded"));
     assert!(fs::read_to_string(&file).unwrap().starts_with("# coffre 1 id="));
@@ -102,6 +102,23 @@ fn a_port_in_use_exits_with_4_and_leaves_the_file_alone() {
 }
 
 #[test]
+fn an_address_given_twice_is_one() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--bind", "127.0.0.1", "--bind", "127.0.0.1"]);
+    assert_eq!(server.client().line("PING"), Reply::Status("PONG".to_owned()));
+}
+
+#[test]
+fn addresses_that_overlap_exit_with_4_and_leave_no_file() {
+    let (folder, file) = folder();
+    let binds = [&"--bind", &"127.0.0.1", &"--bind", &"0.0.0.0"];
+    let (code, said) =
+        run_to_end(&[&"--port", &"0", &"--file", &file, binds[0], binds[1], binds[2], binds[3]]);
+    assert_eq!(code, 4, "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn an_address_that_is_not_ours_exits_with_1() {
     let (_folder, file) = folder();
     let (code, said) = run_to_end(&[&"--port", &"0", &"--bind", &"192.0.2.1", &"--file", &file]);
@@ -122,6 +139,7 @@ fn what_is_no_usable_file_exits_with_1_naming_path_and_reason() {
         (path("socket"), "it is a socket"),
         ("/dev/full".into(), "it is a device"),
         (path("dangling"), "a symbolic link to nothing"),
+        (path("new.txt/"), "it is a folder"),
         (path("missing/donnees.txt"), "open its folder: No such file or directory"),
         // A folder that nobody may write to, root neither.
         ("/proc/donnees.txt".into(), "create: "),
@@ -231,6 +249,50 @@ fn sigterm_and_sigint_answer_what_was_received_and_exit_with_0() {
         assert_eq!((last[2], last[4]), ("0", records[1]), "{text}");
         let server = Server::start(&file);
         assert_eq!(server.client().line("EXISTS a half"), Reply::Integer(1));
+    }
+}
+
+#[test]
+fn writers_at_work_when_it_stops_lose_nothing_acknowledged() {
+    for round in 0..10 {
+        let (_folder, file) = folder();
+        let mut server = Server::with(&file, &["--fsync", ["always", "everysec", "no"][round % 3]]);
+        let clients: Vec<_> = (0..6).map(|_| server.client()).collect();
+        let acknowledged: Vec<usize> = std::thread::scope(|scope| {
+            let writers: Vec<_> = clients
+                .into_iter()
+                .enumerate()
+                .map(|(number, mut client)| {
+                    scope.spawn(move || {
+                        let mut count = 0;
+                        loop {
+                            use std::io::Write;
+                            let line = format!("APPEND log{number} x\r\n");
+                            if client.stream.write_all(line.as_bytes()).is_err() {
+                                return count;
+                            }
+                            match client.try_reply() {
+                                Some(Reply::Integer(length)) => count = length as usize,
+                                _ => return count,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(30));
+            server.signal("TERM");
+            assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+        });
+        let server = Server::start(&file);
+        assert!(!server.log().contains("torn"), "{}", server.log());
+        let mut client = server.client();
+        for (number, count) in acknowledged.into_iter().enumerate() {
+            assert!(count > 0);
+            let reply = client.line(&format!("APPEND log{number} \"\""));
+            let Reply::Integer(found) = reply else { panic!("{reply:?}") };
+            assert!(found as usize == count || found as usize == count + 1);
+        }
     }
 }
 
