@@ -120,7 +120,7 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
             match (signal, running.get()) {
                 (SIGHUP | SIGXFSZ, _) => {}
                 (_, Some(server)) if !asked => {
-                    log::info!("told to stop; a second signal ends at once");
+                    log::debug!("told to stop by signal {signal}");
                     asked = true;
                     server.stop();
                 }

@@ -103,20 +103,25 @@ pub struct Progress {
     total: u64,
     started: Instant,
     logged: Instant,
-    calls: u32,
+    /// When to look at the clock again.
+    next: u64,
 }
 
 impl Progress {
     /// Progress through `total` bytes.
     pub fn new(action: &'static str, total: u64) -> Self {
         let started = Instant::now();
-        Self { action, total, started, logged: started, calls: 0 }
+        Self { action, total, started, logged: started, next: 0 }
     }
 
     /// The reader is at `offset`.
     pub fn reach(&mut self, offset: u64) {
-        self.calls = self.calls.wrapping_add(1);
-        if !self.calls.is_multiple_of(1024) || self.logged.elapsed() < Duration::from_secs(1) {
+        const LOOK_EVERY_BYTES: u64 = 4 << 20;
+        if offset < self.next {
+            return;
+        }
+        self.next = offset + LOOK_EVERY_BYTES;
+        if self.logged.elapsed() < Duration::from_secs(1) {
             return;
         }
         self.logged = Instant::now();
