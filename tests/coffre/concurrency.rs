@@ -3,27 +3,32 @@
 use std::collections::HashMap;
 use std::thread;
 
-use crate::harness::{Reply, Server, dump, folder};
+use crate::harness::{Client, Reply, Server, dump, folder};
 
 const CLIENTS: usize = 16;
 const ROUNDS: usize = 200;
+
+/// Runs `work` for each of the clients at once; it gets the client and its number.
+fn at_once(server: &Server, work: impl Fn(Client, usize) + Sync) {
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let (client, work) = (server.client(), &work);
+            scope.spawn(move || work(client, number));
+        }
+    });
+}
 
 #[test]
 fn appends_of_many_clients_are_all_there_once_and_in_order() {
     let (_folder, file) = folder();
     let server = Server::start(&file);
-    thread::scope(|scope| {
-        for client_number in 0..CLIENTS {
-            let mut client = server.client();
-            scope.spawn(move || {
-                let mut last_length = 0;
-                for round in 0..ROUNDS {
-                    let reply = client.line(&format!("APPEND log {client_number}-{round},"));
-                    let Reply::Integer(length) = reply else { panic!("{reply:?}") };
-                    assert!(length > last_length);
-                    last_length = length;
-                }
-            });
+    at_once(&server, |mut client, number| {
+        let mut last_length = 0;
+        for round in 0..ROUNDS {
+            let reply = client.line(&format!("APPEND log {number}-{round},"));
+            let Reply::Integer(length) = reply else { panic!("{reply:?}") };
+            assert!(length > last_length);
+            last_length = length;
         }
     });
     let state = dump(&mut server.client());
@@ -44,20 +49,15 @@ fn appends_of_many_clients_are_all_there_once_and_in_order() {
 fn each_client_reads_its_own_writes() {
     let (_folder, file) = folder();
     let server = Server::start(&file);
-    thread::scope(|scope| {
-        for client_number in 0..CLIENTS {
-            let mut client = server.client();
-            scope.spawn(move || {
-                for round in 0..ROUNDS {
-                    let key = format!("key:{client_number}:{}", round % 10);
-                    assert_eq!(client.line(&format!("SET {key} {round}")), Reply::ok());
-                    assert_eq!(client.line(&format!("GET {key}")), Reply::bulk(&round.to_string()));
-                    if round % 7 == 0 {
-                        assert_eq!(client.line(&format!("DEL {key} nothing")), Reply::Integer(1));
-                        assert_eq!(client.line(&format!("GET {key}")), Reply::Nil);
-                    }
-                }
-            });
+    at_once(&server, |mut client, number| {
+        for round in 0..ROUNDS {
+            let key = format!("key:{number}:{}", round % 10);
+            assert_eq!(client.line(&format!("SET {key} {round}")), Reply::ok());
+            assert_eq!(client.line(&format!("GET {key}")), Reply::bulk(&round.to_string()));
+            if round % 7 == 0 {
+                assert_eq!(client.line(&format!("DEL {key} nothing")), Reply::Integer(1));
+                assert_eq!(client.line(&format!("GET {key}")), Reply::Nil);
+            }
         }
     });
 }

@@ -171,16 +171,23 @@ fn a_data_file_replays_into_an_empty_coffre_and_into_redis() {
     assert!(!replies.contains("-ERR"), "{replies}");
     assert_eq!(dump(&mut server.client()), state);
 
-    let redis = Redis::start(folder.path());
     let lines: Vec<u8> = bytes
         .split_inclusive(|byte| *byte == b'\n')
         .filter(|line| !line.starts_with(b"#"))
         .flatten()
         .copied()
         .collect();
-    let replies = text(&run("redis-cli", &["-p", &redis.port.to_string()], &lines));
-    assert!(!replies.contains("ERR"), "{replies}");
-    assert_eq!(dump(&mut Client::connect(redis.port)), state);
+    let redis = Redis::start(folder.path());
+    let port = redis.port.to_string();
+    for (program, arguments) in
+        [("nc", ["-N", "127.0.0.1", &port]), ("redis-cli", ["-2", "-p", &port])]
+    {
+        let mut client = Client::connect(redis.port);
+        assert_eq!(client.line("FLUSHALL"), Reply::ok());
+        let replies = text(&run(program, &arguments, &lines));
+        assert!(!replies.contains("ERR"), "{program}: {replies}");
+        assert_eq!(dump(&mut client), state, "{program}");
+    }
 }
 
 /// The same random sequences to both: every reply the same to the byte.
