@@ -137,6 +137,7 @@ impl<'a> Connection<'a> {
             self.take_back(&CommandError::from(refused).to_string());
         }
         self.uncommitted.clear();
+        self.uncommitted.shrink_to(CLIENT_SPARE_BYTES_MAX / size_of::<(usize, usize, Mark)>());
         let mut stream = self.stream;
         stream.write_all(self.replies.as_bytes())?;
         self.replies.clear(CLIENT_SPARE_BYTES_MAX);
