@@ -264,9 +264,11 @@ impl<'a> Session<'a> {
             Some(old) => {
                 write_set_range(key, offset, value, &mut self.record);
                 let mark = journal.append(&mut self.record, 1)?;
-                let end = old.len().min(offset + value.len());
-                let bytes = old.get(offset..end).unwrap_or_default().to_vec();
-                let undo = Undo::Range { key: key.into(), offset, bytes, length: old.len() };
+                let length = old.len();
+                // Nothing stood beyond the old end.
+                let (start, end) = (offset.min(length), (offset + value.len()).min(length));
+                let bytes = old[start..end].to_vec();
+                let undo = Undo::Range { key: key.into(), offset: start, bytes, length };
                 overwrite(old, offset, value);
                 (mark, old.len(), undo)
             }

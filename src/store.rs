@@ -52,7 +52,7 @@ pub enum Undo {
     Range {
         /// The key.
         key: Box<[u8]>,
-        /// Where the part begins.
+        /// Where the part begins, at most `length`.
         offset: usize,
         /// The bytes that stood there.
         bytes: Vec<u8>,

@@ -264,8 +264,15 @@ fn a_write_the_disk_refuses_is_not_acknowledged_and_reads_go_on() {
 
 #[test]
 fn every_kind_of_refused_write_is_taken_back() {
-    for line in ["SET a other", "SET new 1", "APPEND a x", "SETRANGE a 1 x", "DEL a b", "FLUSHALL"]
-    {
+    for line in [
+        "SET a other",
+        "SET new 1",
+        "APPEND a x",
+        "SETRANGE a 1 x",
+        "SETRANGE a 99 x",
+        "DEL a b",
+        "FLUSHALL",
+    ] {
         let (_folder, file) = folder();
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -f 1; exec \"$0\" --port 0 --file \"$1\"", COFFRE]).arg(&file);
