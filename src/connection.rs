@@ -38,7 +38,7 @@ pub struct Connection<'a> {
 enum Burst {
     /// More bytes are needed.
     Starved,
-    /// The replies have grown enough to be sent first.
+    /// The replies, or what is kept for taking writes back, have grown enough to be settled first.
     Full,
     Quit,
     Broken(ProtocolError),
@@ -111,7 +111,7 @@ impl<'a> Connection<'a> {
             if self.client.quit {
                 return Burst::Quit;
             }
-            if self.replies.len() > REPLY_BYTES_MAX {
+            if self.replies.len() > REPLY_BYTES_MAX || self.session.is_commit_due() {
                 return Burst::Full;
             }
         }

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Error, Fsync, Journal, Mark, Record, Recovery, WriteRefused};
 use crate::store::{Store, Undo};
@@ -135,12 +135,14 @@ pub struct Session<'a> {
     mark: Mark,
     /// Where records are written before they are appended.
     record: Vec<u8>,
+    /// Bytes kept for taking back what was written since the last commit.
+    undo_bytes: usize,
 }
 
 impl<'a> Session<'a> {
     /// A view that has shown nothing yet.
     pub fn new(engine: &'a Engine) -> Self {
-        Self { engine, mark: 0, record: Vec::new() }
+        Self { engine, mark: 0, record: Vec::new(), undo_bytes: 0 }
     }
 
     /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
@@ -176,7 +178,7 @@ impl<'a> Session<'a> {
             Some(old) => Some(std::mem::replace(old, value)),
             None => shard.entries.insert(key.into(), value),
         };
-        shard.changed(place, mark, Undo::Value(key.into(), old));
+        self.undo_bytes += shard.changed(place, mark, Undo::Value(key.into(), old));
         let settled = shard.settle(self.engine.journal.committed());
         drop(shard);
         drop(settled);
@@ -209,7 +211,7 @@ impl<'a> Session<'a> {
         for (place, key) in &keys {
             let shard = locked.shard(*place);
             if let Some((key, old)) = shard.entries.remove_entry(*key) {
-                shard.changed(*place, mark, Undo::Value(key, Some(old)));
+                self.undo_bytes += shard.changed(*place, mark, Undo::Value(key, Some(old)));
             }
         }
         drop(locked);
@@ -293,7 +295,7 @@ impl<'a> Session<'a> {
                 (mark, length, Undo::Value(key.into(), None))
             }
         };
-        shard.changed(place, mark, undo);
+        self.undo_bytes += shard.changed(place, mark, undo);
         let settled = shard.settle(journal.committed());
         drop(shard);
         drop(settled);
@@ -307,7 +309,7 @@ impl<'a> Session<'a> {
         write_flush_all(&mut self.record);
         let mut shards = self.engine.store.lock_everything();
         let mark = self.engine.journal.append(&mut self.record, 1)?;
-        shards.iter_mut().for_each(|shard| shard.clear(mark));
+        self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(mark)).sum::<usize>();
         drop(shards);
         self.wrote(mark);
         Ok(())
@@ -354,10 +356,22 @@ impl<'a> Session<'a> {
         self.engine.journal.is_committed(mark)
     }
 
+    /// Whether so much is kept for taking writes back that a commit is due.
+    pub fn is_commit_due(&self) -> bool {
+        self.undo_bytes > UNDO_BYTES_MAX
+    }
+
     /// Waits until everything up to `mark` may leave the server. If it never may, what is not
     /// committed is taken back.
-    pub fn commit(&self, mark: Mark) -> Result<(), WriteRefused> {
-        self.engine.journal.commit(mark).inspect_err(|_| self.engine.take_back())
+    pub fn commit(&mut self, mark: Mark) -> Result<(), WriteRefused> {
+        let committed = self.engine.journal.commit(mark);
+        match &committed {
+            Err(_) => self.engine.take_back(),
+            Ok(()) if self.is_commit_due() => self.engine.settle(),
+            Ok(()) => {}
+        }
+        self.undo_bytes = 0;
+        committed
     }
 
     /// Before a write: refuses while the journal does, and empties the record.

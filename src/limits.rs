@@ -28,6 +28,10 @@ pub const BURST_BYTES_MAX: usize = 256 << 10;
 /// Replies held back before they are committed and sent, in bytes; one reply may pass it.
 pub const REPLY_BYTES_MAX: usize = 256 << 10;
 
+/// What one burst's changes may keep for being taken back, in bytes, before it is committed; one
+/// change may pass it.
+pub const UNDO_BYTES_MAX: usize = 1 << 20;
+
 /// Longest `KEYS` pattern, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 64 << 10;
 

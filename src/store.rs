@@ -63,6 +63,19 @@ pub enum Undo {
     Everything(Entries),
 }
 
+impl Undo {
+    /// About how much memory it holds, in bytes; of a map only the number of its keys is looked at.
+    pub fn bytes(&self) -> usize {
+        const ENTRY_BYTES: usize = 100;
+        ENTRY_BYTES
+            + match self {
+                Self::Value(key, value) => key.len() + value.as_ref().map_or(0, Vec::capacity),
+                Self::Range { key, bytes, .. } => key.len() + bytes.len(),
+                Self::Everything(entries) => ENTRY_BYTES * entries.len(),
+            }
+    }
+}
+
 impl Shard {
     /// The newest stamp that may be the key's.
     pub fn stamp(&self, place: Place) -> u64 {
@@ -74,20 +87,28 @@ impl Shard {
         self.newest
     }
 
-    /// Stamps the key at `place`, which was changed. Stamps never go down but by
-    /// [`take_back`](Self::take_back).
-    pub fn changed(&mut self, place: Place, stamp: u64, undo: Undo) {
+    /// Stamps the key at `place`, which was changed, and returns how many bytes are kept for taking
+    /// that back. Stamps never go down but by [`take_back`](Self::take_back).
+    pub fn changed(&mut self, place: Place, stamp: u64, undo: Undo) -> usize {
         self.stamps[place.stamp] = stamp;
         self.newest = stamp;
+        let bytes = undo.bytes();
         self.undo.push((stamp, undo));
+        bytes
     }
 
-    /// Removes every key, and stamps them all, those that did not exist too.
-    pub fn clear(&mut self, stamp: u64) {
+    /// Removes every key, and stamps them all, those that did not exist too; returns how many bytes
+    /// are kept for taking that back.
+    pub fn clear(&mut self, stamp: u64) -> usize {
         self.stamps.fill(stamp);
         self.newest = stamp;
-        let entries = std::mem::take(&mut self.entries);
-        self.undo.push((stamp, Undo::Everything(entries)));
+        if self.entries.is_empty() {
+            return 0;
+        }
+        let undo = Undo::Everything(std::mem::take(&mut self.entries));
+        let bytes = undo.bytes();
+        self.undo.push((stamp, undo));
+        bytes
     }
 
     /// The changes up to stamp `safe` are not taken back any more; returns what they replaced, for
@@ -198,7 +219,8 @@ mod tests {
         store.lock(a).changed(a, 7, Undo::Value(b"a"[..].into(), None));
         assert_eq!(store.lock(a).stamp(a), 7);
         assert_eq!(store.lock(a).newest(), 7);
-        store.lock_everything().iter_mut().for_each(|shard| shard.clear(9));
+        // Empty shards have nothing to take back.
+        assert!(store.lock_everything().iter_mut().all(|shard| shard.clear(9) == 0));
         assert_eq!(store.lock(b).stamp(b), 9);
     }
 
@@ -215,7 +237,7 @@ mod tests {
             for stamp in 1..20 {
                 let key: Box<[u8]> = vec![random.u8(b'a'..b'd')].into();
                 match (random.u8(..8), shard.entries.get_mut(&key)) {
-                    (0, _) => shard.clear(stamp),
+                    (0, _) => assert!(shard.clear(stamp) < 1000),
                     (1, _) => {
                         let old = shard.entries.remove(&key);
                         shard.changed(place, stamp, Undo::Value(key, old));
@@ -235,7 +257,7 @@ mod tests {
                 }
                 states.push(shard.entries.clone());
                 if stamp == settled {
-                    assert_eq!(shard.settle(stamp).len(), stamp as usize);
+                    assert!(shard.settle(stamp).len() <= stamp as usize);
                 }
             }
             let safe = random.u64(settled..20);

@@ -209,6 +209,25 @@ fn a_reader_that_never_reads_does_not_hold_the_others_up() {
 }
 
 #[test]
+fn what_a_burst_keeps_for_taking_writes_back_is_bounded() {
+    let (_folder, file) = folder();
+    for (fsync, line) in [
+        ("always", "SETRANGE a 20000000 x\r\nDEL a\r\n"),
+        ("no", "SETRANGE a 20000000 x\r\nSET a 1\r\n"),
+        ("no", "FLUSHALL\r\nFLUSHALL\r\n"),
+    ] {
+        let server = Server::with(&file, &["--fsync", fsync]);
+        let mut client = server.client();
+        client.send(line.repeat(50).as_bytes());
+        (0..100).for_each(|_| assert!(!matches!(client.reply(), Reply::Error(_))));
+        let peak = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak < 128 << 10, "{line}: {peak} kB");
+    }
+}
+
+#[test]
 fn foreign_protocols_are_logged_once_a_minute() {
     let (_folder, file) = folder();
     let server = Server::start(&file);
