@@ -41,7 +41,8 @@ impl FileId {
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    fn parse(digits: &[u8]) -> Option<Self> {
+    /// Parses the digits.
+    pub fn parse(digits: &[u8]) -> Option<Self> {
         let digits: [u8; ID_DIGITS] = digits.try_into().ok()?;
         digits.iter().all(is_lower_hex).then_some(Self(digits))
     }

@@ -122,7 +122,7 @@ impl Recovery {
         let (file, position) = match found {
             Found::Missing => create(&path)?,
             Found::File(file, verdict) => {
-                remove_leftover(&path);
+                remove_leftovers(&path);
                 match verdict {
                     Verdict::Empty => begin_anew(&path, &file)?,
                     Verdict::Handwritten => adopt(&path, &file)?,
@@ -253,13 +253,24 @@ fn holder(file: &File) -> String {
     format!("process {process} ({})", name.trim())
 }
 
-/// A rewrite that a crash interrupted: the data file is whole without it.
-fn remove_leftover(path: &Path) {
-    let leftover = beside(path, ".tmp");
-    match fs::remove_file(&leftover) {
-        Ok(()) => log::warn!("{}: left over from a crash, removed", leftover.display()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => log::warn!("{}: left over from a crash: {error}", leftover.display()),
+/// Removes what a crash left beside the file, which is whole without it: a rewrite (`.tmp`), unless
+/// someone holds it, and the first name of a file that was being created (`.new-ID`).
+fn remove_leftovers(path: &Path) {
+    let rewrite = beside(path, ".tmp");
+    let held = File::open(&rewrite).is_ok_and(|file| file.try_lock().is_err());
+    let created = beside(path, ".new-");
+    let created = created.file_name().unwrap_or_default().as_encoded_bytes();
+    let siblings = path.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
+    let leftovers = siblings.flatten().map(|entry| entry.path()).filter(|sibling| {
+        let name = sibling.file_name().unwrap_or_default().as_encoded_bytes();
+        let is_created = name.strip_prefix(created).is_some_and(|id| FileId::parse(id).is_some());
+        is_created || *sibling == rewrite && !held
+    });
+    for leftover in leftovers {
+        match fs::remove_file(&leftover) {
+            Ok(()) => log::warn!("{}: left over from a crash, removed", leftover.display()),
+            Err(error) => log::warn!("{}: left over from a crash: {error}", leftover.display()),
+        }
     }
 }
 
@@ -271,6 +282,10 @@ fn create(path: &Path) -> Result<(File, Position), Error> {
     let file = write_new(&new, None, |out| write!(out, "{}", Header { id }))?;
     let linked = fs::hard_link(&new, path);
     let _ = fs::remove_file(&new);
+    if linked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        // Another server was faster: say who, if it still runs.
+        open_locked(path)?;
+    }
     io_error(path, "create", linked)?;
     log::info!("{}: it did not exist and was created", path.display());
     Ok((file, Position { id, last: 0, last_with_records: 0, marked: 0 }))

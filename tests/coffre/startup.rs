@@ -182,6 +182,16 @@ fn a_leftover_without_its_file_is_refused_and_beside_it_removed() {
     let server = Server::start(&file);
     assert_eq!(server.client().line("GET a"), Reply::bulk("1"));
     assert!(!leftover.exists());
+    drop(server);
+
+    // A creation that a crash interrupted leaves a second name; a file somebody uses is left alone.
+    let (created, other) = (folder.path().join("donnees.txt.new-0123456789ab"), leftover);
+    fs::hard_link(&file, &created).unwrap();
+    let holder = Server::start(&other);
+    let server = Server::start(&file);
+    assert_eq!(server.client().line("GET a"), Reply::bulk("1"));
+    assert_eq!(holder.client().line("SET b 1"), Reply::ok());
+    assert!(!created.exists() && other.exists());
 }
 
 #[test]
