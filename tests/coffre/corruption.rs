@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use coffre::engine::{Engine, Session};
-use coffre::persistence::{Error, Fsync, Recovery};
+use coffre::persistence::{Error, Fsync};
 
-use crate::harness::{State, folder};
+use crate::harness::{State, folder, recover};
 
 /// A data file in pieces: its header, then its batches with their seals.
 struct Sample {
@@ -19,7 +19,7 @@ impl Sample {
     /// Batches of all kinds of records, the last of them empty: its mark covers the others.
     fn new() -> Self {
         let (_folder, file) = folder();
-        let engine = Engine::start(Recovery::begin(&file).unwrap(), Fsync::Always).unwrap();
+        let engine = Engine::start(recover(&file).unwrap(), Fsync::Always).unwrap();
         let mut session = Session::new(&engine);
         let commit = |session: &mut Session<'_>| {
             let mark = session.take_mark();
@@ -81,7 +81,7 @@ impl Sample {
 }
 
 fn start(file: &Path) -> Result<Engine, Error> {
-    Engine::start(Recovery::begin(file)?, Fsync::No)
+    Engine::start(recover(file)?, Fsync::No)
 }
 
 fn state(engine: &Engine) -> State {

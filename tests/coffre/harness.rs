@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use coffre::persistence::{Error, Recovery};
+
 /// No reply takes longer, in any test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -304,6 +306,20 @@ pub fn folder() -> (tempfile::TempDir, PathBuf) {
 /// A number from the environment, for longer runs on request.
 pub fn on_request(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |number| number.parse().expect(name))
+}
+
+/// Opens a data file in this process. Another test's child, between its fork and its exec, may for a
+/// moment hold the lock of a file that was closed here.
+pub fn recover(file: &Path) -> Result<Recovery, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Recovery::begin(file) {
+            Err(Error::Held { .. }) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Resident memory of a process in bytes.

@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use coffre::engine::{Engine, Session};
-use coffre::persistence::{Fsync, Recovery};
+use coffre::persistence::Fsync;
 
-use crate::harness::{State, folder, on_request};
+use crate::harness::{State, folder, on_request, recover};
 
 const SECTOR: usize = 512;
 
@@ -51,7 +51,7 @@ fn random_write(session: &mut Session<'_>, random: &mut fastrand::Rng) {
 /// Starts on `file`, commits some writes, fsyncs now and then, and stops dead.
 fn run(file: &Path, random: &mut fastrand::Rng) -> Run {
     let fsync = Fsync::ALL[random.usize(..2)];
-    let engine = Engine::start(Recovery::begin(file).unwrap(), fsync).unwrap();
+    let engine = Engine::start(recover(file).unwrap(), fsync).unwrap();
     let length = || fs::metadata(file).unwrap().len() as usize;
     let mut session = Session::new(&engine);
     let mut run = Run { states: vec![state(&mut session)], synced: 0, synced_bytes: length() };
@@ -100,7 +100,7 @@ fn check(seed: u64) {
         let run = run(&file, &mut random);
         let bytes = fs::read(&file).unwrap();
         fs::write(&file, cut(&bytes, run.synced_bytes, &mut random)).unwrap();
-        let engine = Recovery::begin(&file).and_then(|found| Engine::start(found, Fsync::No));
+        let engine = recover(&file).and_then(|found| Engine::start(found, Fsync::No));
         let engine = engine.unwrap_or_else(|error| panic!("COFFRE_SEED={seed}: {error}"));
         let found = state(&mut Session::new(&engine));
         let is_prefix = run.states[run.synced..].contains(&found);
