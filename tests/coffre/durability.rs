@@ -236,7 +236,7 @@ fn a_write_the_disk_refuses_is_not_acknowledged_and_reads_go_on() {
         refused.starts_with("MISCONF Errors writing to the AOF file: File too large"),
         "{refused}"
     );
-    wait_until("it is logged", || server.log().contains("File too large"));
+    server.expect_log("File too large");
     // Refused before memory changes, from now on.
     for line in ["SET key:0 other", "DEL key:0", "APPEND key:0 x", "FLUSHALL", "SETRANGE key:0 0 x"]
     {
@@ -315,7 +315,7 @@ fn a_torn_tail_is_cut_with_a_warning_and_kept_aside() {
     std::fs::write(&file, [&good[..], tail].concat()).unwrap();
     let server = Server::start(&file);
     assert_eq!(dump(&mut server.client()), State::from([(b"a".to_vec(), b"1".to_vec())]));
-    let log = server.log();
+    let log = server.expect_log("were moved to");
     let expected = format!("line 4, offset {}: ", good.len());
     assert!(log.contains(&expected) && log.contains("13 bytes (2 records) were moved to"), "{log}");
     let aside = folder.path().join(format!("donnees.txt.torn-{}", good.len()));

@@ -76,6 +76,12 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until it has logged `text`, and returns all it has logged.
+    pub fn expect_log(&self, text: &str) -> String {
+        wait_until(text, || self.log().contains(text));
+        self.log()
+    }
+
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
     }
