@@ -235,22 +235,25 @@ fn lock(file: &File, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Who holds the lock on `file`: Linux tells in `/proc/locks`.
+/// Who holds the lock on `file`, as far as the system tells.
 fn holder(file: &File) -> String {
-    let unknown = || "another process".to_owned();
-    let Ok(metadata) = file.metadata() else { return unknown() };
-    let Ok(locks) = fs::read_to_string("/proc/locks") else { return unknown() };
-    let inode = format!(":{}", metadata.ino());
-    let process = locks.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        match fields[..] {
-            [_, "FLOCK", _, _, process, place, ..] if place.ends_with(&inode) => Some(process),
-            _ => None,
-        }
-    });
-    let Some(process) = process else { return unknown() };
+    // The list is not read at one moment: while others come and go, one may be skipped.
+    let process = (0..10).find_map(|_| locking_process(file));
+    let Some(process) = process else { return "another process".to_owned() };
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     format!("process {process} ({})", name.trim())
+}
+
+/// Looks the lock up where Linux lists them.
+fn locking_process(file: &File) -> Option<String> {
+    let inode = format!(":{}", file.metadata().ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, process, place, ..] if place.ends_with(&inode) => {
+            Some(process.to_owned())
+        }
+        _ => None,
+    })
 }
 
 /// Removes what a crash left beside the file, which is whole without it: a rewrite (`.tmp`), unless
