@@ -17,6 +17,7 @@ pub struct Lines<R> {
     /// Where the next line begins.
     pub offset: u64,
     head: Vec<u8>,
+    tail: Vec<u8>,
 }
 
 /// One line of [`Lines`].
@@ -35,12 +36,20 @@ pub struct Line<'a> {
     pub whole: bool,
     /// Its first bytes.
     pub head: &'a [u8],
+    /// Its last bytes, if it is not whole.
+    tail: &'a [u8],
 }
 
 impl Line<'_> {
     /// The head without the line end.
     pub fn text(&self) -> &[u8] {
         self.head.strip_suffix(b"\n").unwrap_or(self.head)
+    }
+
+    /// The line's end, of which a seal would fit, without the LF.
+    pub fn ending(&self) -> &[u8] {
+        let end = if self.whole { self.head } else { self.tail };
+        end.strip_suffix(b"\n").unwrap_or(end)
     }
 
     /// Whether it must be a record: neither blank nor a comment.
@@ -57,12 +66,13 @@ impl<R: Read> Lines<R> {
     pub fn new(source: R, length: u64) -> Self {
         let reader = BufReader::with_capacity(READ_BYTES, source);
         let progress = Progress::new("checking", length);
-        Self { reader, progress, number: 0, offset: 0, head: Vec::new() }
+        Self { reader, progress, number: 0, offset: 0, head: Vec::new(), tail: Vec::new() }
     }
 
     /// Reads the next line; one that is longer than its head goes to `long`, piece by piece.
     pub fn next(&mut self, mut long: impl FnMut(&[u8])) -> io::Result<Option<Line<'_>>> {
         self.head.clear();
+        self.tail.clear();
         let (mut length, mut whole, mut terminated, mut blank) = (0, true, false, true);
         while !terminated {
             let buffer = self.reader.fill_buf()?;
@@ -79,6 +89,8 @@ impl<R: Read> Lines<R> {
             }
             if !whole {
                 long(piece);
+                self.tail.extend_from_slice(&piece[piece.len().saturating_sub(Self::HEAD_BYTES)..]);
+                self.tail.drain(..self.tail.len().saturating_sub(Self::HEAD_BYTES));
             }
             let room = Self::HEAD_BYTES - self.head.len();
             self.head.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -90,10 +102,10 @@ impl<R: Read> Lines<R> {
             return Ok(None);
         }
         self.number += 1;
-        let (number, offset, head) = (self.number, self.offset, &self.head);
+        let (number, offset, head, tail) = (self.number, self.offset, &self.head, &self.tail);
         self.offset += length;
         self.progress.reach(self.offset);
-        Ok(Some(Line { number, offset, length, terminated, blank, whole, head }))
+        Ok(Some(Line { number, offset, length, terminated, blank, whole, head, tail }))
     }
 }
 

@@ -239,7 +239,7 @@ struct Chunk {
     checksum: Checksum,
     /// A header among them: line and offset.
     second_header: Option<(u64, u64)>,
-    /// The durable mark of a seal that a broken line end glued to the line before.
+    /// The durable mark of a seal that stands at the end of a broken line.
     glued_mark: u64,
 }
 
@@ -311,10 +311,13 @@ impl Scan {
         if line.head.starts_with(HEADER_START.as_bytes()) {
             chunk.second_header = chunk.second_header.or(Some((line.number, line.offset)));
         }
-        let text = line.text();
-        if text.starts_with(SEAL_START.as_bytes())
-            && let Some(at) = memchr::memmem::rfind(text, SEAL_START.as_bytes())
-            && let Some(seal) = Seal::parse(&text[at..])
+        // A broken line end glues a seal to the seal before, or to a hole. No client can write
+        // either: a record does not begin with `#`, and holds no raw control character.
+        let ending = line.ending();
+        if let Some(at) = memchr::memmem::rfind(ending, SEAL_START.as_bytes())
+            && (line.head.starts_with(SEAL_START.as_bytes())
+                || at > 0 && !crate::text::is_text_byte(ending[at - 1]))
+            && let Some(seal) = Seal::parse(&ending[at..])
         {
             chunk.glued_mark = chunk.glued_mark.max(seal.claimed());
         }

@@ -448,10 +448,13 @@ fn a_hole_that_ends_in_the_last_batch_is_damage_by_that_batchs_mark() {
     let last = sample.batches.len() - 2;
     let bytes = sample.of(&(0..=last).collect::<Vec<_>>());
     let prefixes = sample.prefixes();
+    let last_seal = bytes.len() - 1 - bytes.rsplit(|byte| *byte == b'\n').nth(1).unwrap().len();
     for first in 0..last {
-        let range = prefixes[first].0..prefixes[last].0;
-        let error = load(&holed(&bytes, range)).unwrap_err();
-        assert!(error.contains("acknowledged data is damaged"), "{error}");
+        // Up to the last batch, and even up to its seal.
+        for end in [prefixes[last].0, last_seal] {
+            let error = load(&holed(&bytes, prefixes[first].0..end)).unwrap_err();
+            assert!(error.contains("acknowledged data is damaged"), "{error}");
+        }
     }
 }
 
