@@ -159,8 +159,9 @@ impl RequestReader {
             self.give_back();
         }
         if self.end == self.buffer.len() {
-            // The last argument tells where the request ends.
-            let most = match self.arguments.len() + 1 == self.announced {
+            // The last argument, once its length is known, tells where the request ends.
+            let is_last = self.arguments.len() + 1 == self.announced;
+            let most = match is_last && self.wanted > self.end {
                 true => self.wanted.max(BURST_BYTES_MAX),
                 false => usize::MAX,
             };
@@ -496,6 +497,21 @@ mod tests {
             assert!(reader.next().unwrap().is_some());
         }
         assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES);
+    }
+
+    #[test]
+    fn a_full_buffer_may_end_anywhere_in_the_last_header() {
+        for full in [BURST_BYTES_MAX, 2 * BURST_BYTES_MAX] {
+            for key_bytes in full - 50..full {
+                let mut request = format!("*3\r\n$3\r\nSET\r\n${key_bytes}\r\n").into_bytes();
+                request.resize(request.len() + key_bytes, b'k');
+                request.extend_from_slice(b"\r\n$5\r\nvalue\r\n");
+                let (mut reader, mut rest) = (RequestReader::default(), &request[..]);
+                while reader.next().unwrap().is_none() {
+                    assert!(reader.fill(&mut rest).unwrap() > 0, "a key of {key_bytes} bytes");
+                }
+            }
+        }
     }
 
     #[test]
