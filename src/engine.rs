@@ -8,11 +8,12 @@
 //! Lock order: shards in ascending order, then the journal. No lock is held across I/O.
 
 use std::path::Path;
+use std::sync::MutexGuard;
 
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Error, Fsync, Journal, Mark, Record, Recovery, WriteRefused};
-use crate::store::{Store, Undo};
+use crate::store::{Place, Shard, Store, Undo};
 
 /// The keys, the values and the file they are kept in.
 #[derive(Debug)]
@@ -178,11 +179,7 @@ impl<'a> Session<'a> {
             Some(old) => Some(std::mem::replace(old, value)),
             None => shard.entries.insert(key.into(), value),
         };
-        self.undo_bytes += shard.changed(place, mark, Undo::Value(key.into(), old));
-        let settled = shard.settle(self.engine.journal.committed());
-        drop(shard);
-        drop(settled);
-        self.wrote(mark);
+        self.changed(shard, place, mark, Undo::Value(key.into(), old));
         Ok(())
     }
 
@@ -295,11 +292,7 @@ impl<'a> Session<'a> {
                 (mark, length, Undo::Value(key.into(), None))
             }
         };
-        self.undo_bytes += shard.changed(place, mark, undo);
-        let settled = shard.settle(journal.committed());
-        drop(shard);
-        drop(settled);
-        self.wrote(mark);
+        self.changed(shard, place, mark, undo);
         Ok(length)
     }
 
@@ -383,6 +376,16 @@ impl<'a> Session<'a> {
         self.record.clear();
         self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
         Ok(())
+    }
+
+    /// After a change to one key of `shard`: stamps it, and forgets what is settled there.
+    fn changed(&mut self, mut shard: MutexGuard<'_, Shard>, place: Place, mark: Mark, undo: Undo) {
+        self.undo_bytes += shard.changed(place, mark, undo);
+        let settled = shard.settle(self.engine.journal.committed());
+        // A large value takes time to free: not with the lock held.
+        drop(shard);
+        drop(settled);
+        self.wrote(mark);
     }
 
     fn wrote(&mut self, mark: Mark) {

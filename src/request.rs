@@ -206,11 +206,6 @@ impl RequestReader {
         Ok(Some(request))
     }
 
-    /// Received bytes that belong to no complete request yet.
-    pub fn pending_bytes(&self) -> usize {
-        if self.handed_out { self.end - self.start - self.cursor } else { self.end - self.start }
-    }
-
     fn release(&mut self) {
         if self.handed_out {
             self.handed_out = false;
@@ -387,7 +382,8 @@ mod tests {
                 }
             }
         }
-        (requests, Ok(reader.pending_bytes()))
+        reader.release();
+        (requests, Ok(reader.end - reader.start))
     }
 
     fn error_of(bytes: &[u8]) -> ProtocolError {

@@ -73,6 +73,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// The place after the header of a new file.
+    pub fn start(id: FileId) -> Self {
+        Self { id, last: 0, last_with_records: 0, marked: 0 }
+    }
+
     /// The place after the good batches of a scanned file.
     pub fn after(sealed: &Sealed) -> Self {
         let Sealed { id, last, last_with_records, durable: marked, .. } = *sealed;

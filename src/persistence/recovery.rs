@@ -96,11 +96,6 @@ impl Recovery {
         Ok(Self { path, found: Found::File(file, verdict) })
     }
 
-    /// The data file's absolute path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Hands every record of the good batches to `apply`, in order.
     pub fn load(&mut self, apply: impl FnMut(Record<'_>)) -> Result<(), Error> {
         let Found::File(file, verdict) = &mut self.found else { return Ok(()) };
@@ -291,7 +286,7 @@ fn create(path: &Path) -> Result<(File, Position), Error> {
     }
     io_error(path, "create", linked)?;
     log::info!("{}: it did not exist and was created", path.display());
-    Ok((file, Position { id, last: 0, last_with_records: 0, marked: 0 }))
+    Ok((file, Position::start(id)))
 }
 
 /// Gives an empty file a header.
@@ -299,7 +294,7 @@ fn begin_anew(path: &Path, old: &File) -> Result<(File, Position), Error> {
     let id = FileId::random();
     let file = replace(path, old, |out| write!(out, "{}", Header { id }))?;
     log::info!("{}: it was empty and became a new data file", path.display());
-    Ok((file, Position { id, last: 0, last_with_records: 0, marked: 0 }))
+    Ok((file, Position::start(id)))
 }
 
 /// Replaces the file at `path`, which is `old`, by a complete new one of the same mode and owner,
