@@ -131,9 +131,12 @@ impl<'a> Connection<'a> {
 
     /// Commits what the replies show, then sends them.
     fn send(&mut self) -> io::Result<()> {
-        if let Some(mark) = self.uncommitted.iter().map(|(_, _, mark)| *mark).max()
-            && let Err(refused) = self.session.commit(mark)
-        {
+        let mut refusal = None;
+        self.uncommitted.retain(|(_, _, mark)| {
+            let committed = self.session.commit(*mark);
+            committed.map_err(|refused| refusal = Some(refused)).is_err()
+        });
+        if let Some(refused) = refusal {
             self.take_back(&CommandError::from(refused).to_string());
         }
         self.uncommitted.clear();
@@ -144,14 +147,11 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Puts `reason` in the place of every reply that shows something uncommitted.
+    /// Puts `reason` in the place of every reply that is still listed as uncommitted.
     fn take_back(&mut self, reason: &str) {
         let old = std::mem::take(&mut self.replies);
         let mut sent = 0;
-        for (start, end, mark) in &self.uncommitted {
-            if self.session.is_committed(*mark) {
-                continue;
-            }
+        for (start, end, _) in &self.uncommitted {
             self.replies.copy(&old.as_bytes()[sent..*start]);
             self.replies.error(reason);
             sent = *end;

@@ -29,12 +29,13 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use config::Config;
 use engine::Engine;
 use persistence::{Recovery, WriteRefused};
+use seldom::Seldom;
 use server::{BindError, Server};
 
 /// Why the server did not start, or did not stop well.
@@ -87,7 +88,7 @@ pub fn run(mut config: Config) -> Result<(), Error> {
     config.port = addresses.first().map_or(config.port, |address| address.port());
     let server = Server::new(config.clone(), engine);
     let _ = running.set(Arc::clone(&server));
-    tend_journal(Arc::clone(&server))?;
+    tend_engine(&server)?;
     server.start(&listeners)?;
 
     let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -110,15 +111,18 @@ pub fn run(mut config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// The first SIGINT or SIGTERM stops the server, a second ends the process at once. A closed terminal
-/// stops nothing, and a file size limit is an error of `write` like any other.
+/// The first SIGINT or SIGTERM stops the server, a second ends the process at once. SIGUSR1 asks for a
+/// compaction. A closed terminal stops nothing, and a file size limit is an error of `write` like any other.
 fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGXFSZ])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXFSZ])?;
     let handle = move || {
         let mut asked = false;
         for signal in signals.forever() {
             match (signal, running.get()) {
                 (SIGHUP | SIGXFSZ, _) => {}
+                (SIGUSR1, server) => {
+                    let _ = server.map(|server| server.engine().request_compaction());
+                }
                 (_, Some(server)) if !asked => {
                     log::debug!("told to stop by signal {signal}");
                     asked = true;
@@ -133,19 +137,55 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
 }
 
-/// Does what the engine needs done while no client calls it.
-fn tend_journal(server: Arc<Server>) -> io::Result<()> {
-    const HALF_A_SECOND: Duration = Duration::from_millis(500);
-    let tend = move || {
-        let mut before = 0;
-        loop {
-            for _ in 0..2 {
-                thread::sleep(HALF_A_SECOND);
-                before = server.engine().mark_idle(before);
-                server.engine().settle();
-            }
-            server.engine().sync_second();
-        }
+/// Does what the engine needs done while no client calls it: one thread keeps the journal well, one
+/// compacts the file.
+fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
+    let spawn = |name: &str, work: fn(&Engine)| {
+        let server = Arc::clone(server);
+        let run = move || loop {
+            work(server.engine());
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
     };
-    thread::Builder::new().name("journal".to_owned()).spawn(tend).map(drop)
+    spawn("journal", tend_journal)?;
+    spawn("compaction", |engine| engine.tend_compaction(Duration::from_secs(1)))
+}
+
+/// Marks what is at rest, syncs each second, heals at once.
+fn tend_journal(engine: &Engine) {
+    const HALF_A_SECOND: Duration = Duration::from_millis(500);
+    let mut before = 0;
+    loop {
+        for _ in 0..2 {
+            if engine.wait_for_trouble(HALF_A_SECOND) {
+                heal(engine);
+            }
+            before = engine.mark_idle(before);
+            engine.settle();
+        }
+        engine.sync_second();
+    }
+}
+
+/// Tries until the engine is well. What fails fast is tried often; a rewrite that takes long before it
+/// fails does not keep the disk busy all the time.
+fn heal(engine: &Engine) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSE_MAX: Duration = Duration::from_secs(30);
+    static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
+    let mut pause = PAUSE;
+    loop {
+        thread::sleep(pause);
+        let started = Instant::now();
+        match engine.heal() {
+            Ok(()) => break,
+            Err(error) if LOGGED.now() => log::warn!("still read-only: {error}"),
+            Err(_) => {}
+        }
+        pause = (2 * started.elapsed()).clamp(PAUSE, PAUSE_MAX);
+    }
+    static LOGGED_WELL: Seldom = Seldom::new(Duration::from_secs(5));
+    if LOGGED_WELL.now() {
+        log::info!("{}: well again, writes are taken", engine.path().display());
+    }
 }

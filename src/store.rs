@@ -182,6 +182,16 @@ impl Store {
         self.shards.iter().map(lock).collect()
     }
 
+    /// Number of keys.
+    pub fn keys(&self) -> usize {
+        self.each().map(|shard| shard.entries.len()).sum()
+    }
+
+    /// Locks shard number `index`, below [`SHARDS`]. The caller holds no other.
+    pub fn lock_nth(&self, index: usize) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[index])
+    }
+
     /// Locks one shard after the other.
     pub fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         self.shards.iter().map(lock)

@@ -155,8 +155,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 /// Appends `word` to `out` as a person would type it: bare where that is unambiguous, else in double
 /// quotes, with UTF-8 left readable and control characters and other bytes as escapes.
 pub fn quote(word: &[u8], out: &mut Vec<u8>) {
-    let bare = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
-    if !word.is_empty() && word.iter().all(bare) {
+    if is_bare(word) {
         out.extend_from_slice(word);
         return;
     }
@@ -168,7 +167,28 @@ pub fn quote(word: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// The same as a string of its own, for messages.
+/// Whether `word` needs no quotes.
+fn is_bare(word: &[u8]) -> bool {
+    let bare = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
+    !word.is_empty() && word.iter().all(bare)
+}
+
+/// About how many bytes [`quote`] appends.
+pub fn quoted_bytes(word: &[u8]) -> usize {
+    if is_bare(word) {
+        return word.len();
+    }
+    let escaped = if str::from_utf8(word).is_ok() { 1 } else { 4 };
+    let bytes = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0x20..0x7f => 1,
+        0x00..0x20 | 0x7f => 4,
+        0x80.. => escaped,
+    };
+    2 + word.iter().map(bytes).sum::<usize>()
+}
+
+/// What [`quote`] writes as a string of its own, for messages.
 pub fn quoted(word: &[u8]) -> String {
     let mut out = Vec::new();
     quote(word, &mut out);

@@ -282,6 +282,11 @@ pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// About how many bytes a `SET` record takes.
+pub fn set_bytes(key: &[u8], value: &[u8]) -> usize {
+    "SET".len() + " ".len() + text::quoted_bytes(key) + " ".len() + text::quoted_bytes(value) + 1
+}
+
 /// Appends a `SETRANGE` record to `out`.
 pub fn write_set_range(key: &[u8], offset: usize, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"SETRANGE ");

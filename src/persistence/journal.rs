@@ -1,33 +1,46 @@
 //! Appends records and commits them in groups.
 //!
-//! Writers append to the pending batch in memory, under their shard's lock, and get its number: the
-//! mark to wait for. Whoever waits first, with no write under way, leads: it takes the batch, seals
-//! it, writes and fsyncs it with no lock held, and wakes the others. All who arrive meanwhile share
-//! the next batch. A lone client leads its own batches on its own thread and is never handed over.
+//! Writers append to the pending batch in memory, under their shard's lock, and get its mark: what to
+//! wait for. Whoever waits first, with no write under way, leads: it takes the batch, seals it, writes
+//! and fsyncs it with no lock held, and wakes the others. All who arrive meanwhile share the next
+//! batch. A lone client leads its own batches on its own thread and is never handed over.
+//!
+//! Stamps count the batches of this run, whatever file they go to; a batch's number counts within its
+//! file. After a failure nothing is appended until the file is well again (`cut_back` or `switch`, then
+//! `resume`). The stamps that were under way then are *doomed*: they are never committed, though
+//! `committed` passes them later. A [`Mark`] knows when it was taken, so it is not mistaken.
 //!
 //! Invariants:
-//! - batches are written in the order of their numbers, one at a time;
+//! - batches are written in the order of their stamps, one at a time;
 //! - `committed` passes a batch only once it may be acknowledged: fsynced under `always`, written
-//!   otherwise;
+//!   otherwise, and the file is still where it was;
 //! - a seal's durable mark is the highest batch whose fsync had succeeded;
-//! - after a failed write or fsync nothing is ever committed again on this file;
+//! - a file of which an fsync failed gets no further byte;
 //! - at most one batch is being written, and one fsync of written batches is under way.
 //!
 //! Lock order: a shard's lock may be held when the journal's is taken, never the other way.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
-use super::format::{Checksum, FileId, Seal};
-use super::scan::Sealed;
+use super::disk::{self, Disk};
+use super::draft::{Draft, Segment, Unpublished};
+use super::format::{Checksum, Seal};
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX};
-use crate::sync::{AbortOnPanic, lock, wait};
+use crate::seldom::Seldom;
+use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
 
-/// The number of a batch: whoever shows what it changed waits until it is committed.
-pub type Mark = u64;
+/// What to wait for before something may be shown: a batch, and when it was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark {
+    /// The batch's stamp; 0 waits for nothing.
+    pub stamp: u64,
+    /// How often the journal had been healed when the stamp was read, or less.
+    pub healed: u64,
+}
 
 /// When what was written is made to survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,48 +72,74 @@ impl Fsync {
 #[error("{0}")]
 pub struct WriteRefused(Arc<str>);
 
-/// Where a journal goes on in its file.
-#[derive(Debug)]
-pub struct Position {
-    /// The file's id.
-    pub id: FileId,
-    /// Number of the last batch in it.
-    pub last: u64,
-    /// Number of the last batch that holds records.
-    pub last_with_records: u64,
-    /// The highest durable mark written in it.
-    pub marked: u64,
+/// What makes a file well after a failure, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// What was written of a batch is cut off.
+    CutBack,
+    /// A complete new file: what this one holds is uncertain.
+    Rewrite,
+    /// The same, and what stands in its place now is somebody's work: it is kept aside.
+    RewriteBeside,
 }
 
-impl Position {
-    /// The place after the header of a new file.
-    pub fn start(id: FileId) -> Self {
-        Self { id, last: 0, last_with_records: 0, marked: 0 }
-    }
+/// Why a batch is not committed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Write(io::Error),
+    #[error("fsync: {0}")]
+    Sync(io::Error),
+    #[error("{0}")]
+    Astray(&'static str),
+}
 
-    /// The place after the good batches of a scanned file.
-    pub fn after(sealed: &Sealed) -> Self {
-        let Sealed { id, last, last_with_records, durable: marked, .. } = *sealed;
-        Self { id, last, last_with_records, marked }
+impl Failure {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Write(_) => Remedy::CutBack,
+            Self::Sync(_) => Remedy::Rewrite,
+            Self::Astray(_) => Remedy::RewriteBeside,
+        }
     }
+}
+
+/// Why the data file was not replaced. It goes on as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The journal failed, or stops.
+    #[error(transparent)]
+    Refused(#[from] WriteRefused),
 }
 
 /// The append-only end of a data file.
 #[derive(Debug)]
 pub struct Journal {
     // Constant after construction.
-    file: File,
+    disk: Arc<dyn Disk>,
     path: PathBuf,
-    id: FileId,
     fsync: Fsync,
 
     // Their own synchronization.
-    /// The highest batch that may be acknowledged.
+    /// The highest stamp that may be acknowledged.
     committed: AtomicU64,
-    /// `State::failure` is set.
-    failed: AtomicBool,
-    /// Waiters for batches of even and of odd numbers: only two batches can have any.
+    /// How often it was healed.
+    healed: AtomicU64,
+    /// `State::trouble` is set, or it is closed.
+    refusing: AtomicBool,
+    /// Length of the data file, in bytes.
+    bytes: AtomicU64,
+    /// How much of it is seals of this run, in bytes.
+    seal_bytes: AtomicU64,
+    /// Waiters for batches of even and of odd stamps: only two batches can have any.
     woken: [Condvar; 2],
+    /// A write or a sync ended.
+    rested: Condvar,
+    /// Trouble began.
+    alarm: Condvar,
 
     state: Mutex<State>,
 }
@@ -110,52 +149,84 @@ struct State {
     /// Records appended and not yet taken by a leader.
     pending: Vec<u8>,
     pending_records: u64,
-    /// Number the pending batch will have.
-    number: u64,
-    /// A leader is writing batch `number - 1`.
+    /// Stamp the pending batch will have.
+    stamp: u64,
+    /// A leader is writing batch `stamp - 1`.
     writing: bool,
     /// Someone fsyncs what is committed.
     syncing: bool,
+    /// Someone waits to exchange the file: no new leader.
+    reserved: bool,
     /// Nothing more is appended.
     closing: bool,
-    /// The highest batch known to be fsynced.
-    synced: u64,
-    /// The highest durable mark in the file.
-    marked: u64,
-    /// The last batch that holds records.
-    last_with_records: u64,
+    /// The data file.
+    segment: Segment,
+    /// Lines and records committed while a new file is being written.
+    tee: Option<(Vec<u8>, u64)>,
     /// A leader's buffer, to be used again.
     spare: Vec<u8>,
-    failure: Option<WriteRefused>,
+    /// Nothing is written until this is over.
+    trouble: Option<Remedy>,
+    /// Stamps above the first and up to the second were lost by the last failure.
+    doomed: (u64, u64),
+    /// The reason of the last failure.
+    reason: WriteRefused,
+}
+
+/// What is committed to the old file while a new one is being written, until it is dropped.
+#[derive(Debug)]
+pub struct Tee<'a>(&'a Journal);
+
+impl Tee<'_> {
+    /// Whole lines committed since this was last asked, and the records among them; an error once the
+    /// journal has failed.
+    pub fn take(&self) -> Result<(Vec<u8>, u64), WriteRefused> {
+        let mut state = lock(&self.0.state);
+        state.check()?;
+        match &mut state.tee {
+            Some(tee) => Ok(std::mem::take(tee)),
+            // It failed and was healed meanwhile.
+            None => Err(state.reason.clone()),
+        }
+    }
+}
+
+impl Drop for Tee<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).tee = None;
+    }
 }
 
 impl Journal {
-    /// A journal that goes on at `position` of `file`, which is open for appending, locked and
-    /// fsynced.
-    pub fn new(file: File, path: PathBuf, fsync: Fsync, position: Position) -> Self {
-        let Position { id, last, last_with_records, marked } = position;
-        let state = State {
-            pending: Vec::new(),
-            pending_records: 0,
-            number: last + 1,
-            writing: false,
-            syncing: false,
-            closing: false,
-            synced: last,
-            marked,
-            last_with_records,
-            spare: Vec::new(),
-            failure: None,
-        };
+    /// A journal that goes on at the end of `segment`, which is the file at `path`.
+    pub fn new(disk: Arc<dyn Disk>, path: PathBuf, fsync: Fsync, segment: Segment) -> Self {
         Self {
-            file,
+            disk,
             path,
-            id,
             fsync,
-            committed: AtomicU64::new(last),
-            failed: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
+            healed: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+            bytes: AtomicU64::new(segment.end),
+            seal_bytes: AtomicU64::new(0),
             woken: [Condvar::new(), Condvar::new()],
-            state: Mutex::new(state),
+            rested: Condvar::new(),
+            alarm: Condvar::new(),
+            state: Mutex::new(State {
+                pending: Vec::new(),
+                pending_records: 0,
+                stamp: 1,
+                writing: false,
+                syncing: false,
+                reserved: false,
+                closing: false,
+                segment,
+                tee: None,
+                spare: Vec::new(),
+                trouble: None,
+                doomed: (0, 0),
+                reason: WriteRefused("".into()),
+            }),
         }
     }
 
@@ -164,46 +235,55 @@ impl Journal {
         &self.path
     }
 
+    /// Length of the data file, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How much of it is seals written in this run, in bytes.
+    pub fn seal_bytes(&self) -> u64 {
+        self.seal_bytes.load(Ordering::Relaxed)
+    }
+
     /// Says whether writes are taken. Ask before changing memory.
     pub fn check(&self) -> Result<(), WriteRefused> {
-        if !self.failed.load(Ordering::Acquire) {
+        if !self.refusing.load(Ordering::Acquire) {
             return Ok(());
         }
-        match &lock(&self.state).failure {
-            Some(refused) => Err(refused.clone()),
-            None => Ok(()),
-        }
+        lock(&self.state).check()
     }
 
     /// Adds `records`, whole lines of which there are `count`, to the pending batch: all of them
     /// will be in the file or none. Call it with the locks of all shards it changes held and before
     /// it changes them, so that the file has the order of memory. `records` may be exchanged for
-    /// another buffer: a large record is not copied.
-    pub fn append(&self, records: &mut Vec<u8>, count: u64) -> Result<Mark, WriteRefused> {
+    /// another buffer: a large record is not copied. Returns the stamp of the batch.
+    pub fn append(&self, records: &mut Vec<u8>, count: u64) -> Result<u64, WriteRefused> {
         let mut state = lock(&self.state);
-        if let Some(refused) = &state.failure {
-            return Err(refused.clone());
-        }
-        if state.closing {
-            return Err(stopping());
-        }
+        state.check()?;
         if state.pending.is_empty() && records.len() > CLIENT_SPARE_BYTES_MAX {
             std::mem::swap(&mut state.pending, records);
         } else {
             state.pending.extend_from_slice(records);
         }
         state.pending_records += count;
-        Ok(state.number)
+        Ok(state.stamp)
     }
 
-    /// The highest batch that may be acknowledged.
-    pub fn committed(&self) -> Mark {
+    /// The highest stamp that may be acknowledged.
+    pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
+    }
+
+    /// How often it was healed. Read it no later than the stamp it goes into a [`Mark`] with, or with
+    /// the lock of that stamp's shard held.
+    pub fn healed(&self) -> u64 {
+        self.healed.load(Ordering::Acquire)
     }
 
     /// Whether everything up to `mark` may be acknowledged already.
     pub fn is_committed(&self, mark: Mark) -> bool {
-        self.committed() >= mark
+        // In this order: a doomed stamp is passed only after the healing was counted.
+        mark.stamp == 0 || self.committed() >= mark.stamp && self.healed() == mark.healed
     }
 
     /// Waits until everything up to `mark` may be acknowledged, writing it if no one else does.
@@ -213,14 +293,18 @@ impl Journal {
         }
         let mut state = lock(&self.state);
         loop {
-            if self.is_committed(mark) {
+            let healed = self.healed() - mark.healed;
+            if healed > 1 || healed == 1 && state.is_doomed(mark.stamp) {
+                return Err(state.reason.clone());
+            }
+            if self.committed() >= mark.stamp {
                 return Ok(());
             }
-            if let Some(refused) = &state.failure {
-                return Err(refused.clone());
+            if state.trouble.is_some() {
+                return Err(state.reason.clone());
             }
-            state = match state.writing {
-                true => wait(&self.woken[mark as usize % 2], state),
+            state = match state.writing || state.reserved {
+                true => wait(&self.woken[mark.stamp as usize % 2], state),
                 false => self.lead(state),
             };
         }
@@ -228,76 +312,131 @@ impl Journal {
 
     /// Writes the pending batch, empty or not, with the lock released meanwhile.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        assert!(!state.writing, "one leader at a time");
-        let spare = std::mem::take(&mut state.spare);
-        let mut batch = std::mem::replace(&mut state.pending, spare);
-        let records = std::mem::take(&mut state.pending_records);
-        let (number, durable) = (state.number, state.synced);
-        state.number += 1;
-        state.writing = true;
+        let mut batch = state.take_batch();
+        let segment = state.segment.clone();
         drop(state);
-
         // Others wait for this thread: it must not vanish.
         let guard = AbortOnPanic;
-        let written = self.write(&mut batch, number, records, durable);
-        batch.clear();
-        batch.shrink_to(JOURNAL_SPARE_BYTES_MAX);
+        let written = self.write(&segment, &mut batch);
         std::mem::forget(guard);
+        self.conclude(lock(&self.state), batch, written)
+    }
 
-        let mut state = lock(&self.state);
-        state.writing = false;
-        state.spare = batch;
+    /// Seals `batch` and writes it to the end of `segment`.
+    fn write(&self, segment: &Segment, batch: &mut Batch) -> Result<(), Failure> {
+        let mut checksum = Checksum::new(segment.id);
+        checksum.update(&batch.lines);
+        let seal = Seal::close(segment.last + 1, batch.records, segment.synced, checksum);
+        let body = batch.lines.len();
+        write!(batch.lines, "{seal}").map_err(Failure::Write)?;
+        segment.file.append(&batch.lines).map_err(Failure::Write)?;
+        (batch.body, batch.durable) = (body, segment.synced);
+        if self.fsync == Fsync::Always {
+            segment.file.sync().map_err(Failure::Sync)?;
+        }
+        self.look(segment, segment.end + batch.lines.len() as u64)
+    }
+
+    /// Whether the file is where it was, and as long as it should be.
+    fn look(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
+        let ours = segment.file.status().map_err(Failure::Write)?;
+        match self.disk.look(&self.path) {
+            Ok(named) if named.identity != segment.identity => {
+                Err(Failure::Astray("another file has taken the data file's name"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Failure::Astray("the data file was removed or renamed"))
+            }
+            Err(error) => Err(Failure::Write(error)),
+            Ok(_) if ours.length != length => {
+                Err(Failure::Astray("somebody else changed the data file's length"))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// The leader's batch is written, or not: acknowledges it and wakes who waits.
+    fn conclude<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        batch: Batch,
+        written: Result<(), Failure>,
+    ) -> MutexGuard<'a, State> {
         match written {
             // Another thread's fsync failed meanwhile: nobody knows what of this is on disk.
-            _ if state.failure.is_some() => {}
+            _ if state.trouble.is_some() => {}
             Ok(()) => {
-                state.marked = durable;
-                if records > 0 {
-                    state.last_with_records = number;
+                let segment = &mut state.segment;
+                segment.last += 1;
+                segment.end += batch.lines.len() as u64;
+                segment.marked = batch.durable;
+                if batch.records > 0 {
+                    segment.last_with_records = segment.last;
                 }
                 if self.fsync == Fsync::Always {
-                    state.synced = number;
+                    segment.synced = segment.last;
                 }
-                self.committed.store(number, Ordering::Release);
-                // One of those who wait for the next batch leads it.
-                self.woken[(number + 1) as usize % 2].notify_one();
+                if let Some((lines, records)) = &mut state.tee {
+                    lines.extend_from_slice(&batch.lines[..batch.body]);
+                    *records += batch.records;
+                }
+                let seal_bytes = batch.lines.len() - batch.body;
+                self.seal_bytes.fetch_add(seal_bytes as u64, Ordering::Relaxed);
+                self.acknowledge(&state, batch.stamp);
             }
-            Err(error) => self.fail(&mut state, &error),
+            Err(failure) => self.fail(&mut state, &failure),
         }
-        self.woken[number as usize % 2].notify_all();
+        self.finish(&mut state, batch);
         state
     }
 
-    fn write(
-        &self,
-        batch: &mut Vec<u8>,
-        number: u64,
-        records: u64,
-        durable: u64,
-    ) -> io::Result<()> {
-        let mut checksum = Checksum::new(self.id);
-        checksum.update(batch);
-        write!(batch, "{}", Seal::close(number, records, durable, checksum))?;
-        (&self.file).write_all(batch)?;
-        match self.fsync {
-            Fsync::Always => self.file.sync_data(),
-            Fsync::Everysec | Fsync::No => Ok(()),
+    /// Nobody writes `batch` any more: wakes who waits for that.
+    fn finish(&self, state: &mut State, mut batch: Batch) {
+        state.writing = false;
+        batch.lines.clear();
+        batch.lines.shrink_to(JOURNAL_SPARE_BYTES_MAX);
+        state.spare = batch.lines;
+        self.woken[batch.stamp as usize % 2].notify_all();
+        self.rested.notify_all();
+    }
+
+    /// The batch of `stamp` is committed.
+    fn acknowledge(&self, state: &State, stamp: u64) {
+        self.bytes.store(state.segment.end, Ordering::Relaxed);
+        self.committed.store(stamp, Ordering::Release);
+        // One of those who wait for the next batch leads it.
+        self.woken[(stamp + 1) as usize % 2].notify_one();
+    }
+
+    /// From here on nothing is written until the file is well again; what was under way is doomed.
+    fn fail(&self, state: &mut State, failure: &Failure) {
+        static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
+        let remedy = failure.remedy();
+        if let Some(trouble) = &mut state.trouble {
+            *trouble = remedy.max(*trouble);
+            return;
         }
+        if LOGGED.now() {
+            log::error!(
+                "{}: {failure}: writes are refused until it is well again and those under way are \
+                 taken back; reads go on",
+                self.path.display()
+            );
+        }
+        state.trouble = Some(remedy);
+        state.doomed = (self.committed(), state.stamp);
+        state.stamp += 1;
+        state.pending = Vec::new();
+        state.pending_records = 0;
+        state.tee = None;
+        self.refuse(state, failure.to_string());
     }
 
-    fn fail(&self, state: &mut State, error: &io::Error) {
-        log::error!(
-            "{}: {error}: writes are refused from now on and those under way are taken back, reads go \
-             on; make the disk well and restart",
-            self.path.display()
-        );
-        self.refuse(state, WriteRefused(error.to_string().into()));
-    }
-
-    fn refuse(&self, state: &mut State, reason: WriteRefused) {
-        state.failure = Some(reason);
-        self.failed.store(true, Ordering::Release);
+    fn refuse(&self, state: &mut State, reason: String) {
+        state.reason = WriteRefused(reason.into());
+        self.refusing.store(true, Ordering::Release);
         self.woken.iter().for_each(Condvar::notify_all);
+        self.alarm.notify_all();
     }
 
     /// Under `everysec`, fsyncs what is written; call it each second.
@@ -307,44 +446,246 @@ impl Journal {
         }
     }
 
+    /// Makes everything appended so far survive a power cut, whatever the mode.
+    pub fn save(&self) -> Result<(), WriteRefused> {
+        let stamp = lock(&self.state).stamp;
+        self.commit(Mark { stamp, healed: self.healed() })?;
+        let state = self.sync(lock(&self.state));
+        match state.trouble {
+            Some(_) => Err(state.reason.clone()),
+            None => Ok(()),
+        }
+    }
+
     /// Once nothing has been appended since the last call, writes an empty batch whose seal marks
     /// the last records as durable, so that damage to them can be told from a crash.
     ///
     /// `before` is what the last call returned, at first 0.
-    pub fn mark_idle(&self, before: Mark) -> Mark {
+    pub fn mark_idle(&self, before: u64) -> u64 {
         let state = lock(&self.state);
-        let written = state.number - 1;
-        let idle = written == before && !state.writing && state.pending.is_empty();
-        let durable = state.last_with_records <= state.synced;
-        if idle && durable && state.is_unmarked() && !state.closing && state.failure.is_none() {
+        let stamp = state.stamp;
+        let idle = stamp == before && state.is_resting() && state.pending.is_empty();
+        let segment = &state.segment;
+        let durable = segment.last_with_records <= segment.synced;
+        if idle && durable && segment.is_unmarked() && !state.closing && state.trouble.is_none() {
             drop(self.lead(state));
         }
-        written
+        stamp
     }
 
     /// Fsyncs what is committed and not yet synced, with the lock released meanwhile.
     fn sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.syncing {
-            state = wait(&self.woken[0], state);
+        while state.syncing || state.reserved {
+            state = wait(&self.rested, state);
         }
-        let target = self.committed();
-        if state.failure.is_some() || state.synced >= target {
+        let segment = state.segment.clone();
+        if state.trouble.is_some() || segment.synced >= segment.last {
             return state;
         }
         state.syncing = true;
         drop(state);
         let guard = AbortOnPanic;
-        let synced = self.file.sync_data();
+        let synced = segment.file.sync();
         std::mem::forget(guard);
         let mut state = lock(&self.state);
         state.syncing = false;
-        self.woken[0].notify_all();
+        self.rested.notify_all();
         match synced {
-            _ if state.failure.is_some() => {}
-            Ok(()) => state.synced = target,
-            Err(error) => self.fail(&mut state, &error),
+            _ if state.trouble.is_some() => {}
+            Ok(()) => state.segment.synced = segment.last,
+            Err(error) => self.fail(&mut state, &Failure::Sync(error)),
         }
         state
+    }
+
+    /// Waits for at most `timeout` until there is trouble, and says whether there is.
+    pub fn wait_for_trouble(&self, timeout: Duration) -> bool {
+        let state = lock(&self.state);
+        let state = match state.trouble {
+            Some(_) => state,
+            None => wait_timeout(&self.alarm, state, timeout),
+        };
+        state.trouble.is_some()
+    }
+
+    /// What will end the trouble there is, and why there is.
+    pub fn trouble(&self) -> Option<(Remedy, WriteRefused)> {
+        let state = lock(&self.state);
+        state.trouble.map(|remedy| (remedy, state.reason.clone()))
+    }
+
+    /// Waits until nobody writes or syncs, and keeps it so until `reserved` is taken back.
+    fn reserve(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        while state.reserved {
+            state = wait(&self.rested, state);
+        }
+        state.reserved = true;
+        while state.writing || state.syncing {
+            state = wait(&self.rested, state);
+        }
+        state
+    }
+
+    /// After a failed write: cuts off what was written of the batch. What is left of a file may only
+    /// be trusted if no fsync failed and nobody else was at it; else nothing but a new file helps.
+    pub fn cut_back(&self) -> Result<(), Remedy> {
+        let state = self.reserve();
+        let segment = state.segment.clone();
+        let remedy = state.trouble;
+        drop(state);
+        let outcome = match remedy {
+            Some(Remedy::CutBack) => {
+                let cut = segment.file.cut(segment.end).map_err(Failure::Sync);
+                cut.and_then(|()| self.look(&segment, segment.end))
+            }
+            _ => Ok(()),
+        };
+        let mut state = lock(&self.state);
+        self.release(&mut state);
+        if let Err(failure) = outcome {
+            self.fail(&mut state, &failure);
+        }
+        match state.trouble {
+            Some(Remedy::CutBack) | None => Ok(()),
+            Some(remedy) => Err(remedy),
+        }
+    }
+
+    fn release(&self, state: &mut State) {
+        state.reserved = false;
+        self.rested.notify_all();
+        self.woken.iter().for_each(Condvar::notify_one);
+    }
+
+    /// From here on what is committed is kept for a new file too; one may be under way at a time.
+    pub fn tee(&self) -> Result<Tee<'_>, WriteRefused> {
+        let mut state = lock(&self.state);
+        state.check()?;
+        if state.tee.is_some() {
+            return Err(WriteRefused("a rewrite is under way".into()));
+        }
+        state.tee = Some((Vec::new(), 0));
+        Ok(Tee(self))
+    }
+
+    /// A draft of a new file beside this one, of the same mode and owner.
+    pub fn draft(&self) -> io::Result<Draft> {
+        let file = Arc::clone(&lock(&self.state).segment.file);
+        let name = disk::beside(&self.path, ".tmp");
+        Draft::create(Arc::clone(&self.disk), name, Some(&file.status()?))
+    }
+
+    /// Before a rewrite in trouble: what stands in the file's place and is not what was committed is
+    /// somebody's work. It keeps a name of its own.
+    pub fn set_strangers_aside(&self) -> io::Result<()> {
+        let (segment, trouble) = {
+            let state = lock(&self.state);
+            (state.segment.clone(), state.trouble)
+        };
+        if trouble != Some(Remedy::RewriteBeside) {
+            return Ok(());
+        }
+        let found = match self.disk.open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let status = found.status()?;
+        if status.identity != segment.identity && !found.try_lock()? {
+            let holder = super::holder(&status);
+            let error = format!("{holder} holds the file that has taken the data file's name");
+            return Err(io::Error::other(error));
+        }
+        let aside = disk::beside(&self.path, &format!(".aside-{}", status.identity.1));
+        match self.disk.link(&self.path, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // An earlier try made it, if it is this file.
+                return match self.disk.look(&aside)?.identity == status.identity {
+                    true => Ok(()),
+                    false => Err(error),
+                };
+            }
+            other => other?,
+        }
+        log::warn!(
+            "{}: what stands there is not what was committed: it is kept as {}",
+            self.path.display(),
+            aside.display()
+        );
+        Ok(())
+    }
+
+    /// Puts `draft` in the place of the file, after the rest of the tee and what is pending now was
+    /// added to it. Writers wait meanwhile; if it fails, the old file takes what is pending.
+    pub fn switch(&self, mut draft: Draft) -> Result<(), SwitchError> {
+        let mut state = self.reserve();
+        let (tee, batch) = match state.trouble {
+            // Memory is what was committed, and nothing is appended.
+            Some(_) => ((Vec::new(), 0), None),
+            None => match state.check().and(state.tee.take().ok_or_else(stopping)) {
+                Ok(tee) => (tee, Some(state.take_batch())),
+                Err(refused) => {
+                    self.release(&mut state);
+                    return Err(refused.into());
+                }
+            },
+        };
+        let old = state.segment.clone();
+        drop(state);
+        let guard = AbortOnPanic;
+        let added = draft.add(&tee.0, tee.1).and_then(|()| draft.seal());
+        let added = added.and_then(|()| match &batch {
+            Some(batch) => draft.add(&batch.lines, batch.records),
+            None => Ok(()),
+        });
+        let published = added.map_err(Unpublished::Before).and_then(|()| draft.replace(&self.path));
+        let (mut state, outcome) = match published {
+            Ok(segment) => {
+                let mut state = lock(&self.state);
+                state.segment = segment;
+                self.bytes.store(state.segment.end, Ordering::Relaxed);
+                self.seal_bytes.store(0, Ordering::Relaxed);
+                if let Some(batch) = batch {
+                    self.acknowledge(&state, batch.stamp);
+                    self.finish(&mut state, batch);
+                }
+                (state, Ok(()))
+            }
+            Err(Unpublished::Before(error)) => {
+                let state = match batch {
+                    Some(mut batch) => {
+                        let written = self.write(&old, &mut batch);
+                        self.conclude(lock(&self.state), batch, written)
+                    }
+                    None => lock(&self.state),
+                };
+                (state, Err(error.into()))
+            }
+            Err(Unpublished::After(segment, error)) => {
+                let mut state = lock(&self.state);
+                state.segment = *segment;
+                let failure = Failure::Sync(error);
+                self.fail(&mut state, &failure);
+                if let Some(batch) = batch {
+                    self.finish(&mut state, batch);
+                }
+                (state, Err(io::Error::other(failure.to_string()).into()))
+            }
+        };
+        std::mem::forget(guard);
+        self.release(&mut state);
+        drop(state);
+        // Who closes a large file last frees its blocks: not with the lock held.
+        drop(old);
+        outcome
+    }
+
+    /// The file is well again, and memory is what was committed: takes writes again.
+    pub fn resume(&self) {
+        let mut state = lock(&self.state);
+        state.trouble = None;
+        self.healed.fetch_add(1, Ordering::Release);
+        self.refusing.store(state.closing, Ordering::Release);
     }
 
     /// Takes no more, commits what is pending, makes everything durable whatever the mode, and marks
@@ -352,33 +693,69 @@ impl Journal {
     pub fn close(&self) -> Result<(), WriteRefused> {
         let mut state = lock(&self.state);
         state.closing = true;
-        while state.failure.is_none() && (state.writing || !state.pending.is_empty()) {
-            let last = state.number - 1;
-            state = match state.writing {
-                true => wait(&self.woken[last as usize % 2], state),
-                false => self.lead(state),
+        while state.trouble.is_none() && !(state.is_resting() && state.pending.is_empty()) {
+            state = match state.is_resting() {
+                true => self.lead(state),
+                false => wait(&self.rested, state),
             };
         }
         // From here on nobody else writes: nothing is pending and nothing can be appended.
         state = self.sync(state);
-        if state.failure.is_none() && state.is_unmarked() {
+        if state.trouble.is_none() && state.segment.is_unmarked() {
             state = self.lead(state);
             state = self.sync(state);
         }
-        match &state.failure {
-            Some(refused) => Err(refused.clone()),
+        match state.trouble {
+            Some(_) => Err(state.reason.clone()),
             None => {
-                self.refuse(&mut state, stopping());
+                let WriteRefused(reason) = stopping();
+                self.refuse(&mut state, reason.to_string());
                 Ok(())
             }
         }
     }
 }
 
+/// Records on their way to the file.
+struct Batch {
+    /// The records, and once it is written its seal.
+    lines: Vec<u8>,
+    /// How much of that is records, in bytes.
+    body: usize,
+    records: u64,
+    stamp: u64,
+    /// The durable mark of its seal.
+    durable: u64,
+}
+
 impl State {
-    /// Whether there are records that no seal marks as durable.
-    fn is_unmarked(&self) -> bool {
-        self.marked < self.last_with_records
+    fn check(&self) -> Result<(), WriteRefused> {
+        match self.trouble {
+            Some(_) => Err(self.reason.clone()),
+            None if self.closing => Err(stopping()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether someone may begin to write.
+    fn is_resting(&self) -> bool {
+        !self.writing && !self.reserved
+    }
+
+    fn is_doomed(&self, stamp: u64) -> bool {
+        self.doomed.0 < stamp && stamp <= self.doomed.1
+    }
+
+    /// What is pending, for its leader to write.
+    fn take_batch(&mut self) -> Batch {
+        assert!(!self.writing, "one leader at a time");
+        self.writing = true;
+        let spare = std::mem::take(&mut self.spare);
+        let lines = std::mem::replace(&mut self.pending, spare);
+        let records = std::mem::take(&mut self.pending_records);
+        let stamp = self.stamp;
+        self.stamp += 1;
+        Batch { lines, body: 0, records, stamp, durable: 0 }
     }
 }
 

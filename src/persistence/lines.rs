@@ -1,7 +1,6 @@
 //! Reads a file's lines without keeping them: a line may be gigabytes long, or be no line at all.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::time::{Duration, Instant};
 
 use super::format::SEAL_BYTES_MAX;
 
@@ -11,7 +10,6 @@ pub const READ_BYTES: usize = 256 << 10;
 /// A file's lines, of which only the first bytes are kept.
 pub struct Lines<R> {
     reader: BufReader<R>,
-    progress: Progress,
     /// Number of the last line read, from 1.
     pub number: u64,
     /// Where the next line begins.
@@ -62,11 +60,10 @@ impl<R: Read> Lines<R> {
     /// Seals, and headers, are shorter.
     const HEAD_BYTES: usize = 2 * SEAL_BYTES_MAX;
 
-    /// The lines of `source`, which is `length` bytes long.
-    pub fn new(source: R, length: u64) -> Self {
+    /// The lines of `source`.
+    pub fn new(source: R) -> Self {
         let reader = BufReader::with_capacity(READ_BYTES, source);
-        let progress = Progress::new("checking", length);
-        Self { reader, progress, number: 0, offset: 0, head: Vec::new(), tail: Vec::new() }
+        Self { reader, number: 0, offset: 0, head: Vec::new(), tail: Vec::new() }
     }
 
     /// Reads the next line; one that is longer than its head goes to `long`, piece by piece.
@@ -104,41 +101,6 @@ impl<R: Read> Lines<R> {
         self.number += 1;
         let (number, offset, head, tail) = (self.number, self.offset, &self.head, &self.tail);
         self.offset += length;
-        self.progress.reach(self.offset);
         Ok(Some(Line { number, offset, length, terminated, blank, whole, head, tail }))
-    }
-}
-
-/// Logs, once a second, how far a long file is read.
-pub struct Progress {
-    action: &'static str,
-    total: u64,
-    started: Instant,
-    logged: Instant,
-    /// When to look at the clock again.
-    next: u64,
-}
-
-impl Progress {
-    /// Progress through `total` bytes.
-    pub fn new(action: &'static str, total: u64) -> Self {
-        let started = Instant::now();
-        Self { action, total, started, logged: started, next: 0 }
-    }
-
-    /// The reader is at `offset`.
-    pub fn reach(&mut self, offset: u64) {
-        const LOOK_EVERY_BYTES: u64 = 4 << 20;
-        if offset < self.next {
-            return;
-        }
-        self.next = offset + LOOK_EVERY_BYTES;
-        if self.logged.elapsed() < Duration::from_secs(1) {
-            return;
-        }
-        self.logged = Instant::now();
-        let percent = offset * 100 / self.total.max(1);
-        let speed = offset as f64 / self.started.elapsed().as_secs_f64() / 1e6;
-        log::info!("{} the data file: {percent} % ({speed:.0} MB/s)", self.action);
     }
 }

@@ -1,11 +1,12 @@
 //! Parses lines into records: the second pass over a file, after the scan has found which of its
 //! bytes are good; and the only one over a hand-written file and over a broken batch.
 
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 
+use super::disk::{self, DiskFile};
 use super::format::{HEADER_START, Record, RecordError, SEAL_START};
-use super::lines::{Progress, READ_BYTES};
+use super::lines::READ_BYTES;
 use super::scan::{Cause, Refusal, ScanError};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::text::{self, Words};
@@ -19,19 +20,28 @@ pub enum Source {
     Handwritten,
 }
 
+/// A record, and where it stands.
+#[derive(Debug)]
+pub struct Located<'a> {
+    /// What the line says.
+    pub record: Record<'a>,
+    /// Its number, counted from the start of what is read.
+    pub line: u64,
+    /// Where it begins, and where the next line does, in bytes.
+    pub bytes: Range<u64>,
+}
+
 /// Parses the lines in `range` of `file` and hands each record to `apply`; the first line that is no
 /// record, comment or blank refuses. Line numbers count from the start of the range.
-pub fn for_each_record<F: Read + Seek>(
-    file: &mut F,
+pub fn for_each_record(
+    file: &dyn DiskFile,
     range: Range<u64>,
     source: Source,
-    mut apply: impl FnMut(Record<'_>),
+    mut apply: impl FnMut(Located<'_>),
 ) -> Result<(), ScanError> {
-    file.seek(SeekFrom::Start(range.start))?;
-    let mut reader = BufReader::with_capacity(READ_BYTES, file.take(range.end - range.start));
-    let mut progress = Progress::new("loading", range.end);
-    let (mut line, mut words) = (Vec::new(), Words::default());
     let (mut number, mut offset) = (1, range.start);
+    let mut reader = BufReader::with_capacity(READ_BYTES, disk::read(file, range));
+    let (mut line, mut words) = (Vec::new(), Words::default());
     loop {
         line.clear();
         let refuse = |cause: Cause| ScanError::Refused(Refusal { line: number, offset, cause });
@@ -42,13 +52,13 @@ pub fn for_each_record<F: Read + Seek>(
         };
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
-            apply(Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?);
+            let record = Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?;
+            apply(Located { record, line: number, bytes: offset..offset + length });
         } else if let Some(cause) = comment_fault(text, source) {
             return Err(refuse(cause));
         }
         number += 1;
         offset += length;
-        progress.reach(offset);
         // One huge line must not keep its memory to the end.
         line.shrink_to(READ_BYTES);
         words.clear(READ_BYTES);

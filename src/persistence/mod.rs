@@ -1,16 +1,22 @@
-//! From records in memory to `donnees.txt` and back, through crashes.
+//! From records in memory to `donnees.txt` and back, through crashes and failing disks.
 //!
 //! [`Recovery`] opens a file: lock, scan, verdict, and only then action. What it ends in is a
-//! [`Journal`], which appends and commits. The file's grammar is [`mod@format`]'s; nothing here knows the
-//! store or a socket.
+//! [`Journal`], which appends and commits; a [`Draft`] is a new file that takes the place of the old
+//! one. The file's grammar is [`mod@format`]'s; nothing here knows the store or a socket.
 
+pub mod disk;
+mod draft;
+mod error;
 pub mod format;
 mod journal;
-mod lines;
-mod load;
+pub mod lines;
+pub mod load;
+pub mod pace;
 mod recovery;
 pub mod scan;
 
+pub use draft::Draft;
+pub use error::{Context, Error};
 pub use format::Record;
-pub use journal::{Fsync, Journal, Mark, WriteRefused};
-pub use recovery::{Error, Recovery};
+pub use journal::{Fsync, Journal, Mark, Remedy, SwitchError, Tee, WriteRefused};
+pub use recovery::{Recovery, copy_lines, holder, replace, resolve, resolve_missing};

@@ -10,8 +10,9 @@
 //! never claims a mark that high, and no client can write a line that begins with `#= `.
 
 use std::fmt;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 
+use super::disk::{self, DiskFile};
 use super::format::{
     Checksum, FileId, HEADER_START, Header, RecordError, SEAL_START, Seal, VERSION,
 };
@@ -46,6 +47,8 @@ pub struct Sealed {
     pub end: u64,
     /// Whether the last good line lacks its line end.
     pub unterminated: bool,
+    /// Numbers of some batches, in order, and where they end.
+    milestones: Vec<(u64, u64)>,
 }
 
 /// What follows the good batches of a file whose server crashed.
@@ -172,24 +175,29 @@ fn refuse(line: u64, offset: u64, cause: impl Into<Cause>) -> ScanError {
     ScanError::Refused(Refusal { line, offset, cause: cause.into() })
 }
 
-/// Reads all of `file` and gives the verdict.
-pub fn scan<F: Read + Seek>(file: &mut F) -> Result<Verdict, ScanError> {
-    let length = file.seek(SeekFrom::End(0))?;
-    file.seek(SeekFrom::Start(0))?;
-    let mut lines = Lines::new(&mut *file, length);
-    let Some(first) = lines.next(|_| {})? else { return Ok(Verdict::Empty) };
-    let id = match header(&first) {
-        Ok(Some(header)) => header.id,
-        Ok(None) => {
-            for_each_record(file, 0..length, Source::Handwritten, |_| {})?;
-            return Ok(Verdict::Handwritten);
+/// Reads the first `length` bytes of `file` and gives the verdict; `watch` is told how far it is.
+pub fn scan(
+    file: &dyn DiskFile,
+    length: u64,
+    watch: &mut dyn FnMut(u64),
+) -> Result<Verdict, ScanError> {
+    match Batches::begin(disk::read(file, 0..length))? {
+        Beginning::Empty => Ok(Verdict::Empty),
+        Beginning::Handwritten => {
+            for_each_record(file, 0..length, Source::Handwritten, |found| watch(found.bytes.end))?;
+            Ok(Verdict::Handwritten)
         }
-        Err(cause) => return Err(refuse(1, 0, cause)),
-    };
-    let (sealed, fault) = Scan::new(id, first.length).run(&mut lines)?;
-    match fault {
-        None => Ok(Verdict::Intact(sealed)),
-        Some(fault) => judge(file, sealed, fault, length),
+        Beginning::Sealed(mut batches) => {
+            let mut scan = Scan::new(batches.id, batches.offset());
+            while let Some(batch) = batches.read()? {
+                watch(batch.end);
+                scan.judge(batch)?;
+            }
+            match scan.fault {
+                None => Ok(Verdict::Intact(scan.good)),
+                Some(fault) => judge(file, scan.good, fault, length),
+            }
+        }
     }
 }
 
@@ -231,32 +239,154 @@ fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
     }
 }
 
-/// The lines since the last seal.
-struct Chunk {
-    line: u64,
-    offset: u64,
-    records: u64,
-    checksum: Checksum,
-    /// A header among them: line and offset.
+/// The lines up to a seal, or to the end of the file, whatever they are.
+#[derive(Debug)]
+pub struct Batch {
+    /// Its first line, and where that begins.
+    pub line: u64,
+    /// In bytes.
+    pub offset: u64,
+    /// Its last line: the seal, if it has one.
+    pub last_line: u64,
+    /// Where its lines end and its seal begins.
+    pub body_end: u64,
+    /// Where the next batch begins.
+    pub end: u64,
+    /// Lines that must be records.
+    pub records: u64,
+    /// What closes it.
+    pub seal: Option<Seal>,
+    /// What its seal must say.
+    checksum: u32,
+    /// Its last line has a line end.
+    terminated: bool,
+    /// A header among its lines: line and offset.
     second_header: Option<(u64, u64)>,
     /// The durable mark of a seal that stands at the end of a broken line.
     glued_mark: u64,
 }
 
-impl Chunk {
-    fn new(id: FileId, line: u64, offset: u64) -> Self {
-        let checksum = Checksum::new(id);
-        Self { line, offset, records: 0, checksum, second_header: None, glued_mark: 0 }
+impl Batch {
+    /// The seal, if it vouches for the lines.
+    pub fn good_seal(&self) -> Option<&Seal> {
+        self.seal.as_ref().filter(|seal| {
+            seal.checksum == self.checksum
+                && seal.records == self.records
+                && seal.durable < seal.number
+        })
+    }
+
+    /// How it differs from what its seal says; `expected` is the number it must have.
+    pub fn mismatch(&self, expected: u64) -> Option<Mismatch> {
+        self.seal.map(|seal| Mismatch {
+            seal,
+            expected,
+            records: self.records,
+            checksum: self.checksum,
+            first_line: self.line,
+            last_line: self.last_line,
+        })
+    }
+}
+
+/// A file's batches, good and bad.
+pub struct Batches<R> {
+    lines: Lines<R>,
+    /// The file's id.
+    pub id: FileId,
+}
+
+/// What a file begins as.
+pub enum Beginning<R> {
+    /// No byte.
+    Empty,
+    /// No header.
+    Handwritten,
+    /// A header, and batches.
+    Sealed(Batches<R>),
+}
+
+impl<R: Read> Batches<R> {
+    /// Reads the header of `source`; a damaged one refuses.
+    pub fn begin(source: R) -> Result<Beginning<R>, ScanError> {
+        let mut lines = Lines::new(source);
+        let Some(first) = lines.next(|_| {})? else { return Ok(Beginning::Empty) };
+        match header(&first) {
+            Ok(None) => Ok(Beginning::Handwritten),
+            Ok(Some(header)) => Ok(Beginning::Sealed(Self { lines, id: header.id })),
+            Err(cause) => Err(refuse(1, 0, cause)),
+        }
+    }
+
+    /// Where the next batch begins, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.lines.offset
+    }
+
+    /// Reads the next batch.
+    pub fn read(&mut self) -> io::Result<Option<Batch>> {
+        let (line, offset) = (self.lines.number + 1, self.lines.offset);
+        let mut batch = Batch {
+            line,
+            offset,
+            last_line: 0,
+            body_end: offset,
+            end: offset,
+            records: 0,
+            seal: None,
+            checksum: 0,
+            terminated: true,
+            second_header: None,
+            glued_mark: 0,
+        };
+        let mut sum = Checksum::new(self.id);
+        while let Some(line) = self.lines.next(|bytes| sum.update(bytes))? {
+            (batch.last_line, batch.terminated) = (line.number, line.terminated);
+            batch.end = line.offset + line.length;
+            if line.whole
+                && let Some(seal) = Seal::parse(line.text())
+            {
+                batch.checksum = sum.finish(&seal);
+                batch.seal = Some(seal);
+                if line.terminated || batch.good_seal().is_some() {
+                    return Ok(Some(batch));
+                }
+                // The last digits of its mark may be missing: cut off, not changed.
+                batch.seal = None;
+            }
+            if line.whole {
+                sum.update(line.head);
+            }
+            batch.body_end = batch.end;
+            batch.take(&line);
+        }
+        Ok((batch.end > batch.offset).then_some(batch))
+    }
+}
+
+impl Batch {
+    /// A line that is not its seal.
+    fn take(&mut self, line: &Line<'_>) {
+        self.records += u64::from(line.is_record());
+        if line.head.starts_with(HEADER_START.as_bytes()) {
+            self.second_header = self.second_header.or(Some((line.number, line.offset)));
+        }
+        // A broken line end glues a seal to the seal before, or to a hole. No client can write
+        // either: a record does not begin with `#`, and holds no raw control character.
+        let ending = line.ending();
+        if let Some(at) = memchr::memmem::rfind(ending, SEAL_START.as_bytes())
+            && (line.head.starts_with(SEAL_START.as_bytes())
+                || at > 0 && !crate::text::is_text_byte(ending[at - 1]))
+            && let Some(seal) = Seal::parse(&ending[at..])
+        {
+            self.glued_mark = self.glued_mark.max(seal.claimed());
+        }
     }
 }
 
 /// The first batch that is not as expected, and what follows it.
 struct Fault {
-    chunk: Chunk,
-    /// Where its lines end and its seal begins.
-    end: u64,
-    /// Its seal, unless the file ends first, and how the two differ.
-    mismatch: Option<Mismatch>,
+    batch: Batch,
     /// The highest durable mark that any seal from here on claims.
     claimed: u64,
     /// Number of the last valid seal so far.
@@ -269,7 +399,6 @@ struct Fault {
 
 struct Scan {
     good: Sealed,
-    chunk: Chunk,
     fault: Option<Fault>,
 }
 
@@ -282,103 +411,45 @@ impl Scan {
             durable: 0,
             end: header_bytes,
             unterminated: false,
+            milestones: vec![(0, header_bytes)],
         };
-        Self { good, chunk: Chunk::new(id, 2, header_bytes), fault: None }
+        Self { good, fault: None }
     }
 
-    fn run<R: Read>(mut self, lines: &mut Lines<R>) -> Result<(Sealed, Option<Fault>), ScanError> {
-        loop {
-            let checksum = &mut self.chunk.checksum;
-            let Some(line) = lines.next(|bytes| checksum.update(bytes))? else { break };
-            match Seal::parse(line.text()) {
-                Some(seal) if line.whole => self.close(&seal, &line)?,
-                _ => self.body(&line),
-            }
-        }
-        if lines.offset > self.chunk.offset {
-            self.set_aside(None, lines.offset, lines.number + 1);
-        }
-        Ok((self.good, self.fault))
-    }
-
-    /// A line that is no seal.
-    fn body(&mut self, line: &Line<'_>) {
-        let chunk = &mut self.chunk;
-        if line.whole {
-            chunk.checksum.update(line.head);
-        }
-        chunk.records += u64::from(line.is_record());
-        if line.head.starts_with(HEADER_START.as_bytes()) {
-            chunk.second_header = chunk.second_header.or(Some((line.number, line.offset)));
-        }
-        // A broken line end glues a seal to the seal before, or to a hole. No client can write
-        // either: a record does not begin with `#`, and holds no raw control character.
-        let ending = line.ending();
-        if let Some(at) = memchr::memmem::rfind(ending, SEAL_START.as_bytes())
-            && (line.head.starts_with(SEAL_START.as_bytes())
-                || at > 0 && !crate::text::is_text_byte(ending[at - 1]))
-            && let Some(seal) = Seal::parse(&ending[at..])
-        {
-            chunk.glued_mark = chunk.glued_mark.max(seal.claimed());
-        }
-    }
-
-    /// A seal: judges the chunk it closes and begins the next.
-    fn close(&mut self, seal: &Seal, line: &Line<'_>) -> Result<(), ScanError> {
+    /// Counts the next batch to the good ones, or to the fault.
+    fn judge(&mut self, batch: Batch) -> Result<(), ScanError> {
         let expected = self.good.last + 1;
-        let mismatch = Mismatch {
-            seal: *seal,
-            expected,
-            records: self.chunk.records,
-            checksum: self.chunk.checksum.finish(seal),
-            first_line: self.chunk.line,
-            last_line: line.number,
-        };
-        let valid = mismatch.checksum == seal.checksum
-            && mismatch.records == seal.records
-            && seal.durable < seal.number;
-        if !valid && !line.terminated {
-            // The last digits of its mark may be missing: cut off, not changed.
-            self.body(line);
+        let Some(seal) = batch.seal else {
+            self.set_aside(batch);
             return Ok(());
-        }
-        let refuse_here = |cause| Err(refuse(self.chunk.line, self.chunk.offset, cause));
-        if valid && self.fault.is_none() && seal.number > expected {
+        };
+        let good = batch.good_seal().is_some();
+        let refuse_here = |cause| Err(refuse(batch.line, batch.offset, cause));
+        if good && self.fault.is_none() && seal.number > expected {
             return refuse_here(Cause::Missing { found: seal.number, expected });
         }
         // After a fault too: a crash never brings an earlier batch back.
         let seen = self.fault.as_ref().map_or(self.good.last, |fault| fault.seen);
-        if seal.number <= self.good.last || valid && seal.number <= seen {
+        if seal.number <= self.good.last || good && seal.number <= seen {
             return refuse_here(Cause::Repeated { found: seal.number, expected });
         }
-        if valid && self.fault.is_none() {
-            self.good.last = seal.number;
-            self.good.durable = self.good.durable.max(seal.durable);
-            self.good.end = line.offset + line.length;
-            self.good.unterminated = !line.terminated;
-            if seal.records > 0 {
-                self.good.last_with_records = seal.number;
-            }
-            self.begin(line.number + 1, self.good.end);
-        } else {
-            let fault = self.set_aside(Some(mismatch), line.offset, line.number + 1);
-            fault.claimed = fault.claimed.max(seal.claimed());
-            if valid {
-                fault.seen = seal.number;
-            }
-            self.begin(line.number + 1, line.offset + line.length);
+        if good && self.fault.is_none() {
+            self.good.take(&seal, &batch);
+            return Ok(());
+        }
+        let fault = self.set_aside(batch);
+        fault.claimed = fault.claimed.max(seal.claimed());
+        if good {
+            fault.seen = seal.number;
         }
         Ok(())
     }
 
-    /// Counts the chunk, which ends at `end`, to the fault, of which it may be the first.
-    fn set_aside(&mut self, mismatch: Option<Mismatch>, end: u64, next_line: u64) -> &mut Fault {
-        let chunk = self.begin(next_line, end);
-        let Chunk { records, second_header, glued_mark, .. } = chunk;
+    /// Counts a batch to the fault, of which it may be the first.
+    fn set_aside(&mut self, batch: Batch) -> &mut Fault {
+        let Batch { records, second_header, glued_mark, .. } = batch;
         let fault = self.fault.get_or_insert(Fault {
-            chunk,
-            end,
-            mismatch,
+            batch,
             claimed: 0,
             seen: self.good.last,
             records: 0,
@@ -389,26 +460,45 @@ impl Scan {
         fault.second_header = fault.second_header.or(second_header);
         fault
     }
+}
 
-    fn begin(&mut self, line: u64, offset: u64) -> Chunk {
-        std::mem::replace(&mut self.chunk, Chunk::new(self.good.id, line, offset))
+impl Sealed {
+    fn take(&mut self, seal: &Seal, batch: &Batch) {
+        const MILESTONE_BYTES: u64 = 1 << 20;
+        self.last = seal.number;
+        self.durable = self.durable.max(seal.durable);
+        self.end = batch.end;
+        self.unterminated = !batch.terminated;
+        if seal.records > 0 {
+            self.last_with_records = seal.number;
+        }
+        if self.milestones.last().is_none_or(|(_, end)| batch.end >= end + MILESTONE_BYTES) {
+            self.milestones.push((seal.number, batch.end));
+        }
+    }
+
+    /// Where the batches begin that no mark covers, or a little before.
+    pub fn unmarked_from(&self) -> u64 {
+        let covered = self.milestones.partition_point(|(number, _)| *number <= self.durable);
+        self.milestones[..covered].last().map_or(0, |(_, end)| *end)
     }
 }
 
 /// The verdict on a file with a fault: one row of the table in `docs/format.md`.
-fn judge<F: Read + Seek>(
-    file: &mut F,
+fn judge(
+    file: &dyn DiskFile,
     sealed: Sealed,
     fault: Fault,
     length: u64,
 ) -> Result<Verdict, ScanError> {
-    let Fault { chunk, end, mismatch, .. } = fault;
+    let batch = fault.batch;
     let number = sealed.last + 1;
+    let mismatch = batch.mismatch(number);
     let durable = sealed.durable.max(fault.claimed);
-    let malformed = first_malformed(file, &chunk, end)?;
+    let malformed = first_malformed(file, &batch)?;
     let (line, offset) = match &malformed {
         Some(refusal) => (refusal.line, refusal.offset),
-        None => (chunk.line, chunk.offset),
+        None => (batch.line, batch.offset),
     };
     let detail = match (&malformed, &mismatch) {
         (Some(refusal), _) => refusal.cause.to_string(),
@@ -426,20 +516,16 @@ fn judge<F: Read + Seek>(
         return Err(refuse(line, offset, Cause::Changed(mismatch)));
     }
     let bytes = length - sealed.end;
-    let tail = Tail { line: chunk.line, bytes, records: fault.records, cause: detail };
+    let tail = Tail { line: batch.line, bytes, records: fault.records, cause: detail };
     Ok(Verdict::Torn(sealed, tail))
 }
 
-/// The first line of the chunk that is no record, comment or blank.
-fn first_malformed<F: Read + Seek>(
-    file: &mut F,
-    chunk: &Chunk,
-    end: u64,
-) -> Result<Option<Refusal>, ScanError> {
-    match for_each_record(file, chunk.offset..end, Source::Sealed, |_| {}) {
+/// The first line of the batch that is no record, comment or blank.
+pub fn first_malformed(file: &dyn DiskFile, batch: &Batch) -> Result<Option<Refusal>, ScanError> {
+    match for_each_record(file, batch.offset..batch.body_end, Source::Sealed, |_| {}) {
         Ok(()) => Ok(None),
         Err(ScanError::Refused(mut refusal)) => {
-            refusal.line += chunk.line - 1;
+            refusal.line += batch.line - 1;
             Ok(Some(refusal))
         }
         Err(error) => Err(error),

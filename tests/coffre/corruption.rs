@@ -308,7 +308,7 @@ fn lines_changed_by_hand_are_refused_with_both_checksums_and_a_way_on() {
     let sample = Sample::new();
     let text = String::from_utf8(sample.whole()).unwrap();
     let changed = text.replacen("fleuve Loire", "fleuve Rhin", 1);
-    let way_on = ["grep -av '^#'", "--file NEW"];
+    let way_on = ["`coffre repair ", "`coffre seal "];
     assert_refused(
         changed.as_bytes(),
         &["line 2, ", "batch 1 (lines 2 to 4) has checksum", way_on[0], way_on[1]],

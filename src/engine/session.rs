@@ -1,26 +1,15 @@
-//! The one place that knows both the store and the journal: every write changes memory and appends
-//! its record under the same shard lock, so that the file has the order of memory.
-//!
-//! A [`Session`] is one client's view. It remembers the highest mark of what it wrote *or showed*;
-//! [`Session::commit`] waits for that before any reply leaves. So what was acknowledged or observed
-//! cannot be taken back by a power cut.
-//!
-//! Lock order: shards in ascending order, then the journal. No lock is held across I/O.
+//! One client's view of the engine: reads, writes, and what must be on disk before they show.
 
-use std::path::Path;
 use std::sync::MutexGuard;
 
+use super::Engine;
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
-use crate::persistence::{Error, Fsync, Journal, Mark, Record, Recovery, WriteRefused};
-use crate::store::{Place, Shard, Store, Undo};
+use crate::persistence::{Mark, WriteRefused};
+use crate::store::{Place, Shard, Undo};
 
-/// The keys, the values and the file they are kept in.
-#[derive(Debug)]
-pub struct Engine {
-    store: Store,
-    journal: Journal,
-}
+/// About what a `SETRANGE` record takes beside its key and value, in bytes.
+const SET_RANGE_BYTES: usize = 16;
 
 /// Why a write was not begun. Memory and file are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -33,106 +22,12 @@ pub enum WriteError {
     TooLong,
 }
 
-impl Engine {
-    /// Loads what `recovery` found into memory, then makes the file ready for more.
-    pub fn start(mut recovery: Recovery, fsync: Fsync) -> Result<Self, Error> {
-        let store = Store::default();
-        recovery.load(|record| replay(&store, record))?;
-        let journal = recovery.finish(fsync)?;
-        Ok(Self { store, journal })
-    }
-
-    /// The data file's absolute path.
-    pub fn path(&self) -> &Path {
-        self.journal.path()
-    }
-
-    /// Number of keys in memory, on disk or not.
-    pub fn keys(&self) -> usize {
-        self.store.each().map(|shard| shard.entries.len()).sum()
-    }
-
-    /// See [`Journal::sync_second`].
-    pub fn sync_second(&self) {
-        self.journal.sync_second();
-    }
-
-    /// See [`Journal::mark_idle`].
-    pub fn mark_idle(&self, before: Mark) -> Mark {
-        self.journal.mark_idle(before)
-    }
-
-    /// Forgets what committed changes replaced, or takes uncommitted ones back if they never will
-    /// be; call it now and then.
-    pub fn settle(&self) {
-        if self.journal.check().is_err() {
-            return self.take_back();
-        }
-        let committed = self.journal.committed();
-        for mut shard in self.store.each() {
-            let settled = shard.settle(committed);
-            drop(shard);
-            drop(settled);
-        }
-    }
-
-    /// Takes back what the journal refused, in memory: reads go on with what is on disk.
-    fn take_back(&self) {
-        let committed = self.journal.committed();
-        self.store.each().for_each(|mut shard| shard.take_back(committed));
-    }
-
-    /// Makes everything durable and refuses all further writes, see [`Journal::close`].
-    pub fn close(&self) -> Result<(), WriteRefused> {
-        self.journal.close()
-    }
-}
-
-/// Applies a record of the file to memory.
-fn replay(store: &Store, record: Record<'_>) {
-    let lock = |key| store.lock(store.place(key));
-    match record {
-        Record::Set(key, value) => {
-            lock(key).entries.insert(key.into(), value.into());
-        }
-        Record::Del(keys) => {
-            for key in keys {
-                lock(key).entries.remove(key);
-            }
-        }
-        Record::Append(key, value) => {
-            lock(key).entries.entry(key.into()).or_default().extend_from_slice(value);
-        }
-        Record::SetRange(key, offset, value) => {
-            if let Some(old) = lock(key).entries.get_mut(key) {
-                overwrite(old, offset, value);
-            }
-        }
-        Record::FlushAll => store.each().for_each(|mut shard| shard.entries.clear()),
-    }
-}
-
-/// Puts `value` at `offset` of `old`, which grows by NULs as needed; an empty `value` changes nothing.
-fn overwrite(old: &mut Vec<u8>, offset: usize, value: &[u8]) {
-    if value.is_empty() {
-        return;
-    }
-    if offset == old.len() {
-        old.extend_from_slice(value);
-        return;
-    }
-    let end = offset + value.len();
-    if old.len() < end {
-        old.resize(end, 0);
-    }
-    old[offset..end].copy_from_slice(value);
-}
-
 /// One client's view of the engine.
 #[derive(Debug)]
 pub struct Session<'a> {
     engine: &'a Engine,
-    /// The highest mark of what was written or shown since the last [`take_mark`](Self::take_mark).
+    /// The highest stamp of what was written or shown since the last [`take_mark`](Self::take_mark),
+    /// and how often the journal had been healed at the first of them.
     mark: Mark,
     /// Where records are written before they are appended.
     record: Vec<u8>,
@@ -143,14 +38,14 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// A view that has shown nothing yet.
     pub fn new(engine: &'a Engine) -> Self {
-        Self { engine, mark: 0, record: Vec::new(), undo_bytes: 0 }
+        Self { engine, mark: Mark::default(), record: Vec::new(), undo_bytes: 0 }
     }
 
     /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
     pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&[u8]>) -> T) -> T {
         let place = self.engine.store.place(key);
         let shard = self.engine.store.lock(place);
-        self.mark = self.mark.max(shard.stamp(place));
+        self.note(shard.stamp(place));
         show(shard.entries.get(key).map(Vec::as_slice))
     }
 
@@ -161,7 +56,7 @@ impl<'a> Session<'a> {
         let mut count = 0;
         for (key, place) in keys.zip(places) {
             let shard = locked.shard(place);
-            self.mark = self.mark.max(shard.stamp(place));
+            self.note(shard.stamp(place));
             count += usize::from(shard.entries.contains_key(key));
         }
         count
@@ -174,12 +69,12 @@ impl<'a> Session<'a> {
         let value = value.to_vec();
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
-        let mark = self.engine.journal.append(&mut self.record, 1)?;
+        let stamp = self.append_record(1)?;
         let old = match shard.entries.get_mut(key) {
             Some(old) => Some(std::mem::replace(old, value)),
             None => shard.entries.insert(key.into(), value),
         };
-        self.changed(shard, place, mark, Undo::Value(key.into(), old));
+        self.changed(shard, place, stamp, Undo::Value(key.into(), old));
         Ok(())
     }
 
@@ -197,22 +92,23 @@ impl<'a> Session<'a> {
         let mut locked = self.engine.store.lock_all(&places);
         keys.retain(|(place, key)| {
             let shard = locked.shard(*place);
-            self.mark = self.mark.max(shard.stamp(*place));
+            self.note(shard.stamp(*place));
             shard.entries.contains_key(*key)
         });
         if keys.is_empty() {
             return Ok(0);
         }
         let records = write_del(keys.iter().map(|(_, key)| *key), &mut self.record);
-        let mark = self.engine.journal.append(&mut self.record, records)?;
+        let stamp = self.append_record(records)?;
         for (place, key) in &keys {
             let shard = locked.shard(*place);
             if let Some((key, old)) = shard.entries.remove_entry(*key) {
-                self.undo_bytes += shard.changed(*place, mark, Undo::Value(key, Some(old)));
+                self.undo_bytes += shard.changed(*place, stamp, Undo::Value(key, Some(old)));
             }
         }
         drop(locked);
-        self.wrote(mark);
+        self.engine.waste(self.record.len());
+        self.wrote();
         Ok(keys.len())
     }
 
@@ -245,7 +141,6 @@ impl<'a> Session<'a> {
         offset: impl FnOnce(Option<&[u8]>) -> usize,
     ) -> Result<usize, WriteError> {
         self.begin(value.len())?;
-        let journal = &self.engine.journal;
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
         let old = shard.entries.get_mut(key);
@@ -253,23 +148,24 @@ impl<'a> Session<'a> {
         if offset.saturating_add(value.len()) > VALUE_BYTES_MAX {
             return Err(WriteError::TooLong);
         }
-        let (mark, length, undo) = match old {
+        let (stamp, length, undo) = match old {
             Some(old) if value.is_empty() => {
                 // Nothing changes, but the length shows what others wrote.
                 let length = old.len();
-                self.mark = self.mark.max(shard.stamp(place));
+                self.note(shard.stamp(place));
                 return Ok(length);
             }
             Some(old) => {
                 write_set_range(key, offset, value, &mut self.record);
-                let mark = journal.append(&mut self.record, 1)?;
+                let stamp = self.append_record(1)?;
                 let length = old.len();
                 // Nothing stood beyond the old end.
                 let (start, end) = (offset.min(length), (offset + value.len()).min(length));
                 let bytes = old[start..end].to_vec();
                 let undo = Undo::Range { key: key.into(), offset: start, bytes, length };
-                overwrite(old, offset, value);
-                (mark, old.len(), undo)
+                super::overwrite(old, offset, value);
+                self.engine.waste(SET_RANGE_BYTES + key.len());
+                (stamp, old.len(), undo)
             }
             None => {
                 let mut new = Vec::new();
@@ -285,14 +181,14 @@ impl<'a> Session<'a> {
                         2
                     }
                 };
-                let mark = journal.append(&mut self.record, records)?;
-                overwrite(&mut new, offset, value);
+                let stamp = self.append_record(records)?;
+                super::overwrite(&mut new, offset, value);
                 let length = new.len();
                 shard.entries.insert(key.into(), new);
-                (mark, length, Undo::Value(key.into(), None))
+                (stamp, length, Undo::Value(key.into(), None))
             }
         };
-        self.changed(shard, place, mark, undo);
+        self.changed(shard, place, stamp, undo);
         Ok(length)
     }
 
@@ -301,10 +197,11 @@ impl<'a> Session<'a> {
         self.begin(0)?;
         write_flush_all(&mut self.record);
         let mut shards = self.engine.store.lock_everything();
-        let mark = self.engine.journal.append(&mut self.record, 1)?;
-        self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(mark)).sum::<usize>();
+        let stamp = self.append_record(1)?;
+        self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(stamp)).sum::<usize>();
         drop(shards);
-        self.wrote(mark);
+        self.engine.flushed();
+        self.wrote();
         Ok(())
     }
 
@@ -312,7 +209,7 @@ impl<'a> Session<'a> {
     pub fn count(&mut self) -> usize {
         let mut count = 0;
         for shard in self.engine.store.each() {
-            self.mark = self.mark.max(shard.newest());
+            self.note(shard.newest());
             count += shard.entries.len();
         }
         count
@@ -323,7 +220,7 @@ impl<'a> Session<'a> {
     pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for shard in self.engine.store.each() {
-            self.mark = self.mark.max(shard.newest());
+            self.note(shard.newest());
             bytes.clear();
             ends.clear();
             for key in shard.entries.keys() {
@@ -339,7 +236,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The highest mark of what was written or shown since this was last asked.
+    /// What to wait for before what was written or shown since this was last asked may leave.
     pub fn take_mark(&mut self) -> Mark {
         std::mem::take(&mut self.mark)
     }
@@ -379,17 +276,32 @@ impl<'a> Session<'a> {
     }
 
     /// After a change to one key of `shard`: stamps it, and forgets what is settled there.
-    fn changed(&mut self, mut shard: MutexGuard<'_, Shard>, place: Place, mark: Mark, undo: Undo) {
-        self.undo_bytes += shard.changed(place, mark, undo);
+    fn changed(&mut self, mut shard: MutexGuard<'_, Shard>, place: Place, stamp: u64, undo: Undo) {
+        self.undo_bytes += shard.changed(place, stamp, undo);
         let settled = shard.settle(self.engine.journal.committed());
-        // A large value takes time to free: not with the lock held.
+        // A large value takes time to measure and to free: not with the lock held.
         drop(shard);
-        drop(settled);
-        self.wrote(mark);
+        self.engine.bury(settled);
+        self.wrote();
     }
 
-    fn wrote(&mut self, mark: Mark) {
-        self.mark = self.mark.max(mark);
+    /// Appends the record just written, with the lock of every shard it changes held.
+    fn append_record(&mut self, records: u64) -> Result<u64, WriteRefused> {
+        let stamp = self.engine.journal.append(&mut self.record, records)?;
+        self.note(stamp);
+        Ok(stamp)
+    }
+
+    /// What was just written or shown has this stamp. Call it with the lock of the stamp's shard held,
+    /// or for a stamp just appended.
+    fn note(&mut self, stamp: u64) {
+        if self.mark.stamp == 0 {
+            self.mark.healed = self.engine.journal.healed();
+        }
+        self.mark.stamp = self.mark.stamp.max(stamp);
+    }
+
+    fn wrote(&mut self) {
         self.record.clear();
         self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
     }

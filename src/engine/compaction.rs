@@ -1,0 +1,317 @@
+//! Compaction: memory is written to a new file, shard by shard and in bounded steps, while clients go
+//! on; what they commit meanwhile is added behind it; then the new file takes the place of the old.
+//!
+//! The copy is fuzzy, and exact nevertheless: records are idempotent, and every change after the moment
+//! at which a key was copied follows its copy in the new file. No step holds more than one shard's
+//! lock, and none for more than [`SNAPSHOT_COPY_BYTES_MAX`]; beyond the copy of one step no memory is
+//! taken.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::Engine;
+use crate::limits::{
+    DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, SHARDS, SNAPSHOT_COPY_BYTES_MAX, SNAPSHOT_VALUE_BYTES_MAX,
+};
+use crate::persistence::format::{write_set, write_set_range};
+use crate::persistence::{Draft, SwitchError, Tee};
+use crate::sync::{lock, wait_timeout};
+
+/// How long a `FLUSHALL` can be undone by hand before compaction makes it final.
+const FLUSH_KEPT: Duration = Duration::from_secs(3600);
+
+/// After a compaction that failed, how long until the next of its own; doubled each time.
+const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
+
+/// A new file under way. Dropped before [`finish`](Self::finish) it leaves nothing behind.
+#[derive(Debug)]
+pub struct Compaction<'a> {
+    engine: &'a Engine,
+    draft: Draft,
+    /// What clients write meanwhile, if they may.
+    tee: Option<Tee<'a>>,
+    /// The next shard to list.
+    shard: usize,
+    /// The keys still to be copied of the shard before it.
+    keys: Vec<Box<[u8]>>,
+    /// How much of the value of the last of them is copied, in bytes.
+    offset: usize,
+    /// Length of the draft when it was last synced, in bytes.
+    synced: u64,
+}
+
+/// A piece of a value, copied: key, offset, bytes.
+type Piece = (Box<[u8]>, usize, Vec<u8>);
+
+impl Engine {
+    /// Begins a new file; clients go on.
+    pub fn compaction(&self) -> Result<Compaction<'_>, SwitchError> {
+        let tee = self.journal.tee()?;
+        let draft = self.journal.draft()?;
+        Ok(Compaction::new(self, draft, Some(tee)))
+    }
+
+    /// Compacts the file, whatever it holds.
+    pub fn compact(&self) -> Result<(), SwitchError> {
+        let dead_bytes = self.dead_bytes.load(Ordering::Relaxed);
+        self.compaction()?.run()?;
+        // What died meanwhile may be in the new file, or not: it counts.
+        self.dead_bytes.fetch_sub(dead_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives memory, which nobody changes now, a new file.
+    pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
+        self.journal.set_strangers_aside()?;
+        let draft = self.journal.draft()?;
+        Compaction::new(self, draft, None).run()?;
+        self.dead_bytes.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// About how much of the file says nothing any more, in bytes.
+    pub fn dead_bytes(&self) -> u64 {
+        self.dead_bytes.load(Ordering::Relaxed) + self.journal.seal_bytes()
+    }
+
+    /// Asks for a compaction; `false` if one is asked for or under way already.
+    pub fn request_compaction(&self) -> bool {
+        let mut status = lock(&self.compactor.status);
+        if status.is_requested || status.is_running {
+            return false;
+        }
+        status.is_requested = true;
+        self.compactor.woken.notify_all();
+        true
+    }
+
+    /// How compaction stands.
+    pub fn compaction_status(&self) -> Status {
+        lock(&self.compactor.status).clone()
+    }
+
+    /// Waits for at most `timeout` until a compaction is asked for, and runs it, or one that is due.
+    pub fn tend_compaction(&self, timeout: Duration) {
+        let mut status = lock(&self.compactor.status);
+        if !status.is_requested {
+            status = wait_timeout(&self.compactor.woken, status, timeout);
+        }
+        let due = status.may_begin() && self.is_compaction_due();
+        if !status.is_requested && !due {
+            return;
+        }
+        (status.is_requested, status.is_running) = (false, true);
+        drop(status);
+        let (before, started) = (self.journal.bytes(), Instant::now());
+        let result = self.compact();
+        let mut status = lock(&self.compactor.status);
+        status.is_running = false;
+        self.compactor.woken.notify_all();
+        status.took = Some(started.elapsed());
+        status.succeeded = result.is_ok();
+        let path = self.path().display();
+        match result {
+            Ok(()) => {
+                (status.saved_s, status.failures, status.retry_at) = (unix_time_s(), 0, None);
+                let (after, ms) = (self.journal.bytes(), started.elapsed().as_millis());
+                log::info!("{path}: compacted from {before} to {after} bytes in {ms} ms");
+            }
+            Err(error) => {
+                let after = RETRY_AFTER[0].saturating_mul(1 << status.failures.min(6));
+                let after = after.min(RETRY_AFTER[1]);
+                status.failures += 1;
+                status.retry_at = Some(Instant::now() + after);
+                log::warn!(
+                    "{path}: not compacted: {error}; it goes on as it was, the next try is in {} min",
+                    after.as_secs() / 60
+                );
+            }
+        }
+    }
+
+    /// Whether so much of the file is dead that it would pass its bound soon.
+    fn is_compaction_due(&self) -> bool {
+        let (bytes, dead) = (self.journal.bytes(), self.dead_bytes());
+        let live = bytes.saturating_sub(dead);
+        bytes > live + live / 2 + DEAD_BYTES_MAX && self.trouble().is_none()
+    }
+
+    /// Somebody said `FLUSHALL`.
+    pub(super) fn flushed(&self) {
+        lock(&self.compactor.status).flushed = Some(Instant::now());
+    }
+}
+
+/// When compaction runs, and how the last one went.
+#[derive(Debug, Default)]
+pub struct Compactor {
+    status: Mutex<Status>,
+    /// A compaction is asked for, or ended.
+    woken: Condvar,
+}
+
+impl Compactor {
+    /// Waits for at most `timeout` until none is under way.
+    pub fn wait_for_end(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let mut status = lock(&self.status);
+        while status.is_running && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            status = wait_timeout(&self.woken, status, left);
+        }
+    }
+
+    /// Everything is on disk.
+    pub fn saved(&self) {
+        lock(&self.status).saved_s = unix_time_s();
+    }
+}
+
+/// How compaction stands.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// It is asked for and has not begun.
+    pub is_requested: bool,
+    /// It is under way.
+    pub is_running: bool,
+    /// The last one succeeded.
+    pub succeeded: bool,
+    /// How long the last one took.
+    pub took: Option<Duration>,
+    /// When everything was last on disk for certain, or at first the start: Unix time in seconds.
+    pub saved_s: u64,
+    /// Failures since the last success.
+    failures: u32,
+    /// After a failure: when to try again.
+    retry_at: Option<Instant>,
+    /// The last `FLUSHALL`.
+    flushed: Option<Instant>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            is_requested: false,
+            is_running: false,
+            succeeded: true,
+            took: None,
+            saved_s: unix_time_s(),
+            failures: 0,
+            retry_at: None,
+            flushed: None,
+        }
+    }
+}
+
+impl Status {
+    /// Whether a compaction may begin that nobody asked for.
+    fn may_begin(&self) -> bool {
+        let kept = self.flushed.is_some_and(|flushed| flushed.elapsed() < FLUSH_KEPT);
+        !kept && self.retry_at.is_none_or(|retry_at| retry_at <= Instant::now())
+    }
+}
+
+fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl<'a> Compaction<'a> {
+    fn new(engine: &'a Engine, draft: Draft, tee: Option<Tee<'a>>) -> Self {
+        let synced = draft.bytes();
+        Self { engine, draft, tee, shard: 0, keys: Vec::new(), offset: 0, synced }
+    }
+
+    /// Does all of it.
+    fn run(mut self) -> Result<(), SwitchError> {
+        while self.step()? {}
+        self.finish()
+    }
+
+    /// Goes on for a bounded while; `false` once everything is written.
+    pub fn step(&mut self) -> Result<bool, SwitchError> {
+        if self.keys.is_empty() {
+            if self.shard == SHARDS {
+                return Ok(false);
+            }
+            let shard = self.engine.store.lock_nth(self.shard);
+            self.keys.extend(shard.entries.keys().cloned());
+            self.shard += 1;
+            return Ok(true);
+        }
+        let mut lines = Vec::new();
+        for (key, offset, bytes) in self.copy() {
+            match offset {
+                0 => write_set(&key, &bytes, &mut lines),
+                _ => write_set_range(&key, offset, &bytes, &mut lines),
+            }
+            self.draft.add(&lines, 1)?;
+            self.draft.seal_if_full()?;
+            lines.clear();
+        }
+        self.drain()?;
+        if self.draft.bytes() > self.synced + DRAFT_SYNC_BYTES {
+            // In pieces: one long fsync at the end would hold up everybody's.
+            self.sync()?;
+        }
+        Ok(true)
+    }
+
+    /// Copies the next values, or pieces of a large one, with their shard locked.
+    fn copy(&mut self) -> Vec<Piece> {
+        let shard = self.engine.store.lock_nth(self.shard - 1);
+        let mut pieces = Vec::new();
+        let mut copied = 0;
+        while copied < SNAPSHOT_COPY_BYTES_MAX
+            && let Some(key) = self.keys.last()
+        {
+            // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
+            let rest = shard.entries.get(key).and_then(|value| value.get(self.offset..));
+            let rest = rest.filter(|rest| self.offset == 0 || !rest.is_empty());
+            let piece = rest.map(|rest| &rest[..rest.len().min(SNAPSHOT_VALUE_BYTES_MAX)]);
+            if let Some(piece) = piece {
+                copied += key.len() + piece.len() + size_of::<Piece>();
+                pieces.push((key.clone(), self.offset, piece.to_vec()));
+            }
+            match piece {
+                Some(piece) if piece.len() == SNAPSHOT_VALUE_BYTES_MAX => {
+                    self.offset += SNAPSHOT_VALUE_BYTES_MAX;
+                }
+                _ => {
+                    self.offset = 0;
+                    self.keys.pop();
+                }
+            }
+        }
+        pieces
+    }
+
+    /// Adds what was committed meanwhile; returns how much that was, in bytes.
+    fn drain(&mut self) -> Result<usize, SwitchError> {
+        let Some(tee) = &self.tee else { return Ok(0) };
+        let (lines, records) = tee.take()?;
+        self.draft.add(&lines, records)?;
+        self.draft.seal_if_full()?;
+        Ok(lines.len())
+    }
+
+    fn sync(&mut self) -> Result<(), SwitchError> {
+        self.draft.sync()?;
+        self.synced = self.draft.bytes();
+        Ok(())
+    }
+
+    /// Once everything is written: puts the new file in the place of the old.
+    pub fn finish(mut self) -> Result<(), SwitchError> {
+        // Writers wait for the last sync: the less there is left to sync the better.
+        const ROUNDS: usize = 4;
+        const LITTLE_BYTES: usize = 64 << 10;
+        for _ in 0..ROUNDS {
+            self.sync()?;
+            if self.drain()? < LITTLE_BYTES {
+                break;
+            }
+        }
+        self.engine.journal.switch(self.draft)
+    }
+}

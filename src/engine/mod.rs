@@ -1,0 +1,230 @@
+//! The one place that knows both the store and the journal: every write changes memory and appends
+//! its record under the same shard lock, so that the file has the order of memory.
+//!
+//! A [`Session`] is one client's view. It remembers the highest mark of what it wrote *or showed*;
+//! [`Session::commit`] waits for that before any reply leaves. So what was acknowledged or observed
+//! cannot be taken back by a power cut. A [`Compaction`] writes memory to a new file while clients go
+//! on. After a failure of the disk memory is what was committed, and [`Engine::heal`] gives it a file
+//! again.
+//!
+//! Lock order: shards in ascending order, then the journal. No lock is held across I/O.
+
+mod compaction;
+mod session;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::persistence::format::set_bytes;
+use crate::persistence::load::Located;
+use crate::persistence::pace::Pace;
+use crate::persistence::{
+    Error, Fsync, Journal, Record, Recovery, Remedy, SwitchError, WriteRefused,
+};
+use crate::store::{Store, Undo};
+use crate::sync::lock;
+
+pub use compaction::{Compaction, Compactor, Status};
+pub use session::{Session, WriteError};
+
+/// The keys, the values and the file they are kept in.
+#[derive(Debug)]
+pub struct Engine {
+    store: Store,
+    journal: Journal,
+    /// About how much of the file says nothing any more, in bytes; seals are the journal's to count.
+    dead_bytes: AtomicU64,
+    compactor: Compactor,
+    /// Held while memory goes back to what was committed, and while writes are let in again.
+    taking_back: Mutex<()>,
+}
+
+impl Engine {
+    /// Loads what `recovery` found into memory, then makes the file ready for more.
+    pub fn start(recovery: Recovery, fsync: Fsync) -> Result<Self, Error> {
+        let mut loading = Loading::new(recovery.bytes());
+        recovery.load(|found| loading.replay(found))?;
+        let Loading { store, live_bytes, flushed, .. } = loading;
+        let journal = recovery.finish(fsync)?;
+        let dead_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));
+        let (compactor, taking_back) = (Compactor::default(), Mutex::default());
+        let engine = Self { store, journal, dead_bytes, compactor, taking_back };
+        if flushed {
+            engine.flushed();
+        }
+        Ok(engine)
+    }
+
+    /// The data file's absolute path.
+    pub fn path(&self) -> &Path {
+        self.journal.path()
+    }
+
+    /// Number of keys in memory, on disk or not.
+    pub fn keys(&self) -> usize {
+        self.store.keys()
+    }
+
+    /// See [`Journal::sync_second`].
+    pub fn sync_second(&self) {
+        self.journal.sync_second();
+    }
+
+    /// See [`Journal::mark_idle`].
+    pub fn mark_idle(&self, before: u64) -> u64 {
+        self.journal.mark_idle(before)
+    }
+
+    /// Makes everything appended so far survive a power cut, whatever the mode.
+    pub fn save(&self) -> Result<(), WriteRefused> {
+        self.journal.save()?;
+        self.compactor.saved();
+        Ok(())
+    }
+
+    /// Forgets what committed changes replaced; call it now and then.
+    pub fn settle(&self) {
+        let committed = self.journal.committed();
+        if self.journal.check().is_ok() {
+            for mut shard in self.store.each() {
+                let settled = shard.settle(committed);
+                drop(shard);
+                self.bury(settled);
+            }
+        }
+    }
+
+    /// What committed changes replaced is dead weight in the file, and is freed here.
+    fn bury(&self, settled: Vec<(u64, Undo)>) {
+        let bytes = |undo: &Undo| match undo {
+            Undo::Value(key, Some(value)) => set_bytes(key, value),
+            Undo::Value(_, None) => 0,
+            Undo::Range { bytes, .. } => bytes.len(),
+            Undo::Everything(entries) => {
+                entries.iter().map(|(key, value)| set_bytes(key, value)).sum()
+            }
+        };
+        self.waste(settled.iter().map(|(_, undo)| bytes(undo)).sum());
+    }
+
+    /// So many bytes of the file say nothing any more.
+    fn waste(&self, bytes: usize) {
+        self.dead_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes back what the journal refused, in memory: reads go on with what is on disk.
+    fn take_back(&self) {
+        let _only_one = lock(&self.taking_back);
+        // Else it was healed meanwhile, and what is not committed now is under way.
+        if self.journal.trouble().is_some() {
+            let committed = self.journal.committed();
+            self.store.each().for_each(|mut shard| shard.take_back(committed));
+        }
+    }
+
+    /// Waits for at most `timeout` until the journal is in trouble, and says whether it is.
+    pub fn wait_for_trouble(&self, timeout: Duration) -> bool {
+        self.journal.wait_for_trouble(timeout)
+    }
+
+    /// Why writes are refused, if they are.
+    pub fn trouble(&self) -> Option<WriteRefused> {
+        self.journal.trouble().map(|(_, reason)| reason)
+    }
+
+    /// After a failure: takes back in memory what was not committed, then gives it a file that can be
+    /// trusted, and lets writes in again. An error says why the disk does not let it.
+    pub fn heal(&self) -> Result<(), SwitchError> {
+        let Some((remedy, _)) = self.journal.trouble() else { return Ok(()) };
+        self.take_back();
+        if remedy != Remedy::CutBack || self.journal.cut_back().is_err() {
+            self.rewrite()?;
+        }
+        let _only_one = lock(&self.taking_back);
+        self.journal.resume();
+        Ok(())
+    }
+
+    /// Makes everything durable and refuses all further writes, see [`Journal::close`].
+    ///
+    /// A compaction that is under way gives up; it is waited for a little, to clean up after itself.
+    pub fn close(&self) -> Result<(), WriteRefused> {
+        let closed = self.journal.close();
+        self.compactor.wait_for_end(Duration::from_millis(200));
+        closed
+    }
+}
+
+/// Memory while a file is read into it.
+struct Loading {
+    store: Store,
+    /// About how much of the file is still said by nothing later, in bytes.
+    live_bytes: u64,
+    /// The file holds a `FLUSHALL`.
+    flushed: bool,
+    pace: Pace,
+}
+
+impl Loading {
+    fn new(bytes: u64) -> Self {
+        let pace = Pace::new(bytes);
+        Self { store: Store::default(), live_bytes: 0, flushed: false, pace }
+    }
+
+    /// Applies a record to memory.
+    fn replay(&mut self, found: Located<'_>) {
+        let record_bytes = found.bytes.end - found.bytes.start;
+        let store = &self.store;
+        let lock = |key| store.lock(store.place(key));
+        let mut dead = 0;
+        match found.record {
+            Record::Set(key, value) => {
+                let old = lock(key).entries.insert(key.into(), value.into());
+                self.live_bytes += record_bytes;
+                dead = old.map_or(0, |old| set_bytes(key, &old));
+            }
+            Record::Del(keys) => {
+                for key in keys {
+                    let old = lock(key).entries.remove(key);
+                    dead += old.map_or(0, |old| set_bytes(key, &old));
+                }
+            }
+            Record::Append(key, value) => {
+                lock(key).entries.entry(key.into()).or_default().extend_from_slice(value);
+                self.live_bytes += value.len() as u64;
+            }
+            Record::SetRange(key, offset, value) => {
+                if let Some(old) = lock(key).entries.get_mut(key) {
+                    self.live_bytes += (offset + value.len()).saturating_sub(old.len()) as u64;
+                    overwrite(old, offset, value);
+                }
+            }
+            Record::FlushAll => {
+                store.each().for_each(|mut shard| shard.entries.clear());
+                (self.live_bytes, self.flushed) = (0, true);
+            }
+        }
+        self.live_bytes = self.live_bytes.saturating_sub(dead as u64);
+        if let Some(pace) = self.pace.reach(found.bytes.end) {
+            log::info!("loading the data file: {pace}, {} keys", self.store.keys());
+        }
+    }
+}
+
+/// Puts `value` at `offset` of `old`, which grows by NULs as needed; an empty `value` changes nothing.
+fn overwrite(old: &mut Vec<u8>, offset: usize, value: &[u8]) {
+    if value.is_empty() {
+        return;
+    }
+    if offset == old.len() {
+        old.extend_from_slice(value);
+        return;
+    }
+    let end = offset + value.len();
+    if old.len() < end {
+        old.resize(end, 0);
+    }
+    old[offset..end].copy_from_slice(value);
+}

@@ -1,0 +1,99 @@
+//! Why a data file cannot be used.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::load::Source;
+use super::scan::{Cause, Refusal, ScanError};
+
+/// Why a data file cannot be opened, or not be rewritten. The file is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused.
+    #[error("{}: {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A folder, a pipe, a device.
+    #[error("{}: it is {kind}, the data file must be a regular file", path.display())]
+    NotAFile {
+        /// The path given.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Another server has the file.
+    #[error("{}: {holder} holds it, and one file has one server", path.display())]
+    Held {
+        /// The data file.
+        path: PathBuf,
+        /// Who holds it, as far as the system tells.
+        holder: String,
+    },
+    /// The file is gone, but a rewrite of it was left half done.
+    #[error(
+        "{}: it does not exist, but {} does: restore the data file, or remove the other to begin anew",
+        path.display(), leftover.display()
+    )]
+    LeftoverOnly {
+        /// The data file.
+        path: PathBuf,
+        /// The file beside it.
+        leftover: PathBuf,
+    },
+    /// The file is damaged, or is none of ours.
+    #[error("{}: {refusal}. Nothing was changed. {next}", path.display())]
+    Refused {
+        /// The data file.
+        path: PathBuf,
+        /// Where and why.
+        refusal: Box<Refusal>,
+        /// What to do.
+        next: String,
+    },
+}
+
+impl Error {
+    /// A scan of the file at `path` ended so.
+    pub fn of_scan(path: &Path, source: Source, error: ScanError) -> Self {
+        let refusal = match error {
+            ScanError::Io(source) => {
+                return Self::Io { path: path.to_owned(), action: "read", source };
+            }
+            ScanError::Refused(refusal) => refusal,
+        };
+        let shown = path.display();
+        let next = match (&refusal.cause, source) {
+            (Cause::Newer(_), _) => "Or start on another file with --file.".to_owned(),
+            (Cause::Record(_) | Cause::Encoding(_), Source::Handwritten) => {
+                "Correct the line, or start on another file with --file.".to_owned()
+            }
+            (Cause::Header(_), _) => format!(
+                "Restore a backup; or read the lines with `less {shown}` and accept them as they are \
+                 with `coffre seal {shown}`."
+            ),
+            _ => format!(
+                "Restore a backup; or keep what can be proved with `coffre repair {shown} --output \
+                 NEW`; or accept the lines as they are, if you edited them, with `coffre seal {shown}`."
+            ),
+        };
+        Self::Refused { path: path.to_owned(), refusal: Box::new(refusal), next }
+    }
+}
+
+/// Says where and at what an I/O error happened.
+pub trait Context<T> {
+    /// The error, with the file or folder at `path` and the action that failed.
+    fn at(self, path: &Path, action: &'static str) -> Result<T, Error>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn at(self, path: &Path, action: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { path: path.to_owned(), action, source })
+    }
+}
