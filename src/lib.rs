@@ -148,7 +148,7 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
         thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
     };
     spawn("journal", tend_journal)?;
-    spawn("compaction", |engine| engine.tend_compaction(Duration::from_secs(1)))
+    spawn("compaction", |engine| engine.tend_compaction(Duration::from_millis(100)))
 }
 
 /// Marks what is at rest, syncs each second, heals at once.

@@ -9,7 +9,7 @@
 //! Lock order: shards in ascending order. No caller keeps a lock across I/O.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::limits::{MARKS_PER_SHARD, SHARDS};
@@ -19,7 +19,37 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
+    hashing: Hashing,
+}
+
+/// How keys are hashed: with keys of its own for each store, unless a test wants to see the same twice.
+#[derive(Clone, Debug)]
+pub enum Hashing {
+    /// Keyed at random.
+    Random(RandomState),
+    /// The same for the same number: anyone could pile keys up.
+    Repeatable(u64),
+}
+
+impl Default for Hashing {
+    fn default() -> Self {
+        Self::Random(RandomState::new())
+    }
+}
+
+impl BuildHasher for Hashing {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        match self {
+            Self::Random(keys) => keys.build_hasher(),
+            Self::Repeatable(number) => {
+                let mut hasher = DefaultHasher::new();
+                hasher.write_u64(*number);
+                hasher
+            }
+        }
+    }
 }
 
 /// Where a key lives.
@@ -30,7 +60,7 @@ pub struct Place {
 }
 
 /// A shard's keys and their values.
-pub type Entries = HashMap<Box<[u8]>, Vec<u8>>;
+pub type Entries = HashMap<Box<[u8]>, Vec<u8>, Hashing>;
 
 /// Part of the keys.
 #[derive(Debug)]
@@ -105,7 +135,8 @@ impl Shard {
         if self.entries.is_empty() {
             return 0;
         }
-        let undo = Undo::Everything(std::mem::take(&mut self.entries));
+        let empty = Entries::with_hasher(self.entries.hasher().clone());
+        let undo = Undo::Everything(std::mem::replace(&mut self.entries, empty));
         let bytes = undo.bytes();
         self.undo.push((stamp, undo));
         bytes
@@ -144,23 +175,25 @@ impl Shard {
 
 impl Default for Store {
     fn default() -> Self {
-        let shard = || Shard {
-            entries: HashMap::new(),
-            stamps: [0; MARKS_PER_SHARD],
-            newest: 0,
-            undo: Vec::new(),
-        };
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
-            hasher: RandomState::new(),
-        }
+        Self::new(Hashing::default())
     }
 }
 
 impl Store {
+    /// An empty store.
+    pub fn new(hashing: Hashing) -> Self {
+        let shard = || Shard {
+            entries: Entries::with_hasher(hashing.clone()),
+            stamps: [0; MARKS_PER_SHARD],
+            newest: 0,
+            undo: Vec::new(),
+        };
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(), hashing }
+    }
+
     /// Finds where `key` lives, whether it exists or not.
     pub fn place(&self, key: &[u8]) -> Place {
-        let hash = self.hasher.hash_one(key) as usize;
+        let hash = self.hashing.hash_one(key) as usize;
         Place { shard: hash % SHARDS, stamp: hash / SHARDS % MARKS_PER_SHARD }
     }
 

@@ -7,6 +7,8 @@ mod client;
 mod config;
 mod data;
 mod help;
+mod info;
+mod persist;
 mod table;
 
 use crate::config::Config;
@@ -88,6 +90,9 @@ pub enum CommandError {
     /// The journal takes no writes, or not this one.
     #[error("MISCONF Errors writing to the AOF file: {0}")]
     Refused(#[from] WriteRefused),
+    /// What was asked for is under way.
+    #[error("ERR {0} already in progress")]
+    Busy(&'static str),
     /// A value beyond the limit.
     #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
     TooLong,

@@ -1,6 +1,6 @@
 //! The one table of commands.
 
-use super::{CommandError, Context, client, config, data, help};
+use super::{CommandError, Context, client, config, data, help, info, persist};
 use crate::request::Request;
 
 /// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.
@@ -338,6 +338,49 @@ pub static TABLE: &[Command] = &[
         example: "FLUSHALL",
         notes: &["ASYNC and SYNC do the same: no other client waits while memory is freed."],
         run: data::flush_all,
+        ..PLAIN
+    },
+    Command {
+        name: "BGREWRITEAOF",
+        summary: "Compacts the data file, while clients go on.",
+        example: "BGREWRITEAOF",
+        run: persist::bgrewriteaof,
+        ..PLAIN
+    },
+    Command {
+        name: "BGSAVE",
+        arity: Arity::AtLeast(1),
+        summary: "The same: there is one file.",
+        arguments: &[Argument {
+            one_of: &["SCHEDULE"],
+            ..Argument::new("schedule", "pure-token").optional()
+        }],
+        example: "BGSAVE",
+        run: persist::bgsave,
+        ..PLAIN
+    },
+    Command {
+        name: "SAVE",
+        summary: "Waits until everything is on disk, whatever --fsync says.",
+        example: "SAVE",
+        run: persist::save,
+        ..PLAIN
+    },
+    Command {
+        name: "LASTSAVE",
+        flags: &[Flag::Fast],
+        summary: "Returns when the last SAVE or compaction ended, as Unix time in seconds.",
+        example: "LASTSAVE",
+        run: persist::lastsave,
+        ..PLAIN
+    },
+    Command {
+        name: "INFO",
+        arity: Arity::AtLeast(1),
+        summary: "Tells how the server is.",
+        arguments: &[Argument::new("section", "string").optional().multiple()],
+        example: "INFO persistence",
+        run: info::info,
         ..PLAIN
     },
     Command {

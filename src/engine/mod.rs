@@ -20,10 +20,8 @@ use std::time::Duration;
 use crate::persistence::format::set_bytes;
 use crate::persistence::load::Located;
 use crate::persistence::pace::Pace;
-use crate::persistence::{
-    Error, Fsync, Journal, Record, Recovery, Remedy, SwitchError, WriteRefused,
-};
-use crate::store::{Store, Undo};
+use crate::persistence::{Error, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused};
+use crate::store::{Hashing, Store, Undo};
 use crate::sync::lock;
 
 pub use compaction::{Compaction, Compactor, Status};
@@ -44,7 +42,16 @@ pub struct Engine {
 impl Engine {
     /// Loads what `recovery` found into memory, then makes the file ready for more.
     pub fn start(recovery: Recovery, fsync: Fsync) -> Result<Self, Error> {
-        let mut loading = Loading::new(recovery.bytes());
+        Self::start_hashing(recovery, fsync, Hashing::default())
+    }
+
+    /// The same with a chosen way of hashing.
+    pub fn start_hashing(
+        recovery: Recovery,
+        fsync: Fsync,
+        hashing: Hashing,
+    ) -> Result<Self, Error> {
+        let mut loading = Loading::new(Store::new(hashing), recovery.bytes());
         recovery.load(|found| loading.replay(found))?;
         let Loading { store, live_bytes, flushed, .. } = loading;
         let journal = recovery.finish(fsync)?;
@@ -60,6 +67,16 @@ impl Engine {
     /// The data file's absolute path.
     pub fn path(&self) -> &Path {
         self.journal.path()
+    }
+
+    /// Length of the data file, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.journal.bytes()
+    }
+
+    /// How often the file was healed after a failure.
+    pub fn healed(&self) -> u64 {
+        self.journal.healed()
     }
 
     /// Number of keys in memory, on disk or not.
@@ -137,9 +154,11 @@ impl Engine {
     /// After a failure: takes back in memory what was not committed, then gives it a file that can be
     /// trusted, and lets writes in again. An error says why the disk does not let it.
     pub fn heal(&self) -> Result<(), SwitchError> {
-        let Some((remedy, _)) = self.journal.trouble() else { return Ok(()) };
+        if self.journal.trouble().is_none() {
+            return Ok(());
+        }
         self.take_back();
-        if remedy != Remedy::CutBack || self.journal.cut_back().is_err() {
+        if !self.journal.cut_back() {
             self.rewrite()?;
         }
         let _only_one = lock(&self.taking_back);
@@ -168,9 +187,9 @@ struct Loading {
 }
 
 impl Loading {
-    fn new(bytes: u64) -> Self {
+    fn new(store: Store, bytes: u64) -> Self {
         let pace = Pace::new(bytes);
-        Self { store: Store::default(), live_bytes: 0, flushed: false, pace }
+        Self { store, live_bytes: 0, flushed: false, pace }
     }
 
     /// Applies a record to memory.

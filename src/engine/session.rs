@@ -41,6 +41,11 @@ impl<'a> Session<'a> {
         Self { engine, mark: Mark::default(), record: Vec::new(), undo_bytes: 0 }
     }
 
+    /// What it is a view of.
+    pub fn engine(&self) -> &'a Engine {
+        self.engine
+    }
+
     /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
     pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&[u8]>) -> T) -> T {
         let place = self.engine.store.place(key);

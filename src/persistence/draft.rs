@@ -165,6 +165,9 @@ impl Draft {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         let buffer = std::mem::take(&mut self.buffer);
         self.segment.file.append(&buffer)?;
         self.buffer = buffer;

@@ -66,6 +66,14 @@ impl Header {
         let rest = rest.strip_prefix(VERSION.as_bytes())?.strip_prefix(b" id=")?;
         FileId::parse(rest).map(|id| Self { id })
     }
+
+    /// Whether a line is a header but for a byte or two: damaged, and not a person's comment.
+    pub fn is_almost(line: &[u8]) -> bool {
+        let model = Self { id: FileId([b'0'; ID_DIGITS]) }.to_string();
+        let start = &model.as_bytes()[..model.len() - ID_DIGITS - 1];
+        let differ = line.iter().zip(start).filter(|(byte, model)| byte != model).count();
+        line.len() + 1 == model.len() && differ <= 2
+    }
 }
 
 impl fmt::Display for Header {
@@ -382,6 +390,13 @@ mod tests {
             durable: i64::MAX as u64,
         };
         assert!(longest.to_string().len() <= SEAL_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_misspelt_header_is_no_comment() {
+        assert!(Header::is_almost(b"# coffse 1 id=7f3a9c2e51d0"));
+        assert!(!Header::is_almost(b"# my notes on this server."));
+        assert!(!Header::is_almost(b"# coffre"));
     }
 
     #[test]

@@ -448,8 +448,12 @@ impl Journal {
 
     /// Makes everything appended so far survive a power cut, whatever the mode.
     pub fn save(&self) -> Result<(), WriteRefused> {
-        let stamp = lock(&self.state).stamp;
-        self.commit(Mark { stamp, healed: self.healed() })?;
+        let mark = {
+            let state = lock(&self.state);
+            let stamp = if state.pending.is_empty() { state.stamp - 1 } else { state.stamp };
+            Mark { stamp, healed: self.healed() }
+        };
+        self.commit(mark)?;
         let state = self.sync(lock(&self.state));
         match state.trouble {
             Some(_) => Err(state.reason.clone()),
@@ -527,29 +531,26 @@ impl Journal {
         state
     }
 
-    /// After a failed write: cuts off what was written of the batch. What is left of a file may only
-    /// be trusted if no fsync failed and nobody else was at it; else nothing but a new file helps.
-    pub fn cut_back(&self) -> Result<(), Remedy> {
-        let state = self.reserve();
+    /// After a failed write: cuts off what was written of the batch, and says whether that was enough.
+    /// It is not where an fsync failed or somebody else was at the file: then only a new one helps.
+    pub fn cut_back(&self) -> bool {
+        let mut state = self.reserve();
+        if state.trouble != Some(Remedy::CutBack) {
+            self.release(&mut state);
+            return false;
+        }
         let segment = state.segment.clone();
-        let remedy = state.trouble;
         drop(state);
-        let outcome = match remedy {
-            Some(Remedy::CutBack) => {
-                let cut = segment.file.cut(segment.end).map_err(Failure::Sync);
-                cut.and_then(|()| self.look(&segment, segment.end))
-            }
-            _ => Ok(()),
-        };
+        // Synced: else a power cut could mix what was cut off into what comes in its place.
+        let cut = segment.file.cut(segment.end).and_then(|()| segment.file.sync());
+        let cut = cut.map_err(Failure::Sync).and_then(|()| self.look(&segment, segment.end));
         let mut state = lock(&self.state);
         self.release(&mut state);
-        if let Err(failure) = outcome {
-            self.fail(&mut state, &failure);
+        match &cut {
+            Ok(()) => state.segment.synced = segment.last,
+            Err(failure) => self.fail(&mut state, failure),
         }
-        match state.trouble {
-            Some(Remedy::CutBack) | None => Ok(()),
-            Some(remedy) => Err(remedy),
-        }
+        cut.is_ok()
     }
 
     fn release(&self, state: &mut State) {

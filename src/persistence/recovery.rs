@@ -116,10 +116,8 @@ fn go_on(
     if sealed.unterminated {
         file.append(b"\n").at(path, "write")?;
     }
-    if sealed.last_with_records > sealed.durable {
-        // A sync of the run before may have failed, and its next succeeded for nothing.
-        file.renew(sealed.unmarked_from()..sealed.end).at(path, "write")?;
-    }
+    // A sync of the run before may have failed, and ours would then succeed for nothing.
+    file.renew(sealed.unmarked_from()..sealed.end).at(path, "write")?;
     // Also what a run without fsync, or one that ended between rename and fsync, left undone.
     file.sync().at(path, "fsync")?;
     sync_folder(disk, path)?;

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::disk::{self, DiskFile};
 use super::format::{
@@ -47,6 +48,8 @@ pub struct Sealed {
     pub end: u64,
     /// Whether the last good line lacks its line end.
     pub unterminated: bool,
+    /// Where the last good batch begins, in bytes.
+    last_start: u64,
     /// Numbers of some batches, in order, and where they end.
     milestones: Vec<(u64, u64)>,
 }
@@ -215,7 +218,10 @@ fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
     }
     let cut_short = !first.terminated && HEADER_START.as_bytes().starts_with(text);
     if !cut_short && !text.starts_with(HEADER_START.as_bytes()) {
-        return Ok(None);
+        return match Header::is_almost(text) {
+            true => Err(Cause::Header("`# coffre 1 id=` is misspelt")),
+            false => Ok(None),
+        };
     }
     if text.ends_with(b"\r") {
         return Err(RecordError::CarriageReturn.into());
@@ -411,6 +417,7 @@ impl Scan {
             durable: 0,
             end: header_bytes,
             unterminated: false,
+            last_start: header_bytes,
             milestones: vec![(0, header_bytes)],
         };
         Self { good, fault: None }
@@ -467,7 +474,7 @@ impl Sealed {
         const MILESTONE_BYTES: u64 = 1 << 20;
         self.last = seal.number;
         self.durable = self.durable.max(seal.durable);
-        self.end = batch.end;
+        (self.last_start, self.end) = (batch.offset, batch.end);
         self.unterminated = !batch.terminated;
         if seal.records > 0 {
             self.last_with_records = seal.number;
@@ -479,6 +486,9 @@ impl Sealed {
 
     /// Where the batches begin that no mark covers, or a little before.
     pub fn unmarked_from(&self) -> u64 {
+        if self.durable + 1 == self.last {
+            return self.last_start;
+        }
         let covered = self.milestones.partition_point(|(number, _)| *number <= self.durable);
         self.milestones[..covered].last().map_or(0, |(_, end)| *end)
     }
@@ -495,9 +505,9 @@ fn judge(
     let number = sealed.last + 1;
     let mismatch = batch.mismatch(number);
     let durable = sealed.durable.max(fault.claimed);
-    let malformed = first_malformed(file, &batch)?;
+    let malformed = first_malformed(file, batch.offset..batch.body_end)?;
     let (line, offset) = match &malformed {
-        Some(refusal) => (refusal.line, refusal.offset),
+        Some(refusal) => (refusal.line + batch.line - 1, refusal.offset),
         None => (batch.line, batch.offset),
     };
     let detail = match (&malformed, &mismatch) {
@@ -511,8 +521,10 @@ fn judge(
     if let Some((line, offset)) = fault.second_header {
         return Err(refuse(line, offset, Cause::SecondHeader));
     }
-    // A crash leaves holes and cuts, never whole lines that differ.
-    if let (None, Some(mismatch)) = (malformed, mismatch) {
+    // A crash leaves holes and cuts, not lines that differ, whole to the end of the file.
+    if let (None, Some(mismatch)) = (malformed, mismatch)
+        && first_malformed(file, batch.end..length)?.is_none()
+    {
         return Err(refuse(line, offset, Cause::Changed(mismatch)));
     }
     let bytes = length - sealed.end;
@@ -520,14 +532,14 @@ fn judge(
     Ok(Verdict::Torn(sealed, tail))
 }
 
-/// The first line of the batch that is no record, comment or blank.
-pub fn first_malformed(file: &dyn DiskFile, batch: &Batch) -> Result<Option<Refusal>, ScanError> {
-    match for_each_record(file, batch.offset..batch.body_end, Source::Sealed, |_| {}) {
+/// The first line in `range` that is no record, comment or blank; lines count from there.
+pub fn first_malformed(
+    file: &dyn DiskFile,
+    range: Range<u64>,
+) -> Result<Option<Refusal>, ScanError> {
+    match for_each_record(file, range, Source::Sealed, |_| {}) {
         Ok(()) => Ok(None),
-        Err(ScanError::Refused(mut refusal)) => {
-            refusal.line += batch.line - 1;
-            Ok(Some(refusal))
-        }
+        Err(ScanError::Refused(refusal)) => Ok(Some(refusal)),
         Err(error) => Err(error),
     }
 }

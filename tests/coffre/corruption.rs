@@ -85,12 +85,7 @@ fn start(file: &Path) -> Result<Engine, Error> {
 }
 
 fn state(engine: &Engine) -> State {
-    let mut session = Session::new(engine);
-    let mut keys = Vec::new();
-    session.keys(|key| keys.push(key.to_vec()));
-    let value =
-        |key: &[u8], session: &mut Session<'_>| session.get(key, |value| value.unwrap().to_vec());
-    keys.into_iter().map(|key| (key.clone(), value(&key, &mut session))).collect()
+    crate::harness::state(&mut Session::new(engine))
 }
 
 /// What a server would hold that starts on these bytes, or why it would not; then the file must be

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use coffre::engine::Session;
 use coffre::persistence::{Error, Recovery};
 
 /// No reply takes longer, in any test.
@@ -291,6 +292,17 @@ pub fn dump(client: &mut Client) -> State {
         client.send(&gets);
     }
     keys.into_iter().map(|key| (key, client.reply().into_bytes())).collect()
+}
+
+/// All keys and values of an engine in this process.
+pub fn state(session: &mut Session<'_>) -> State {
+    let mut keys = Vec::new();
+    session.keys(|key| keys.push(key.to_vec()));
+    let value =
+        |session: &mut Session<'_>, key: &[u8]| session.get(key, |value| value.unwrap().to_vec());
+    let state = keys.into_iter().map(|key| (key.clone(), value(session, &key))).collect();
+    session.take_mark();
+    state
 }
 
 /// Waits until `condition` holds.

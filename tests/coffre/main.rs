@@ -6,7 +6,7 @@
 //! - [`concurrency`]: many clients against an oracle
 //! - [`durability`]: `kill -9`, restarts, a full disk
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
-//! - [`power_cuts`]: what a power cut can leave of the file, by simulation
+//! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
 //! - [`startup`]: flags, exit codes, one server per file, signals
 //! - [`real_clients`], [`injected_faults`]: need other programs, run by `.ci/run` with `--ignored`
 
@@ -17,8 +17,9 @@ mod corruption;
 mod durability;
 mod harness;
 mod injected_faults;
-mod power_cuts;
 mod protocol;
 mod real_clients;
 mod sessions;
+mod simulated_disk;
+mod simulation;
 mod startup;

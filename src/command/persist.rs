@@ -1,0 +1,41 @@
+//! The commands on the data file: compaction, syncing, and when that last was.
+
+use super::{CommandError, Context};
+use crate::request::Request;
+
+type Result = std::result::Result<(), CommandError>;
+
+pub fn bgrewriteaof(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    if !context.session.engine().request_compaction() {
+        return Err(CommandError::Busy("Background append only file rewriting"));
+    }
+    context.replies.status("Background append only file rewriting started");
+    Ok(())
+}
+
+pub fn bgsave(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let schedule = request.words_from(1).all(|word| word.eq_ignore_ascii_case(b"SCHEDULE"));
+    if !schedule {
+        return Err(CommandError::Syntax);
+    }
+    let begun = context.session.engine().request_compaction();
+    match (begun, request.len()) {
+        (true, _) => context.replies.status("Background saving started"),
+        (false, 1) => return Err(CommandError::Busy("Background save")),
+        // What is under way writes everything there was when it began; the file holds the rest.
+        (false, _) => context.replies.status("Background saving scheduled"),
+    }
+    Ok(())
+}
+
+pub fn save(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.session.engine().save()?;
+    context.replies.status("OK");
+    Ok(())
+}
+
+pub fn lastsave(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    let saved_s = context.session.engine().compaction_status().saved_s;
+    context.replies.integer(i64::try_from(saved_s).unwrap_or(i64::MAX));
+    Ok(())
+}
