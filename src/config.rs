@@ -3,14 +3,29 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser};
 
+use crate::offline::Tool;
 use crate::persistence::Fsync;
 
 /// A key-value server that never loses a key and keeps them in one file you can read.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(
+    version, max_term_width = 100, after_help = AFTER_HELP, args_conflicts_with_subcommands = true
+)]
+pub struct Arguments {
+    /// What the server is told.
+    #[command(flatten)]
+    pub config: Config,
+
+    /// Instead of a server: a tool for data files.
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+}
+
+/// The settings of a server.
+#[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Port to listen on; 0 takes any free one, which is printed and logged
     #[arg(long, env = "COFFRE_PORT", default_value_t = 6379)]
@@ -57,12 +72,13 @@ Examples:
   coffre --port 6379
   coffre --port 0 --file /var/lib/coffre/donnees.txt --fsync everysec
   coffre --bind 127.0.0.1 --bind ::1
+  coffre check donnees.txt
   printf 'SET a 1\\r\\nGET a\\r\\n' | nc -N localhost 6379
 
 RUST_LOG sets what is logged (error, warn, info, debug); the default is info.
 
 Exit codes: 0 stopped, 1 configuration, 2 usage, 3 data file refused, 4 address in use,
-5 stopped but the last writes could not be made durable; 128 and the signal's number after a second
+5 stopped but the last writes could not be made durable, 6 (check) torn by a crash; 128 and the signal's number after a second
 signal.";
 
 #[cfg(test)]
@@ -72,12 +88,12 @@ mod tests {
 
     #[test]
     fn the_flags_are_sound() {
-        Config::command().debug_assert();
+        Arguments::command().debug_assert();
     }
 
     #[test]
     fn the_defaults_are_those_of_the_readme() {
-        let config = Config::parse_from(["coffre"]);
+        let config = Arguments::parse_from(["coffre"]).config;
         assert_eq!((config.port, config.maxclients), (6379, 10_000));
         assert_eq!(config.bind, [IpAddr::from([127, 0, 0, 1])]);
         assert_eq!(config.file, PathBuf::from("donnees.txt"));
@@ -89,7 +105,7 @@ mod tests {
         for arguments in
             [["--port", "65536"], ["--bind", "here"], ["--fsync", "yes"], ["--maxclients", "0"]]
         {
-            assert!(Config::try_parse_from(["coffre", arguments[0], arguments[1]]).is_err());
+            assert!(Arguments::try_parse_from(["coffre", arguments[0], arguments[1]]).is_err());
         }
     }
 }

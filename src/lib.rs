@@ -15,6 +15,7 @@ pub mod connection;
 pub mod engine;
 pub mod glob;
 pub mod limits;
+pub mod offline;
 pub mod persistence;
 pub mod reply;
 pub mod request;
@@ -59,13 +60,21 @@ impl Error {
     /// The program's exit code: 1 configuration, 3 data file refused, 4 address in use, 5 not
     /// everything durable. (0 is a clean stop, 2 comes from the flags.)
     pub fn exit_code(&self) -> u8 {
-        use persistence::Error::{LeftoverOnly, Refused};
         match self {
-            Self::File(Refused { .. } | LeftoverOnly { .. }) => 3,
+            Self::File(error) => file_exit_code(error),
             Self::Bind(BindError { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => 4,
             Self::Close(_) => 5,
-            Self::File(_) | Self::Bind(_) | Self::System(_) => 1,
+            Self::Bind(_) | Self::System(_) => 1,
         }
+    }
+}
+
+/// The exit code for a data file that cannot be used.
+fn file_exit_code(error: &persistence::Error) -> u8 {
+    use persistence::Error::{LeftoverOnly, Refused};
+    match error {
+        Refused { .. } | LeftoverOnly { .. } => 3,
+        _ => 1,
     }
 }
 

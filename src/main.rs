@@ -4,17 +4,26 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use coffre::config::Config;
+use coffre::config::Arguments;
+use coffre::offline;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    match coffre::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let Arguments { config, tool } = Arguments::parse();
+    let filter = if tool.is_some() { "warn" } else { "info" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    match tool {
+        Some(tool) => exit(offline::run(&tool), offline::ToolError::exit_code),
+        None => exit(coffre::run(config).map(|()| 0), coffre::Error::exit_code),
+    }
+}
+
+fn exit<E: std::error::Error>(result: Result<u8, E>, code: fn(&E) -> u8) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Not `eprintln!`: it panics when nobody listens.
             let _ = writeln!(std::io::stderr(), "coffre: {error}");
-            ExitCode::from(error.exit_code())
+            ExitCode::from(code(&error))
         }
     }
 }

@@ -177,8 +177,10 @@ impl Engine {
 }
 
 /// Memory while a file is read into it.
-struct Loading {
-    store: Store,
+#[derive(Debug, Default)]
+pub struct Loading {
+    /// The keys and values so far.
+    pub store: Store,
     /// About how much of the file is still said by nothing later, in bytes.
     live_bytes: u64,
     /// The file holds a `FLUSHALL`.
@@ -193,7 +195,7 @@ impl Loading {
     }
 
     /// Applies a record to memory.
-    fn replay(&mut self, found: Located<'_>) {
+    pub fn replay(&mut self, found: Located<'_>) {
         let record_bytes = found.bytes.end - found.bytes.start;
         let store = &self.store;
         let lock = |key| store.lock(store.place(key));

@@ -184,6 +184,18 @@ impl Draft {
         Ok(())
     }
 
+    /// At the end: makes all of it durable, and marks it so.
+    pub fn mark(&mut self) -> io::Result<()> {
+        self.sync()?;
+        if !self.segment.is_unmarked() {
+            return Ok(());
+        }
+        let number = self.segment.last + 1;
+        let seal = Seal::close(number, 0, self.segment.synced, self.checksum);
+        (self.segment.last, self.segment.marked) = (number, self.segment.synced);
+        self.put(seal.to_string().as_bytes())
+    }
+
     /// Takes the place of the file at `path`, whole and synced.
     pub fn replace(mut self, path: &Path) -> Result<Segment, Unpublished> {
         self.sync().map_err(Unpublished::Before)?;

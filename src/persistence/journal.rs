@@ -577,6 +577,15 @@ impl Journal {
         Draft::create(Arc::clone(&self.disk), name, Some(&file.status()?))
     }
 
+    /// Puts what `write` writes in the place of the file, and closes: nobody else uses the journal.
+    pub fn rewrite(&self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> io::Result<()> {
+        let (tee, mut draft) = (self.tee(), self.draft()?);
+        write(&mut draft)?;
+        let switched = self.switch(draft).and_then(|()| Ok(self.close()?));
+        drop(tee);
+        switched.map_err(|error| io::Error::other(error.to_string()))
+    }
+
     /// Before a rewrite in trouble: what stands in the file's place and is not what was committed is
     /// somebody's work. It keeps a name of its own.
     pub fn set_strangers_aside(&self) -> io::Result<()> {
@@ -594,6 +603,7 @@ impl Journal {
         let status = found.status()?;
         if status.identity != segment.identity && !found.try_lock()? {
             let holder = super::holder(&status);
+            let holder = holder.as_deref().unwrap_or("another process");
             let error = format!("{holder} holds the file that has taken the data file's name");
             return Err(io::Error::other(error));
         }

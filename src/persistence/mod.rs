@@ -19,4 +19,4 @@ pub use draft::Draft;
 pub use error::{Context, Error};
 pub use format::Record;
 pub use journal::{Fsync, Journal, Mark, Remedy, SwitchError, Tee, WriteRefused};
-pub use recovery::{Recovery, copy_lines, holder, replace, resolve, resolve_missing};
+pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};

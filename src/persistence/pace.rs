@@ -12,6 +12,12 @@ pub struct Pace {
     next: u64,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
 impl Pace {
     /// Through `total` bytes, from now on.
     pub fn new(total: u64) -> Self {

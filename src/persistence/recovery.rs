@@ -170,7 +170,8 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>
         };
         let ours = file.status().at(path, "open")?;
         if !file.try_lock().at(path, "lock")? {
-            return Err(Error::Held { path: path.to_owned(), holder: holder(&ours) });
+            let holder = holder(&ours).unwrap_or_else(|| "another process".to_owned());
+            return Err(Error::Held { path: path.to_owned(), holder });
         }
         // Between open and lock the holder before us may have replaced the file.
         if disk.look(path).at(path, "open")?.identity == ours.identity {
@@ -179,13 +180,21 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>
     }
 }
 
+/// Locks the file at `path` for as long as the result is kept.
+pub fn lock_file(path: &Path) -> Result<Arc<dyn DiskFile>, Error> {
+    let resolved = disk::canonical(path).at(path, "open")?;
+    match open_locked(&System, &resolved)? {
+        Some(file) => Ok(file),
+        None => Err(io::ErrorKind::NotFound.into()).at(path, "open"),
+    }
+}
+
 /// Who holds the lock on a file, as far as the system tells.
-pub fn holder(file: &Status) -> String {
+pub fn holder(file: &Status) -> Option<String> {
     // The list is not read at one moment: while others come and go, one may be skipped.
-    let process = (0..10).find_map(|_| locking_process(file.identity.1));
-    let Some(process) = process else { return "another process".to_owned() };
+    let process = (0..10).find_map(|_| locking_process(file.identity.1))?;
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-    format!("process {process} ({})", name.trim())
+    Some(format!("process {process} ({})", name.trim()))
 }
 
 /// Looks the lock up where Linux lists them.
@@ -251,7 +260,7 @@ pub fn replace(
 ) -> Result<Segment, Error> {
     let new = beside(path, ".tmp");
     let mut draft = Draft::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
-    write(&mut draft).at(&new, "write")?;
+    write(&mut draft).and_then(|()| draft.mark()).at(&new, "write")?;
     let replaced = draft.replace(path).map_err(super::draft::Unpublished::into_error);
     replaced.at(path, "replace")
 }

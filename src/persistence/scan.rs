@@ -149,11 +149,24 @@ pub struct Mismatch {
     last_line: u64,
 }
 
+impl Mismatch {
+    /// The number that the seal says.
+    pub fn number(&self) -> u64 {
+        self.seal.number
+    }
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seal, expected, records, checksum, first_line, last_line } = self;
         write!(f, "batch {expected} (lines {first_line} to {last_line}) ")?;
-        if seal.checksum != *checksum {
+        if seal.checksum != *checksum && seal.records != *records {
+            write!(
+                f,
+                "has {records} records and checksum {checksum:08x}, its seal says {} and {:08x}",
+                seal.records, seal.checksum
+            )
+        } else if seal.checksum != *checksum {
             write!(f, "has checksum {checksum:08x}, its seal says {:08x}", seal.checksum)
         } else if seal.records != *records {
             write!(f, "has {records} records, its seal says {}", seal.records)
@@ -401,6 +414,8 @@ struct Fault {
     records: u64,
     /// The first header from here on: line and offset.
     second_header: Option<(u64, u64)>,
+    /// The first batch from here on that was there before: line, offset and number.
+    repeated: Option<(u64, u64, u64)>,
 }
 
 struct Scan {
@@ -435,18 +450,21 @@ impl Scan {
         if good && self.fault.is_none() && seal.number > expected {
             return refuse_here(Cause::Missing { found: seal.number, expected });
         }
-        // After a fault too: a crash never brings an earlier batch back.
         let seen = self.fault.as_ref().map_or(self.good.last, |fault| fault.seen);
-        if seal.number <= self.good.last || good && seal.number <= seen {
+        let repeated = seal.number <= self.good.last || good && seal.number <= seen;
+        if repeated && self.fault.is_none() {
             return refuse_here(Cause::Repeated { found: seal.number, expected });
         }
         if good && self.fault.is_none() {
             self.good.take(&seal, &batch);
             return Ok(());
         }
+        let place = (batch.line, batch.offset);
         let fault = self.set_aside(batch);
         fault.claimed = fault.claimed.max(seal.claimed());
-        if good {
+        if repeated {
+            fault.repeated = fault.repeated.or(Some((place.0, place.1, seal.number)));
+        } else if good {
             fault.seen = seal.number;
         }
         Ok(())
@@ -461,6 +479,7 @@ impl Scan {
             seen: self.good.last,
             records: 0,
             second_header: None,
+            repeated: None,
         });
         fault.records += records;
         fault.claimed = fault.claimed.max(glued_mark);
@@ -520,6 +539,10 @@ fn judge(
     }
     if let Some((line, offset)) = fault.second_header {
         return Err(refuse(line, offset, Cause::SecondHeader));
+    }
+    // A crash never brings an earlier batch back.
+    if let Some((line, offset, found)) = fault.repeated {
+        return Err(refuse(line, offset, Cause::Repeated { found, expected: number }));
     }
     // A crash leaves holes and cuts, not lines that differ, whole to the end of the file.
     if let (None, Some(mismatch)) = (malformed, mismatch)

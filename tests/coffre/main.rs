@@ -7,6 +7,7 @@
 //! - [`durability`]: `kill -9`, restarts, a full disk
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
 //! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
+//! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
 //! - [`startup`]: flags, exit codes, one server per file, signals
 //! - [`real_clients`], [`injected_faults`]: need other programs, run by `.ci/run` with `--ignored`
 
@@ -17,6 +18,7 @@ mod corruption;
 mod durability;
 mod harness;
 mod injected_faults;
+mod offline;
 mod protocol;
 mod real_clients;
 mod sessions;

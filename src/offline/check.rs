@@ -1,0 +1,177 @@
+//! `coffre check`: the verdict on a file, and the data as it was at one of its lines.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use super::{Input, Output, Progress, TORN, ToolError, write_store};
+use crate::engine::Loading;
+use crate::persistence::disk;
+use crate::persistence::load::{Located, Source, for_each_record};
+use crate::persistence::scan::{Batches, Beginning, ScanError, Verdict, scan};
+use crate::persistence::{Context, Error, Record, holder};
+
+/// Reports on the file at `path`; returns the program's exit code.
+pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
+    let input = Input::open(path)?;
+    let shown = path.display();
+    let verdict = {
+        let mut progress = Progress::new("checking", input.length());
+        scan(&input.file, input.length(), &mut |offset| progress.reach(offset))
+    };
+    let good = Good::of(&input)?;
+    let code = match verdict {
+        Ok(Verdict::Empty) => {
+            writeln!(report, "{shown}: empty: a start makes it a new data file")?;
+            return Ok(0);
+        }
+        Ok(Verdict::Handwritten) => {
+            writeln!(report, "{shown}: hand-written: a start seals it")?;
+            0
+        }
+        Ok(Verdict::Intact(_)) => {
+            writeln!(report, "{shown}: whole")?;
+            0
+        }
+        Ok(Verdict::Torn(sealed, tail)) => match holder(&input.status) {
+            // What a server has begun to write has no seal yet.
+            Some(holder) => {
+                writeln!(report, "{shown}: whole; {holder} is writing {} bytes more", tail.bytes)?;
+                0
+            }
+            None => {
+                writeln!(
+                    report,
+                    "{shown}: torn at line {}, offset {}: {}\n{} bytes ({} records) follow that were \
+                     never acknowledged under --fsync always; a start keeps them aside and cuts them off",
+                    tail.line, sealed.end, tail.cause, tail.bytes, tail.records
+                )?;
+                TORN
+            }
+        },
+        Err(ScanError::Io(error)) => return Err(error).at(path, "read")?,
+        Err(refused) => {
+            writeln!(report, "{shown}: damaged; before the damage:")?;
+            good.write(report)?;
+            return Err(Error::of_scan(path, Source::Handwritten, refused).into());
+        }
+    };
+    good.write(report)?;
+    Ok(code)
+}
+
+/// The good part of a file, counted.
+struct Good {
+    header: Option<String>,
+    batches: u64,
+    durable: u64,
+    bytes: u64,
+    lines: u64,
+    records: BTreeMap<&'static str, u64>,
+}
+
+impl Good {
+    fn of(input: &Input) -> Result<Self, Error> {
+        let mut good = Self {
+            header: None,
+            batches: 0,
+            durable: 0,
+            bytes: 0,
+            lines: 0,
+            records: BTreeMap::new(),
+        };
+        let read = |error: ScanError| Error::of_scan(&input.path, Source::Handwritten, error);
+        let source = match Batches::begin(disk::read(&input.file, 0..input.length())) {
+            Ok(Beginning::Sealed(mut batches)) => {
+                good.header = Some(format!("format 1, id {}", batches.id.as_str()));
+                (good.bytes, good.lines) = (batches.offset(), 1);
+                while let Some(batch) = batches.read().at(&input.path, "read")?
+                    && let Some(seal) = batch.good_seal()
+                    && seal.number == good.batches + 1
+                {
+                    (good.batches, good.durable) = (seal.number, good.durable.max(seal.durable));
+                    (good.bytes, good.lines) = (batch.end, batch.last_line);
+                }
+                Source::Sealed
+            }
+            Ok(Beginning::Handwritten) => {
+                good.bytes = input.length();
+                Source::Handwritten
+            }
+            Ok(Beginning::Empty) | Err(ScanError::Refused(_)) => return Ok(good),
+            Err(error) => return Err(read(error)),
+        };
+        let counted = for_each_record(&input.file, 0..good.bytes, source, |found| {
+            *good.records.entry(found.record.name()).or_default() += 1;
+            if source == Source::Handwritten {
+                (good.lines, good.bytes) = (found.line, found.bytes.end);
+            }
+        });
+        match counted {
+            // The records before the first bad line of a hand-written file are counted.
+            Ok(()) | Err(ScanError::Refused(_)) => Ok(good),
+            Err(error) => Err(read(error)),
+        }
+    }
+
+    fn write(&self, report: &mut dyn Write) -> std::io::Result<()> {
+        let Self { batches, durable, bytes, lines, .. } = self;
+        if let Some(header) = &self.header {
+            writeln!(report, "{header}; {batches} batches, durable mark {durable}")?;
+        }
+        let kinds: Vec<_> =
+            self.records.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let total: u64 = self.records.values().sum();
+        let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+        writeln!(report, "{total} records ({kinds}); {lines} lines, {bytes} bytes")
+    }
+}
+
+/// Rebuilds in `output` the data as it was after line `until` of the file at `path`. What follows that
+/// line may be damaged.
+pub fn until(
+    path: &Path,
+    until: u64,
+    output: &Path,
+    report: &mut dyn Write,
+) -> Result<(), ToolError> {
+    let input = Input::open(path)?;
+    let good = Good::of(&input)?;
+    if until == 0 || until > good.lines {
+        return Err(ToolError::NoSuchLine { path: path.to_owned(), line: until, last: good.lines });
+    }
+    let output = Output::create(output)?;
+    let source = if good.header.is_some() { Source::Sealed } else { Source::Handwritten };
+    let mut loading = Loading::default();
+    let mut progress = Progress::new("loading", good.bytes);
+    let apply = |found: Located<'_>| {
+        progress.reach(found.bytes.end);
+        if found.line <= until {
+            loading.replay(found);
+        }
+    };
+    let loaded = for_each_record(&input.file, 0..good.bytes, source, apply);
+    loaded.map_err(|error| Error::of_scan(path, source, error))?;
+    drop(progress);
+    let (shown, keys) = (output.path.display().to_string(), loading.store.keys());
+    output.write(|draft| write_store(&loading.store, draft))?;
+    writeln!(
+        report,
+        "{shown}: {keys} keys, as they were after line {until} of {}",
+        path.display()
+    )?;
+    Ok(())
+}
+
+impl Record<'_> {
+    /// Its command's name.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Set(..) => "SET",
+            Self::Del(_) => "DEL",
+            Self::Append(..) => "APPEND",
+            Self::SetRange(..) => "SETRANGE",
+            Self::FlushAll => "FLUSHALL",
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `coffre repair`: of a damaged file, what its seals still prove.
+//!
+//! A batch whose seal is good is proved, wherever it stands: its number says where it belongs. The rest
+//! is dropped: nobody can say what it was. Its bytes are kept beside the new file for a person to read.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{Input, Output, Progress, ToolError};
+use crate::persistence::format::{HEADER_START, SEAL_START};
+use crate::persistence::lines::Lines;
+use crate::persistence::load::{Source, for_each_record};
+use crate::persistence::scan::{Batches, Beginning, ScanError};
+use crate::persistence::{Context, Draft, copy_lines, disk};
+
+/// Proved batches that follow each other in the file and in their numbers.
+#[derive(Debug)]
+struct Run {
+    numbers: Range<u64>,
+    bytes: Range<u64>,
+}
+
+/// Lines that are dropped, and why.
+#[derive(Debug)]
+struct Dropped {
+    lines: (u64, u64),
+    bytes: Range<u64>,
+    records: u64,
+    reason: String,
+}
+
+/// Writes what can be proved of the file at `path` to `output`, and lists the rest.
+pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), ToolError> {
+    let input = Input::open(path)?;
+    let output = Output::create(output)?;
+    let (runs, dropped) = match Batches::begin(disk::read(&input.file, 0..input.length())) {
+        Ok(Beginning::Sealed(mut batches)) => sort_out(&input, &mut batches)?,
+        Ok(Beginning::Handwritten) => handwritten(&input)?,
+        Ok(Beginning::Empty) => {
+            let reason = "it is empty".to_owned();
+            return Err(ToolError::Unprovable { path: path.to_owned(), reason });
+        }
+        Err(ScanError::Refused(refusal)) => {
+            let reason = refusal.to_string();
+            return Err(ToolError::Unprovable { path: path.to_owned(), reason });
+        }
+        Err(ScanError::Io(error)) => return Err(error).at(path, "read")?,
+    };
+
+    let new = output.path.clone();
+    let aside = disk::beside(&new, ".dropped");
+    if !dropped.is_empty() {
+        keep(&input, &dropped, &aside).at(&aside, "create")?;
+    }
+    let mut progress = Progress::new("writing", input.length());
+    output.write(|draft| {
+        let mut written = 0;
+        runs.iter().try_for_each(|run| {
+            copy_run(&input, run, draft)?;
+            written += run.bytes.end - run.bytes.start;
+            progress.reach(written);
+            Ok(())
+        })
+    })?;
+    drop(progress);
+    let batches: u64 = runs.iter().map(|run| run.numbers.end - run.numbers.start).sum();
+    let proved = if runs.iter().any(|run| run.numbers.start > 0) { "batches" } else { "records" };
+    writeln!(report, "{}: {batches} {proved} kept", new.display())?;
+    for pair in runs.windows(2).filter(|pair| pair[0].numbers.end < pair[1].numbers.start) {
+        let (first, last) = (pair[0].numbers.end, pair[1].numbers.start - 1);
+        writeln!(report, "missing: batches {first} to {last} are nowhere whole")?;
+    }
+    list(&input, &dropped, report)?;
+    if !dropped.is_empty() {
+        writeln!(
+            report,
+            "The bytes of what was dropped are in {}: read them, and type again what you trust.",
+            aside.display()
+        )?;
+    }
+    Ok(())
+}
+
+/// Which batches are proved, in the order of their numbers, and which lines are not.
+fn sort_out<R: io::Read>(
+    input: &Input,
+    batches: &mut Batches<R>,
+) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
+    let (mut runs, mut dropped) = (Vec::<Run>::new(), Vec::new());
+    let mut progress = Progress::new("checking", input.length());
+    while let Some(batch) = batches.read().at(&input.path, "read")? {
+        progress.reach(batch.end);
+        let bytes = batch.offset..batch.end;
+        let reason = match batch.good_seal() {
+            Some(seal) if runs.iter().any(|run| run.numbers.contains(&seal.number)) => {
+                format!("batch {} is repeated", seal.number)
+            }
+            Some(seal) => {
+                let number = seal.number;
+                match runs.last_mut() {
+                    Some(run) if run.numbers.end == number && run.bytes.end == bytes.start => {
+                        (run.numbers.end, run.bytes.end) = (number + 1, bytes.end);
+                    }
+                    _ => runs.push(Run { numbers: number..number + 1, bytes }),
+                }
+                continue;
+            }
+            None => match batch.mismatch(batch.seal.map_or(0, |seal| seal.number)) {
+                Some(mismatch) => mismatch.to_string(),
+                None => "no seal follows".to_owned(),
+            },
+        };
+        let lines = (batch.line, batch.last_line);
+        dropped.push(Dropped { lines, bytes, records: batch.records, reason });
+    }
+    runs.sort_by_key(|run| run.numbers.start);
+    Ok((runs, dropped))
+}
+
+/// A hand-written file: each line speaks for itself.
+fn handwritten(input: &Input) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
+    let (mut runs, mut dropped) = (Vec::<Run>::new(), Vec::new());
+    let mut lines = Lines::new(disk::read(&input.file, 0..input.length()));
+    while let Some(line) = lines.next(|_| {}).at(&input.path, "read")? {
+        let bytes = line.offset..line.offset + line.length;
+        let number = line.number;
+        let records = u64::from(line.is_record());
+        match for_each_record(&input.file, bytes.clone(), Source::Handwritten, |_| {}) {
+            Ok(()) => match runs.last_mut() {
+                Some(run) if run.bytes.end == bytes.start => {
+                    run.bytes.end = bytes.end;
+                    run.numbers.end += records;
+                }
+                _ => runs.push(Run { numbers: 0..records, bytes }),
+            },
+            Err(ScanError::Refused(refusal)) => {
+                let reason = refusal.cause.to_string();
+                dropped.push(Dropped { lines: (number, number), bytes, records, reason });
+            }
+            Err(ScanError::Io(error)) => return Err(error).at(&input.path, "read")?,
+        }
+    }
+    Ok((runs, dropped))
+}
+
+/// Copies the lines of a run, without their seals: they are sealed anew.
+fn copy_run(input: &Input, run: &Run, draft: &mut Draft) -> io::Result<()> {
+    let is_structure = |line: &[u8]| {
+        line.starts_with(SEAL_START.as_bytes()) || line.starts_with(HEADER_START.as_bytes())
+    };
+    copy_lines(disk::read(&input.file, run.bytes.clone()), draft, |line| !is_structure(line))
+}
+
+/// Copies the bytes that are dropped to a file of their own.
+fn keep(input: &Input, dropped: &[Dropped], aside: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
+    for part in dropped {
+        io::copy(&mut disk::read(&input.file, part.bytes.clone()), &mut file)?;
+    }
+    file.sync_all()
+}
+
+/// Lists what is dropped.
+fn list(input: &Input, dropped: &[Dropped], report: &mut dyn Write) -> io::Result<()> {
+    const LINES_MAX: usize = 10;
+    for part in dropped {
+        let Dropped { lines: (first, last), bytes, records, reason } = part;
+        let (offset, length) = (bytes.start, bytes.end - bytes.start);
+        writeln!(
+            report,
+            "dropped: lines {first} to {last}, offset {offset}, {length} bytes, {records} records: \
+             {reason}"
+        )?;
+        input.show(bytes.clone(), LINES_MAX, report)?;
+    }
+    Ok(())
+}
