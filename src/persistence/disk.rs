@@ -1,7 +1,7 @@
 //! The disk as far as a data file needs it: the seam behind which tests put a simulated one, with
 //! sectors that get lost and calls that fail.
 //!
-//! What is written is in the system's hands until it is synced: a file's bytes by [`DiskFile::sync`],
+//! What is written is in the system's hands until it is synced: a file's bytes by [`DiskFile::sync_data`],
 //! the names in a folder by [`Disk::sync_folder`].
 
 use std::fmt;
@@ -44,7 +44,9 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// Cuts off everything from `length` on.
     fn cut(&self, length: u64) -> io::Result<()>;
     /// Makes the bytes and the length survive a power cut.
-    fn sync(&self) -> io::Result<()>;
+    fn sync_data(&self) -> io::Result<()>;
+    /// The same with mode and owner.
+    fn sync_all(&self) -> io::Result<()>;
     /// What it is.
     fn status(&self) -> io::Result<Status>;
     /// Takes the mode and owner of another file.
@@ -189,8 +191,12 @@ impl DiskFile for SystemFile {
         self.file.set_len(length)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     fn status(&self) -> io::Result<Status> {

@@ -179,7 +179,7 @@ impl Draft {
     pub fn sync(&mut self) -> io::Result<()> {
         self.seal()?;
         self.flush()?;
-        self.segment.file.sync()?;
+        self.segment.file.sync_all()?;
         self.segment.synced = self.segment.last;
         Ok(())
     }

@@ -332,7 +332,7 @@ impl Journal {
         segment.file.append(&batch.lines).map_err(Failure::Write)?;
         (batch.body, batch.durable) = (body, segment.synced);
         if self.fsync == Fsync::Always {
-            segment.file.sync().map_err(Failure::Sync)?;
+            segment.file.sync_data().map_err(Failure::Sync)?;
         }
         self.look(segment, segment.end + batch.lines.len() as u64)
     }
@@ -489,7 +489,7 @@ impl Journal {
         state.syncing = true;
         drop(state);
         let guard = AbortOnPanic;
-        let synced = segment.file.sync();
+        let synced = segment.file.sync_data();
         std::mem::forget(guard);
         let mut state = lock(&self.state);
         state.syncing = false;
@@ -542,7 +542,7 @@ impl Journal {
         let segment = state.segment.clone();
         drop(state);
         // Synced: else a power cut could mix what was cut off into what comes in its place.
-        let cut = segment.file.cut(segment.end).and_then(|()| segment.file.sync());
+        let cut = segment.file.cut(segment.end).and_then(|()| segment.file.sync_data());
         let cut = cut.map_err(Failure::Sync).and_then(|()| self.look(&segment, segment.end));
         let mut state = lock(&self.state);
         self.release(&mut state);

@@ -119,7 +119,7 @@ fn go_on(
     // A sync of the run before may have failed, and ours would then succeed for nothing.
     file.renew(sealed.unmarked_from()..sealed.end).at(path, "write")?;
     // Also what a run without fsync, or one that ended between rename and fsync, left undone.
-    file.sync().at(path, "fsync")?;
+    file.sync_all().at(path, "fsync")?;
     sync_folder(disk, path)?;
     Segment::after(sealed, file).at(path, "open")
 }
@@ -362,7 +362,7 @@ fn keep_aside(
             other => other.at(&aside, "create")?,
         };
         let copied = io::copy(&mut disk::read(file, range), &mut Appender(&*copy));
-        if let Err(error) = copied.and_then(|_| copy.sync()) {
+        if let Err(error) = copied.and_then(|_| copy.sync_all()) {
             let _ = disk.remove(&aside);
             return Err(error).at(&aside, "keep the torn tail of the data file aside");
         }
@@ -398,7 +398,7 @@ fn is_copy(
         offset += count as u64;
     }
     copy.renew(0..length)?;
-    copy.sync()?;
+    copy.sync_all()?;
     Ok(true)
 }
 

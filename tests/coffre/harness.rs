@@ -261,6 +261,13 @@ impl Reply {
         }
     }
 
+    pub fn error_or_status(&self) -> &str {
+        match self {
+            Self::Error(text) | Self::Status(text) => text,
+            other => panic!("no line: {other:?}"),
+        }
+    }
+
     pub fn error(&self) -> &str {
         match self {
             Self::Error(text) => text,

@@ -5,6 +5,8 @@
 //! - [`protocol`]: abuse of the protocol that no transcript can show
 //! - [`concurrency`]: many clients against an oracle
 //! - [`durability`]: `kill -9`, restarts, a full disk
+//! - [`compaction`]: a smaller file while clients go on
+//! - [`healing`]: the data file removed, replaced, cut under the server
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
 //! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
@@ -13,10 +15,12 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod compaction;
 mod concurrency;
 mod corruption;
 mod durability;
 mod harness;
+mod healing;
 mod injected_faults;
 mod offline;
 mod protocol;

@@ -389,7 +389,11 @@ impl DiskFile for SimulatedFile {
         Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
         let mut guard = self.disk.state();
         let state = &mut *guard;
         match state.call()? {

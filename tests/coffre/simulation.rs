@@ -345,7 +345,7 @@ fn cut_at_first_bad_line(disk: &SimulatedDisk, path: &Path) {
     let end = ends.rev().find(|end| good(*end)).unwrap_or(0);
     let file = disk.open(path).unwrap();
     file.cut(end as u64).unwrap();
-    file.sync().unwrap();
+    file.sync_data().unwrap();
 }
 
 /// Runs seeds on all cores until one fails.

@@ -1,0 +1,223 @@
+//! Compaction of a running server's file: when it happens, what it keeps, and what it costs if it fails.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{COFFRE, Client, Reply, Server, dump, folder, run_to_end, wait_until};
+
+/// A field of `INFO persistence`.
+fn info(client: &mut Client, name: &str) -> String {
+    let Reply::Bulk(info) = client.line("INFO persistence") else { panic!() };
+    let info = String::from_utf8(info).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{name} is not in {info}")).to_owned()
+}
+
+fn id(file: &Path) -> String {
+    fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned()
+}
+
+/// Asks for a compaction and waits until it is done.
+fn compact(client: &mut Client, file: &Path) {
+    let before = id(file);
+    assert_eq!(
+        client.line("BGREWRITEAOF"),
+        Reply::Status("Background append only file rewriting started".to_owned())
+    );
+    wait_until("the file is a new one", || id(file) != before);
+    wait_until("it is over", || info(client, "aof_rewrite_in_progress") == "0");
+}
+
+#[test]
+fn what_is_asked_for_is_done_and_nothing_is_lost() {
+    let (folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    for number in 0..500 {
+        assert_eq!(client.line(&format!("SET key:{} {number}", number % 50)), Reply::ok());
+    }
+    let value: Vec<u8> = (0..300_000_u32).map(|number| (number % 253) as u8).collect();
+    assert_eq!(client.call(&[b"SET", b"big\n", &value]), Reply::ok());
+    let keys = dump(&mut client);
+    let before = fs::metadata(&file).unwrap().len();
+    compact(&mut client, &file);
+    let after = fs::metadata(&file).unwrap().len();
+    assert!(after < before, "{before} {after}");
+    let lines = fs::read_to_string(&file).unwrap();
+    assert!(lines.lines().all(|line| line.len() < 1 << 20), "each line replays inline");
+    assert_eq!(dump(&mut client), keys);
+    assert_eq!(client.line("SET after 1"), Reply::ok());
+    assert_eq!(client.line("DEL after"), Reply::Integer(1));
+    compact(&mut client, &file);
+    let before = id(&file);
+    server.signal("USR1");
+    wait_until("SIGUSR1 compacts too", || id(&file) != before);
+    server.kill();
+    let server = Server::start(&file);
+    assert_eq!(dump(&mut server.client()), keys);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    // And what is not needed for it stays out: a file of nothing but keys.
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().filter(|line| line.starts_with("SET ")).count(), keys.len());
+}
+
+#[test]
+fn the_commands_answer_as_redis_does() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let status = |text: &str| Reply::Status(text.to_owned());
+    let Reply::Integer(started_s) = client.line("LASTSAVE") else { panic!() };
+    assert!(started_s > 1_700_000_000);
+    wait_until("the next second", || {
+        assert_eq!(client.line("SAVE"), Reply::ok());
+        matches!(client.line("LASTSAVE"), Reply::Integer(saved_s) if saved_s > started_s)
+    });
+    assert_eq!(client.line("BGSAVE"), status("Background saving started"));
+    wait_until("it is over", || info(&mut client, "rdb_bgsave_in_progress") == "0");
+    assert_eq!(client.line("BGSAVE SCHEDULE").error_or_status(), "Background saving started");
+    assert_eq!(client.line("BGSAVE NOW").error(), "ERR syntax error");
+    assert_eq!(info(&mut client, "aof_last_bgrewrite_status"), "ok");
+    assert_eq!(info(&mut client, "aof_enabled"), "1");
+}
+
+#[test]
+fn save_makes_everything_durable_in_every_mode() {
+    for fsync in ["always", "everysec", "no"] {
+        let (_folder, file) = folder();
+        let server = Server::with(&file, &["--fsync", fsync]);
+        let mut client = server.client();
+        assert_eq!(client.line("SET a 1"), Reply::ok());
+        assert_eq!(client.line("SAVE"), Reply::ok());
+        // The next seal may say so.
+        assert_eq!(client.line("SET b 1"), Reply::ok());
+        let text = fs::read_to_string(&file).unwrap();
+        let seal = text.lines().rfind(|line| line.starts_with("#= ")).unwrap();
+        let words: Vec<_> = seal.split(' ').collect();
+        let (number, mark): (u64, u64) = (words[1].parse().unwrap(), words[4].parse().unwrap());
+        assert_eq!(mark, number - 1, "{fsync}: {text}");
+    }
+}
+
+/// 160 MB through one key: the file stays under twice that key's value and 64 MiB.
+#[test]
+fn the_file_stays_bounded_by_its_live_data() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 1 << 20];
+    let mut longest = 0;
+    for _ in 0..160 {
+        assert_eq!(client.call(&[b"SET", b"key", &value]), Reply::ok());
+        longest = longest.max(fs::metadata(&file).unwrap().len());
+        // As fast as a disk, not as memory: the compaction is checked for ten times a second.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(longest <= (2 + 64) << 20, "{longest} bytes");
+    assert!(longest > 32 << 20, "not at every write: {longest} bytes");
+    server.expect_log("compacted from ");
+    assert_eq!(client.call(&[b"GET", b"key"]), Reply::Bulk(value));
+}
+
+#[test]
+fn after_a_flushall_only_who_asks_gets_a_compaction() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.line("SET before 1"), Reply::ok());
+    assert_eq!(client.line("FLUSHALL"), Reply::ok());
+    for _ in 0..80 {
+        assert_eq!(client.call(&[b"SET", b"key", &value]), Reply::ok());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!server.log().contains("compacted"), "{}", server.log());
+    server.kill();
+    // Not after a restart either: the hour begins again.
+    let server = Server::with(&file, &["--fsync", "no"]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(fs::read_to_string(&file).unwrap().contains("\nFLUSHALL\n"));
+    compact(&mut server.client(), &file);
+    assert!(!fs::read_to_string(&file).unwrap().contains("\nFLUSHALL\n"));
+    assert!(fs::metadata(&file).unwrap().len() < 2 << 20);
+}
+
+#[test]
+fn links_mode_owner_and_lock_are_kept() {
+    let (folder, file) = folder();
+    fs::write(&file, "SET a 1\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let as_root = fs::metadata(&file).unwrap().uid() == 0;
+    if as_root {
+        std::os::unix::fs::chown(&file, Some(1234), Some(4321)).unwrap();
+    }
+    let link = folder.path().join("link");
+    symlink(&file, &link).unwrap();
+    // A server that creates files for everybody.
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$0\" --port 0 --file \"$1\"", COFFRE]).arg(&link);
+    let server = Server::spawn(command);
+    let mut client = server.client();
+    for _ in 0..3 {
+        compact(&mut client, &file);
+        assert!(link.is_symlink());
+        let metadata = fs::metadata(&file).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
+        if as_root {
+            assert_eq!((metadata.uid(), metadata.gid()), (1234, 4321));
+        }
+        for path in [&file, &link] {
+            let (code, said) = run_to_end(&[&"--port", &"0", &"--file", path]);
+            assert_eq!(code, 1);
+            assert!(said.contains(&format!("process {} ", server.pid())), "{said}");
+        }
+    }
+    assert_eq!(client.line("GET a"), Reply::bulk("1"));
+    // A new file is its owner's only, whatever the umask.
+    let new = folder.path().join("new");
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$0\" --port 0 --file \"$1\"", COFFRE]).arg(&new);
+    let _server = Server::spawn(command);
+    assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn a_compaction_that_fails_costs_nothing() {
+    let (folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("SET a 1"), Reply::ok());
+    let before = id(&file);
+    let obstacle = folder.path().join("donnees.txt.tmp");
+    fs::create_dir(&obstacle).unwrap();
+    assert!(matches!(client.line("BGREWRITEAOF"), Reply::Status(_)));
+    server.expect_log("not compacted: ");
+    wait_until("INFO says so", || info(&mut client, "aof_last_bgrewrite_status") == "err");
+    assert_eq!(client.line("SET a 2"), Reply::ok());
+    assert_eq!(id(&file), before);
+    fs::remove_dir(&obstacle).unwrap();
+    compact(&mut client, &file);
+    assert_eq!(info(&mut client, "aof_last_bgrewrite_status"), "ok");
+    server.kill();
+    assert_eq!(Server::start(&file).client().line("GET a"), Reply::bulk("2"));
+}
+
+#[test]
+fn a_compaction_under_way_does_not_hold_up_the_end() {
+    let (folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 4 << 20];
+    for number in 0..32 {
+        let key = format!("key:{number}");
+        assert_eq!(client.call(&[b"SET", key.as_bytes(), &value]), Reply::ok());
+    }
+    assert!(matches!(client.line("BGREWRITEAOF"), Reply::Status(_)));
+    let (status, log) = server.terminate();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(dump(&mut Server::start(&file).client()).len(), 32);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
