@@ -41,7 +41,12 @@ impl Server {
     }
 
     /// Runs `command`, which becomes a coffre, and waits until that is ready.
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::try_spawn(command).unwrap_or_else(|said| panic!("not ready: {said}"))
+    }
+
+    /// The same, or what it said if it ended before it was ready.
+    pub fn try_spawn(mut command: Command) -> Result<Self, String> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env("RUST_LOG", "info");
         let mut child = command.spawn().unwrap();
@@ -57,11 +62,13 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let port = ready.trim().rsplit(':').next().and_then(|port| port.parse().ok());
         let mut server = Self { child, port: 0, log, logger: Some(logger) };
-        server.port = port.unwrap_or_else(|| {
-            let status = server.wait();
-            panic!("not ready, {status}: {}", server.log());
-        });
-        server
+        match port {
+            Some(port) => {
+                server.port = port;
+                Ok(server)
+            }
+            None => Err(format!("{}: {}", server.wait(), server.log())),
+        }
     }
 
     pub fn client(&self) -> Client {

@@ -11,7 +11,7 @@
 //! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
 //! - [`startup`]: flags, exit codes, one server per file, signals
-//! - [`real_clients`], [`injected_faults`]: need other programs, run by `.ci/run` with `--ignored`
+//! - [`real_clients`], [`injected_faults`], [`real_disks`]: need other programs, run by `.ci/run` with `--ignored`
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
@@ -25,6 +25,7 @@ mod injected_faults;
 mod offline;
 mod protocol;
 mod real_clients;
+mod real_disks;
 mod sessions;
 mod simulated_disk;
 mod simulation;
