@@ -9,6 +9,7 @@
 //! - [`healing`]: the data file removed, replaced, cut under the server
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
 //! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
+//! - [`mutations`]: the data file mutated at random
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
 //! - [`startup`]: flags, exit codes, one server per file, signals
 //! - [`real_clients`], [`injected_faults`], [`real_disks`]: need other programs, run by `.ci/run` with `--ignored`
@@ -22,6 +23,7 @@ mod durability;
 mod harness;
 mod healing;
 mod injected_faults;
+mod mutations;
 mod offline;
 mod protocol;
 mod real_clients;
