@@ -324,6 +324,34 @@ fn lines_changed_by_hand_are_refused_with_both_checksums_and_a_way_on() {
 }
 
 #[test]
+fn whole_lines_that_differ_are_a_torn_tail_if_garbage_follows() {
+    let sample = Sample::new();
+    let last = sample.batches.len() - 2;
+    let (_, before) = sample.prefixes()[last].clone();
+    let text = String::from_utf8(sample.of(&(0..=last).collect::<Vec<_>>())).unwrap();
+    // A sector of garbage at the end may hit just the last digit and look like a whole seal.
+    let edited = text.replace("4,", "5,").into_bytes();
+    assert_refused(&edited, &["has checksum"]);
+    assert_eq!(load(&[&edited[..], b"\xfe\xdc"].concat()), Ok(before));
+}
+
+#[test]
+fn a_header_with_a_bit_turned_is_no_comment_of_a_hand_written_file() {
+    let unsealed = b"# coffre 1 id=7f3a9c2e51d0\nSET a 1\n";
+    assert_eq!(load(unsealed), Ok(State::new()));
+    for index in 1..26 {
+        for bit in 0..8 {
+            let mut flipped = unsealed.to_vec();
+            flipped[index] ^= 1 << bit;
+            match load(&flipped) {
+                Ok(found) => assert_eq!(found, State::new(), "byte {index}, bit {bit}"),
+                Err(error) => assert!(error.contains("line 1, offset 0"), "{error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn empty_files_and_headers() {
     assert_eq!(load(b""), Ok(State::new()));
     let header = b"# coffre 1 id=7f3a9c2e51d0\n";
