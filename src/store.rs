@@ -193,7 +193,8 @@ impl Store {
 
     /// Finds where `key` lives, whether it exists or not.
     pub fn place(&self, key: &[u8]) -> Place {
-        let hash = self.hashing.hash_one(key) as usize;
+        // A shard's map hashes likewise, and places by the lowest bits and the highest seven.
+        let hash = (self.hashing.hash_one(key) >> 32) as usize;
         Place { shard: hash % SHARDS, stamp: hash / SHARDS % MARKS_PER_SHARD }
     }
 

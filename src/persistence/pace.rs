@@ -32,12 +32,33 @@ impl Pace {
             return None;
         }
         self.next = offset + LOOK_EVERY_BYTES;
-        if self.told.elapsed() < Duration::from_secs(1) {
+        self.tell(offset, Instant::now())
+    }
+
+    fn tell(&mut self, offset: u64, now: Instant) -> Option<String> {
+        if now - self.told < Duration::from_secs(1) {
             return None;
         }
-        self.told = Instant::now();
+        self.told = now;
         let percent = offset * 100 / self.total.max(1);
-        let speed = offset as f64 / self.started.elapsed().as_secs_f64() / 1e6;
+        let speed = offset as f64 / (now - self.started).as_secs_f64() / 1e6;
         Some(format!("{percent} %, {speed:.0} MB/s"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tells_once_a_second() {
+        let mut pace = Pace::new(1_000_000_000);
+        assert_eq!(pace.reach(5 << 20), None);
+        let after = |ms| pace.started + Duration::from_millis(ms);
+        let (early, later, soon, last) = (after(900), after(2_000), after(2_900), after(4_000));
+        assert_eq!(pace.tell(300_000_000, early), None);
+        assert_eq!(pace.tell(450_000_000, later).as_deref(), Some("45 %, 225 MB/s"));
+        assert_eq!(pace.tell(700_000_000, soon), None);
+        assert_eq!(pace.tell(1_000_000_000, last).as_deref(), Some("100 %, 250 MB/s"));
     }
 }
