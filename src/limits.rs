@@ -51,7 +51,7 @@ pub const DRAFT_BATCH_BYTES: usize = 1 << 20;
 pub const SNAPSHOT_VALUE_BYTES_MAX: usize = 128 << 10;
 
 /// How much of a shard is copied at once for a rewrite, with its lock held, in bytes.
-pub const SNAPSHOT_COPY_BYTES_MAX: usize = 1 << 20;
+pub const SNAPSHOT_COPY_BYTES_MAX: usize = 512 << 10;
 
 /// How much of a rewritten file is written before it is synced, in bytes.
 pub const DRAFT_SYNC_BYTES: u64 = 16 << 20;

@@ -34,15 +34,58 @@ pub struct Compaction<'a> {
     /// The next shard to list.
     shard: usize,
     /// The keys still to be copied of the shard before it.
-    keys: Vec<Box<[u8]>>,
+    keys: KeyList,
     /// How much of the value of the last of them is copied, in bytes.
     offset: usize,
     /// Length of the draft when it was last synced, in bytes.
     synced: u64,
 }
 
-/// A piece of a value, copied: key, offset, bytes.
-type Piece = (Box<[u8]>, usize, Vec<u8>);
+/// Keys in one buffer: to copy them takes no allocation each, with a shard locked.
+#[derive(Debug, Default)]
+struct KeyList {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl KeyList {
+    fn push(&mut self, key: &[u8]) {
+        self.starts.push(self.bytes.len());
+        self.bytes.extend_from_slice(key);
+    }
+
+    fn last(&self) -> Option<&[u8]> {
+        self.starts.last().map(|start| &self.bytes[*start..])
+    }
+
+    fn pop(&mut self) {
+        if let Some(start) = self.starts.pop() {
+            self.bytes.truncate(start);
+        }
+    }
+}
+
+/// Pieces of values, copied, in one buffer too.
+#[derive(Debug, Default)]
+struct Pieces {
+    bytes: Vec<u8>,
+    /// Of each: where its key ends, its offset in the value, where it ends.
+    ends: Vec<(usize, usize, usize)>,
+}
+
+impl Pieces {
+    fn push(&mut self, key: &[u8], offset: usize, piece: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(piece);
+        self.ends.push((key_end, offset, self.bytes.len()));
+    }
+
+    /// About how much memory they take, in bytes.
+    fn size(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<(usize, usize, usize)>()
+    }
+}
 
 impl Engine {
     /// Begins a new file; clients go on.
@@ -219,7 +262,7 @@ fn unix_time_s() -> u64 {
 impl<'a> Compaction<'a> {
     fn new(engine: &'a Engine, draft: Draft, tee: Option<Tee<'a>>) -> Self {
         let synced = draft.bytes();
-        Self { engine, draft, tee, shard: 0, keys: Vec::new(), offset: 0, synced }
+        Self { engine, draft, tee, shard: 0, keys: KeyList::default(), offset: 0, synced }
     }
 
     /// Does all of it.
@@ -230,24 +273,27 @@ impl<'a> Compaction<'a> {
 
     /// Goes on for a bounded while; `false` once everything is written.
     pub fn step(&mut self) -> Result<bool, SwitchError> {
-        if self.keys.is_empty() {
+        if self.keys.last().is_none() {
             if self.shard == SHARDS {
                 return Ok(false);
             }
             let shard = self.engine.store.lock_nth(self.shard);
-            self.keys.extend(shard.entries.keys().cloned());
+            shard.entries.keys().for_each(|key| self.keys.push(key));
             self.shard += 1;
             return Ok(true);
         }
-        let mut lines = Vec::new();
-        for (key, offset, bytes) in self.copy() {
+        let pieces = self.copy();
+        let (mut lines, mut start) = (Vec::new(), 0);
+        for (key_end, offset, end) in pieces.ends {
+            let (key, piece) = (&pieces.bytes[start..key_end], &pieces.bytes[key_end..end]);
             match offset {
-                0 => write_set(&key, &bytes, &mut lines),
-                _ => write_set_range(&key, offset, &bytes, &mut lines),
+                0 => write_set(key, piece, &mut lines),
+                _ => write_set_range(key, offset, piece, &mut lines),
             }
             self.draft.add(&lines, 1)?;
             self.draft.seal_if_full()?;
             lines.clear();
+            start = end;
         }
         self.drain()?;
         if self.draft.bytes() > self.synced + DRAFT_SYNC_BYTES {
@@ -258,11 +304,10 @@ impl<'a> Compaction<'a> {
     }
 
     /// Copies the next values, or pieces of a large one, with their shard locked.
-    fn copy(&mut self) -> Vec<Piece> {
+    fn copy(&mut self) -> Pieces {
         let shard = self.engine.store.lock_nth(self.shard - 1);
-        let mut pieces = Vec::new();
-        let mut copied = 0;
-        while copied < SNAPSHOT_COPY_BYTES_MAX
+        let mut pieces = Pieces::default();
+        while pieces.size() < SNAPSHOT_COPY_BYTES_MAX
             && let Some(key) = self.keys.last()
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
@@ -270,17 +315,13 @@ impl<'a> Compaction<'a> {
             let rest = rest.filter(|rest| self.offset == 0 || !rest.is_empty());
             let piece = rest.map(|rest| &rest[..rest.len().min(SNAPSHOT_VALUE_BYTES_MAX)]);
             if let Some(piece) = piece {
-                copied += key.len() + piece.len() + size_of::<Piece>();
-                pieces.push((key.clone(), self.offset, piece.to_vec()));
+                pieces.push(key, self.offset, piece);
             }
-            match piece {
-                Some(piece) if piece.len() == SNAPSHOT_VALUE_BYTES_MAX => {
-                    self.offset += SNAPSHOT_VALUE_BYTES_MAX;
-                }
-                _ => {
-                    self.offset = 0;
-                    self.keys.pop();
-                }
+            if piece.is_some_and(|piece| piece.len() == SNAPSHOT_VALUE_BYTES_MAX) {
+                self.offset += SNAPSHOT_VALUE_BYTES_MAX;
+            } else {
+                self.offset = 0;
+                self.keys.pop();
             }
         }
         pieces

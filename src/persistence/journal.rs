@@ -462,13 +462,23 @@ impl Journal {
     }
 
     /// Once nothing has been appended since the last call, writes an empty batch whose seal marks
-    /// the last records as durable, so that damage to them can be told from a crash.
+    /// the last records as durable, so that damage to them can be told from a crash; and looks whether
+    /// the file is where it was, though nobody writes.
     ///
     /// `before` is what the last call returned, at first 0.
     pub fn mark_idle(&self, before: u64) -> u64 {
-        let state = lock(&self.state);
-        let stamp = state.stamp;
-        let idle = stamp == before && state.is_resting() && state.pending.is_empty();
+        let (stamp, segment) = {
+            let state = lock(&self.state);
+            (state.stamp, state.segment.clone())
+        };
+        let looked = self.look(&segment, segment.end);
+        let mut state = lock(&self.state);
+        // Nothing was written meanwhile that would explain another length.
+        let idle = state.stamp == stamp && state.is_resting() && state.pending.is_empty();
+        if let (Err(failure), true, Ok(())) = (&looked, idle, state.check()) {
+            self.fail(&mut state, failure);
+        }
+        let idle = idle && stamp == before;
         let segment = &state.segment;
         let durable = segment.last_with_records <= segment.synced;
         if idle && durable && segment.is_unmarked() && !state.closing && state.trouble.is_none() {

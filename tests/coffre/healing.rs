@@ -52,6 +52,17 @@ fn a_data_file_that_was_removed_is_written_again() {
 }
 
 #[test]
+fn a_data_file_that_was_removed_while_nobody_writes_is_written_again_too() {
+    let (_folder, file) = folder();
+    let (server, _client, keys) = with_keys(&file);
+    fs::remove_file(&file).unwrap();
+    wait_until("it is there again", || file.exists());
+    server.expect_log("well again");
+    server.kill();
+    assert_eq!(dump(&mut Server::start(&file).client()), keys);
+}
+
+#[test]
 fn a_data_file_that_was_renamed_is_written_again_and_the_other_left_alone() {
     let (folder, file) = folder();
     let (server, client, keys) = with_keys(&file);
