@@ -78,7 +78,7 @@ Examples:
 RUST_LOG sets what is logged (error, warn, info, debug); the default is info.
 
 Exit codes: 0 stopped, 1 configuration, 2 usage, 3 data file refused, 4 address in use,
-5 stopped but the last writes could not be made durable, 6 (check) torn by a crash; 128 and the signal's number after a second
+5 stopped but not everything is on disk, 6 (check) torn by a crash; 128 and the signal's number after a second
 signal.";
 
 #[cfg(test)]

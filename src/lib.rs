@@ -26,7 +26,7 @@ mod sync;
 pub mod text;
 
 use std::io::{self, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,7 @@ use engine::Engine;
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
 use server::{BindError, Server};
+use sync::AbortOnPanic;
 
 /// Why the server did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +52,12 @@ pub enum Error {
     /// A signal handler or a thread.
     #[error("the system refuses what a server needs: {0}")]
     System(#[from] io::Error),
-    /// The last writes.
-    #[error("stopped, but the last writes could not be made durable: {0}")]
+    /// The last writes, or in the worst case, with the file gone, all of them.
+    #[error("stopped, but not everything is on disk: {0}")]
     Close(#[from] WriteRefused),
+    /// The disk.
+    #[error("stopped, but not everything is on disk: the disk does not answer")]
+    Hung,
 }
 
 impl Error {
@@ -63,7 +67,7 @@ impl Error {
         match self {
             Self::File(error) => file_exit_code(error),
             Self::Bind(BindError { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => 4,
-            Self::Close(_) => 5,
+            Self::Close(_) | Self::Hung => 5,
             Self::Bind(_) | Self::System(_) => 1,
         }
     }
@@ -115,7 +119,7 @@ pub fn run(mut config: Config) -> Result<(), Error> {
     }
 
     server.run(&listeners);
-    server.engine().close()?;
+    close(&server)?;
     log::info!("stopped; every acknowledged write is on disk");
     Ok(())
 }
@@ -147,12 +151,15 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
 }
 
 /// Does what the engine needs done while no client calls it: one thread keeps the journal well, one
-/// compacts the file.
+/// compacts the file. The process ends with them: without them it would only seem to be well.
 fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     let spawn = |name: &str, work: fn(&Engine)| {
         let server = Arc::clone(server);
-        let run = move || loop {
-            work(server.engine());
+        let run = move || {
+            let _guard = AbortOnPanic;
+            loop {
+                work(server.engine());
+            }
         };
         thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
     };
@@ -163,11 +170,26 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
 /// Marks what is at rest, syncs each second, heals at once.
 fn tend_journal(engine: &Engine) {
     const HALF_A_SECOND: Duration = Duration::from_millis(500);
-    let mut before = 0;
+    let path = engine.path().display();
+    static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
+    let (mut before, mut told) = (0, false);
     loop {
         for _ in 0..2 {
             if engine.wait_for_trouble(HALF_A_SECOND) {
+                if let (Some(reason), false) = (engine.trouble(), told)
+                    && LOGGED.now()
+                {
+                    told = true;
+                    log::error!(
+                        "{path}: {reason}: writes are refused until it is well again and those under way \
+                         are taken back; reads go on"
+                    );
+                }
                 heal(engine);
+            }
+            if told && engine.trouble().is_none() {
+                told = false;
+                log::info!("{path}: well again, writes are taken");
             }
             before = engine.mark_idle(before);
             engine.settle();
@@ -176,7 +198,7 @@ fn tend_journal(engine: &Engine) {
     }
 }
 
-/// Tries until the engine is well. What fails fast is tried often; a rewrite that takes long before it
+/// Tries until the file is well. What fails fast is tried often; a rewrite that takes long before it
 /// fails does not keep the disk busy all the time.
 fn heal(engine: &Engine) {
     const PAUSE: Duration = Duration::from_millis(100);
@@ -187,14 +209,23 @@ fn heal(engine: &Engine) {
         thread::sleep(pause);
         let started = Instant::now();
         match engine.heal() {
-            Ok(()) => break,
+            Ok(()) => return,
             Err(error) if LOGGED.now() => log::warn!("still read-only: {error}"),
             Err(_) => {}
         }
         pause = (2 * started.elapsed()).clamp(PAUSE, PAUSE_MAX);
     }
-    static LOGGED_WELL: Seldom = Seldom::new(Duration::from_secs(5));
-    if LOGGED_WELL.now() {
-        log::info!("{}: well again, writes are taken", engine.path().display());
+}
+
+/// Closes the engine, for which a disk that hangs is not waited for for ever.
+fn close(server: &Arc<Server>) -> Result<(), Error> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (sender, receiver) = mpsc::channel();
+    let server = Arc::clone(server);
+    let close = move || drop(sender.send(server.engine().close()));
+    thread::Builder::new().name("close".to_owned()).spawn(close)?;
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(closed) => Ok(closed?),
+        Err(_) => Err(Error::Hung),
     }
 }

@@ -46,19 +46,25 @@ pub const DEL_LINE_BYTES_MAX: usize = 32 << 10;
 /// How long a batch of a rewritten file grows, in bytes; one record may pass it.
 pub const DRAFT_BATCH_BYTES: usize = 1 << 20;
 
-/// Longest value that a rewritten file holds in one record, in bytes; the rest follows in `SETRANGE`s.
-/// Written as `\xHH` throughout it still fits an inline line.
+/// Longest value that a rewritten file holds in one record, in bytes, unless its key is longer: the rest
+/// follows in `SETRANGE`s. Written as `\xHH` throughout it still fits an inline line.
 pub const SNAPSHOT_VALUE_BYTES_MAX: usize = 128 << 10;
 
 /// How much of a shard is copied at once for a rewrite, with its lock held, in bytes.
-pub const SNAPSHOT_COPY_BYTES_MAX: usize = 512 << 10;
+pub const SNAPSHOT_COPY_BYTES_MAX: usize = 128 << 10;
 
 /// How much of a rewritten file is written before it is synced, in bytes.
 pub const DRAFT_SYNC_BYTES: u64 = 16 << 20;
 
-/// How long the data file may be beyond 1.5 times its live data before it is compacted, in bytes: with
-/// what is written meanwhile it stays below twice its live data and 64 MiB.
-pub const DEAD_BYTES_MAX: u64 = 32 << 20;
+/// How long the data file may be beyond 1.5 times its live data before it is compacted, in bytes.
+pub const DEAD_BYTES_MAX: u64 = 24 << 20;
+
+/// How long it may be beyond 1.75 times its live data before writers are slowed down, in bytes: it is to
+/// stay below twice its live data and 64 MiB, however fast they are.
+pub const LENGTH_BYTES_MAX: u64 = 40 << 20;
+
+/// How fast slowed writers write, in bytes per second.
+pub const SLOWED_BYTES_PER_S: u64 = 32 << 20;
 
 /// Spare capacity the journal's buffers may keep, in bytes.
 pub const JOURNAL_SPARE_BYTES_MAX: usize = 4 << 20;
@@ -93,5 +99,6 @@ const _: () = assert!(INLINE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(READ_BUFFER_BYTES <= BURST_BYTES_MAX);
 const _: () = assert!(HEADER_BYTES_MAX < READ_BUFFER_BYTES);
 const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
+const _: () = assert!(DEAD_BYTES_MAX < LENGTH_BYTES_MAX && LENGTH_BYTES_MAX < 64 << 20);
 const _: () = assert!(4 * SNAPSHOT_VALUE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(SHARDS.is_power_of_two() && MARKS_PER_SHARD.is_power_of_two());

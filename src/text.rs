@@ -173,19 +173,23 @@ fn is_bare(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(bare)
 }
 
-/// About how many bytes [`quote`] appends.
+/// How many bytes [`quote`] appends.
 pub fn quoted_bytes(word: &[u8]) -> usize {
     if is_bare(word) {
         return word.len();
     }
-    let escaped = if str::from_utf8(word).is_ok() { 1 } else { 4 };
-    let bytes = |byte: &u8| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
-        0x20..0x7f => 1,
-        0x00..0x20 | 0x7f => 4,
-        0x80.. => escaped,
+    let chunk = |chunk: std::str::Utf8Chunk<'_>| {
+        let text = chunk.valid().as_bytes();
+        let escapes = text.iter().enumerate().map(|(at, byte)| match (byte, text.get(at + 1)) {
+            (b'"' | b'\\' | b'\n' | b'\r' | b'\t', _) => 1,
+            (0x00..=0x1f | 0x7f, _) => 3,
+            // A control character of two bytes.
+            (0xc2, Some(0x80..=0x9f)) => 6,
+            _ => 0,
+        });
+        text.len() + escapes.sum::<usize>() + 4 * chunk.invalid().len()
     };
-    2 + word.iter().map(bytes).sum::<usize>()
+    2 + word.utf8_chunks().map(chunk).sum::<usize>()
 }
 
 /// What [`quote`] writes as a string of its own, for messages.
@@ -326,7 +330,9 @@ mod tests {
                 .collect();
             let mut line = Vec::new();
             for word in &list {
+                let start = line.len();
                 quote(word, &mut line);
+                assert_eq!(line.len() - start, quoted_bytes(word), "seed {seed}");
                 line.push(b' ');
             }
             assert_eq!(words(&line).unwrap(), list, "seed {seed}");

@@ -18,12 +18,14 @@ pub fn bgsave(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if !schedule {
         return Err(CommandError::Syntax);
     }
-    let begun = context.session.engine().request_compaction();
-    match (begun, request.len()) {
-        (true, _) => context.replies.status("Background saving started"),
-        (false, 1) => return Err(CommandError::Busy("Background save")),
-        // What is under way writes everything there was when it began; the file holds the rest.
-        (false, _) => context.replies.status("Background saving scheduled"),
+    let engine = context.session.engine();
+    if engine.request_compaction() {
+        context.replies.status("Background saving started");
+    } else if request.len() == 1 {
+        return Err(CommandError::Busy("Background save"));
+    } else {
+        engine.schedule_compaction();
+        context.replies.status("Background saving scheduled");
     }
     Ok(())
 }

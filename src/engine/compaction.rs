@@ -2,9 +2,8 @@
 //! on; what they commit meanwhile is added behind it; then the new file takes the place of the old.
 //!
 //! The copy is fuzzy, and exact nevertheless: records are idempotent, and every change after the moment
-//! at which a key was copied follows its copy in the new file. No step holds more than one shard's
-//! lock, and none for more than [`SNAPSHOT_COPY_BYTES_MAX`]; beyond the copy of one step no memory is
-//! taken.
+//! at which a key was copied follows its copy in the new file. A step holds one shard's lock, to copy
+//! its keys or up to [`SNAPSHOT_COPY_BYTES_MAX`] of its values; beyond that no memory is taken.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
@@ -12,14 +11,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
 use crate::limits::{
-    DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, SHARDS, SNAPSHOT_COPY_BYTES_MAX, SNAPSHOT_VALUE_BYTES_MAX,
+    DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, LENGTH_BYTES_MAX, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
 };
-use crate::persistence::format::{write_set, write_set_range};
+use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Draft, SwitchError, Tee};
 use crate::sync::{lock, wait_timeout};
 
-/// How long a `FLUSHALL` can be undone by hand before compaction makes it final.
-const FLUSH_KEPT: Duration = Duration::from_secs(3600);
+/// How long a `FLUSHALL` can be undone by hand before compaction makes it final, in seconds.
+const FLUSH_KEPT_S: u64 = 3600;
 
 /// After a compaction that failed, how long until the next of its own; doubled each time.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
@@ -69,21 +68,21 @@ impl KeyList {
 #[derive(Debug, Default)]
 struct Pieces {
     bytes: Vec<u8>,
-    /// Of each: where its key ends, its offset in the value, where it ends.
-    ends: Vec<(usize, usize, usize)>,
+    /// Of each: where its key ends, its offset in the value, where it ends, whether the value does.
+    ends: Vec<(usize, usize, usize, bool)>,
 }
 
 impl Pieces {
-    fn push(&mut self, key: &[u8], offset: usize, piece: &[u8]) {
+    fn push(&mut self, key: &[u8], offset: usize, piece: &[u8], last: bool) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         self.bytes.extend_from_slice(piece);
-        self.ends.push((key_end, offset, self.bytes.len()));
+        self.ends.push((key_end, offset, self.bytes.len(), last));
     }
 
     /// About how much memory they take, in bytes.
     fn size(&self) -> usize {
-        self.bytes.len() + self.ends.len() * size_of::<(usize, usize, usize)>()
+        self.bytes.len() + size_of_val(self.ends.as_slice())
     }
 }
 
@@ -100,7 +99,8 @@ impl Engine {
         let dead_bytes = self.dead_bytes.load(Ordering::Relaxed);
         self.compaction()?.run()?;
         // What died meanwhile may be in the new file, or not: it counts.
-        self.dead_bytes.fetch_sub(dead_bytes, Ordering::Relaxed);
+        let rest = |dead: u64| Some(dead.saturating_sub(dead_bytes));
+        let _ = self.dead_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
         Ok(())
     }
 
@@ -129,6 +129,12 @@ impl Engine {
         true
     }
 
+    /// Asks for a compaction after the one that is under way.
+    pub fn schedule_compaction(&self) {
+        lock(&self.compactor.status).is_requested = true;
+        self.compactor.woken.notify_all();
+    }
+
     /// How compaction stands.
     pub fn compaction_status(&self) -> Status {
         lock(&self.compactor.status).clone()
@@ -140,8 +146,11 @@ impl Engine {
         if !status.is_requested {
             status = wait_timeout(&self.compactor.woken, status, timeout);
         }
-        let due = status.may_begin() && self.is_compaction_due();
-        if !status.is_requested && !due {
+        let may_begin = status.may_begin();
+        self.journal.limit(if may_begin { self.length_max() } else { u64::MAX });
+        let asked = status.is_requested;
+        let due = may_begin && self.is_compaction_due();
+        if !asked && !due {
             return;
         }
         (status.is_requested, status.is_running) = (false, true);
@@ -157,20 +166,26 @@ impl Engine {
         match result {
             Ok(()) => {
                 (status.saved_s, status.failures, status.retry_at) = (unix_time_s(), 0, None);
+                drop(status);
                 let (after, ms) = (self.journal.bytes(), started.elapsed().as_millis());
                 log::info!("{path}: compacted from {before} to {after} bytes in {ms} ms");
             }
             Err(error) => {
-                let after = RETRY_AFTER[0].saturating_mul(1 << status.failures.min(6));
-                let after = after.min(RETRY_AFTER[1]);
-                status.failures += 1;
-                status.retry_at = Some(Instant::now() + after);
+                let wait = status.failed(asked);
+                drop(status);
                 log::warn!(
-                    "{path}: not compacted: {error}; it goes on as it was, the next try is in {} min",
-                    after.as_secs() / 60
+                    "{path}: not compacted: {error}; it goes on as it was, the next try of its own is in \
+                     {} min",
+                    wait.as_secs().div_ceil(60)
                 );
             }
         }
+    }
+
+    /// How long the file may get before writers are slowed down, in bytes.
+    fn length_max(&self) -> u64 {
+        let live = self.journal.bytes().saturating_sub(self.dead_bytes());
+        live + live / 4 * 3 + LENGTH_BYTES_MAX
     }
 
     /// Whether so much of the file is dead that it would pass its bound soon.
@@ -180,9 +195,9 @@ impl Engine {
         bytes > live + live / 2 + DEAD_BYTES_MAX && self.trouble().is_none()
     }
 
-    /// Somebody said `FLUSHALL`.
-    pub(super) fn flushed(&self) {
-        lock(&self.compactor.status).flushed = Some(Instant::now());
+    /// Somebody said `FLUSHALL`, at that Unix time in seconds.
+    pub(super) fn flushed_at(&self, unix_time_s: u64) {
+        lock(&self.compactor.status).flushed_s = unix_time_s;
     }
 }
 
@@ -228,8 +243,8 @@ pub struct Status {
     failures: u32,
     /// After a failure: when to try again.
     retry_at: Option<Instant>,
-    /// The last `FLUSHALL`.
-    flushed: Option<Instant>,
+    /// The last `FLUSHALL`: Unix time in seconds.
+    flushed_s: u64,
 }
 
 impl Default for Status {
@@ -242,20 +257,31 @@ impl Default for Status {
             saved_s: unix_time_s(),
             failures: 0,
             retry_at: None,
-            flushed: None,
+            flushed_s: 0,
         }
     }
 }
 
 impl Status {
+    /// One failed; returns when the next may begin that nobody asks for.
+    fn failed(&mut self, asked: bool) -> Duration {
+        let wait = RETRY_AFTER[0].saturating_mul(1 << self.failures.min(6)).min(RETRY_AFTER[1]);
+        let retry_at = Instant::now() + wait;
+        self.failures += u32::from(!asked);
+        self.retry_at = Some(self.retry_at.map_or(retry_at, |earlier| earlier.max(retry_at)));
+        wait
+    }
+
     /// Whether a compaction may begin that nobody asked for.
     fn may_begin(&self) -> bool {
-        let kept = self.flushed.is_some_and(|flushed| flushed.elapsed() < FLUSH_KEPT);
+        // A time to come is a clock's that was put back: it counts like one long ago.
+        let since_s = unix_time_s().checked_sub(self.flushed_s);
+        let kept = since_s.is_some_and(|since_s| since_s < FLUSH_KEPT_S);
         !kept && self.retry_at.is_none_or(|retry_at| retry_at <= Instant::now())
     }
 }
 
-fn unix_time_s() -> u64 {
+pub(super) fn unix_time_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -265,10 +291,18 @@ impl<'a> Compaction<'a> {
         Self { engine, draft, tee, shard: 0, keys: KeyList::default(), offset: 0, synced }
     }
 
-    /// Does all of it.
+    /// Does all of it. Where clients go on meanwhile it rests after each step, for half as long as that
+    /// took: it is not to take a processor from them.
     fn run(mut self) -> Result<(), SwitchError> {
-        while self.step()? {}
-        self.finish()
+        loop {
+            let started = Instant::now();
+            if !self.step()? {
+                return self.finish();
+            }
+            if self.tee.is_some() {
+                std::thread::sleep(started.elapsed() / 2);
+            }
+        }
     }
 
     /// Goes on for a bounded while; `false` once everything is written.
@@ -284,13 +318,10 @@ impl<'a> Compaction<'a> {
         }
         let pieces = self.copy();
         let (mut lines, mut start) = (Vec::new(), 0);
-        for (key_end, offset, end) in pieces.ends {
+        for (key_end, offset, end, last) in pieces.ends {
             let (key, piece) = (&pieces.bytes[start..key_end], &pieces.bytes[key_end..end]);
-            match offset {
-                0 => write_set(key, piece, &mut lines),
-                _ => write_set_range(key, offset, piece, &mut lines),
-            }
-            self.draft.add(&lines, 1)?;
+            let records = write_piece(key, offset, piece, last, &mut lines);
+            self.draft.add(&lines, records)?;
             self.draft.seal_if_full()?;
             lines.clear();
             start = end;
@@ -311,29 +342,34 @@ impl<'a> Compaction<'a> {
             && let Some(key) = self.keys.last()
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
-            let rest = shard.entries.get(key).and_then(|value| value.get(self.offset..));
-            let rest = rest.filter(|rest| self.offset == 0 || !rest.is_empty());
-            let piece = rest.map(|rest| &rest[..rest.len().min(SNAPSHOT_VALUE_BYTES_MAX)]);
-            if let Some(piece) = piece {
-                pieces.push(key, self.offset, piece);
-            }
-            if piece.is_some_and(|piece| piece.len() == SNAPSHOT_VALUE_BYTES_MAX) {
-                self.offset += SNAPSHOT_VALUE_BYTES_MAX;
-            } else {
-                self.offset = 0;
-                self.keys.pop();
+            let goes_on = |value: &&Vec<u8>| self.offset == 0 || self.offset < value.len();
+            let value = shard.entries.get(key).filter(goes_on);
+            let range = value.map(|value| (value, piece(key, self.offset, value.len())));
+            match range {
+                Some((value, range)) if range.end < value.len() => {
+                    pieces.push(key, self.offset, &value[range.clone()], false);
+                    self.offset = range.end;
+                }
+                Some((value, range)) => {
+                    pieces.push(key, self.offset, &value[range], true);
+                    self.offset = 0;
+                    self.keys.pop();
+                }
+                None => {
+                    self.offset = 0;
+                    self.keys.pop();
+                }
             }
         }
         pieces
     }
 
     /// Adds what was committed meanwhile; returns how much that was, in bytes.
-    fn drain(&mut self) -> Result<usize, SwitchError> {
-        let Some(tee) = &self.tee else { return Ok(0) };
-        let (lines, records) = tee.take()?;
-        self.draft.add(&lines, records)?;
-        self.draft.seal_if_full()?;
-        Ok(lines.len())
+    fn drain(&mut self) -> Result<u64, SwitchError> {
+        match &mut self.tee {
+            Some(tee) => tee.drain(&mut self.draft),
+            None => Ok(0),
+        }
     }
 
     fn sync(&mut self) -> Result<(), SwitchError> {
@@ -346,13 +382,16 @@ impl<'a> Compaction<'a> {
     pub fn finish(mut self) -> Result<(), SwitchError> {
         // Writers wait for the last sync: the less there is left to sync the better.
         const ROUNDS: usize = 4;
-        const LITTLE_BYTES: usize = 64 << 10;
+        const LITTLE_BYTES: u64 = 64 << 10;
         for _ in 0..ROUNDS {
             self.sync()?;
             if self.drain()? < LITTLE_BYTES {
                 break;
             }
         }
-        self.engine.journal.switch(self.draft)
+        match self.tee {
+            Some(tee) => self.engine.journal.switch(self.draft, tee),
+            None => self.engine.journal.replace(self.draft),
+        }
     }
 }

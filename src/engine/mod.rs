@@ -7,7 +7,9 @@
 //! on. After a failure of the disk memory is what was committed, and [`Engine::heal`] gives it a file
 //! again.
 //!
-//! Lock order: shards in ascending order, then the journal. No lock is held across I/O.
+//! Lock order: `healing`, then `taking_back`, then shards in ascending order, then the journal; the
+//! compactor's status is held with none of them but the journal's. No lock is held across I/O, but for
+//! `healing`, which no client takes.
 
 mod compaction;
 mod session;
@@ -23,6 +25,7 @@ use crate::persistence::pace::Pace;
 use crate::persistence::{Error, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused};
 use crate::store::{Hashing, Store, Undo};
 use crate::sync::lock;
+use crate::text::quoted_bytes;
 
 pub use compaction::{Compaction, Compactor, Status};
 pub use session::{Session, WriteError};
@@ -37,6 +40,8 @@ pub struct Engine {
     compactor: Compactor,
     /// Held while memory goes back to what was committed, and while writes are let in again.
     taking_back: Mutex<()>,
+    /// Held while the file is made well.
+    healing: Mutex<()>,
 }
 
 impl Engine {
@@ -53,14 +58,13 @@ impl Engine {
     ) -> Result<Self, Error> {
         let mut loading = Loading::new(Store::new(hashing), recovery.bytes());
         recovery.load(|found| loading.replay(found))?;
-        let Loading { store, live_bytes, flushed, .. } = loading;
+        let Loading { store, live_bytes, flushed_s, .. } = loading;
         let journal = recovery.finish(fsync)?;
         let dead_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));
-        let (compactor, taking_back) = (Compactor::default(), Mutex::default());
-        let engine = Self { store, journal, dead_bytes, compactor, taking_back };
-        if flushed {
-            engine.flushed();
-        }
+        let compactor = Compactor::default();
+        let (taking_back, healing) = (Mutex::default(), Mutex::default());
+        let engine = Self { store, journal, dead_bytes, compactor, taking_back, healing };
+        engine.flushed_at(flushed_s);
         Ok(engine)
     }
 
@@ -118,7 +122,7 @@ impl Engine {
         let bytes = |undo: &Undo| match undo {
             Undo::Value(key, Some(value)) => set_bytes(key, value),
             Undo::Value(_, None) => 0,
-            Undo::Range { bytes, .. } => bytes.len(),
+            Undo::Range { bytes, .. } => quoted_bytes(bytes),
             Undo::Everything(entries) => {
                 entries.iter().map(|(key, value)| set_bytes(key, value)).sum()
             }
@@ -135,7 +139,7 @@ impl Engine {
     fn take_back(&self) {
         let _only_one = lock(&self.taking_back);
         // Else it was healed meanwhile, and what is not committed now is under way.
-        if self.journal.trouble().is_some() {
+        if self.journal.has_failed() {
             let committed = self.journal.committed();
             self.store.each().for_each(|mut shard| shard.take_back(committed));
         }
@@ -148,13 +152,14 @@ impl Engine {
 
     /// Why writes are refused, if they are.
     pub fn trouble(&self) -> Option<WriteRefused> {
-        self.journal.trouble().map(|(_, reason)| reason)
+        self.journal.trouble()
     }
 
     /// After a failure: takes back in memory what was not committed, then gives it a file that can be
     /// trusted, and lets writes in again. An error says why the disk does not let it.
     pub fn heal(&self) -> Result<(), SwitchError> {
-        if self.journal.trouble().is_none() {
+        let _only_one = lock(&self.healing);
+        if !self.journal.has_failed() {
             return Ok(());
         }
         self.take_back();
@@ -168,9 +173,16 @@ impl Engine {
 
     /// Makes everything durable and refuses all further writes, see [`Journal::close`].
     ///
-    /// A compaction that is under way gives up; it is waited for a little, to clean up after itself.
+    /// In trouble it tries once more to heal: memory may be all there is. A compaction that is under way
+    /// gives up; it is waited for a little, to clean up after itself.
     pub fn close(&self) -> Result<(), WriteRefused> {
-        let closed = self.journal.close();
+        let closed = self.journal.close().or_else(|refused| match self.heal() {
+            Ok(()) => self.journal.close(),
+            Err(error) => {
+                log::error!("{}: {error}", self.path().display());
+                Err(refused)
+            }
+        });
         self.compactor.wait_for_end(Duration::from_millis(200));
         closed
     }
@@ -183,15 +195,15 @@ pub struct Loading {
     pub store: Store,
     /// About how much of the file is still said by nothing later, in bytes.
     live_bytes: u64,
-    /// The file holds a `FLUSHALL`.
-    flushed: bool,
+    /// When the last `FLUSHALL` of the file was, in seconds of Unix time; 0 if nobody knows.
+    flushed_s: u64,
     pace: Pace,
 }
 
 impl Loading {
     fn new(store: Store, bytes: u64) -> Self {
         let pace = Pace::new(bytes);
-        Self { store, live_bytes: 0, flushed: false, pace }
+        Self { store, live_bytes: 0, flushed_s: 0, pace }
     }
 
     /// Applies a record to memory.
@@ -214,17 +226,19 @@ impl Loading {
             }
             Record::Append(key, value) => {
                 lock(key).entries.entry(key.into()).or_default().extend_from_slice(value);
-                self.live_bytes += value.len() as u64;
+                self.live_bytes += record_bytes;
             }
             Record::SetRange(key, offset, value) => {
                 if let Some(old) = lock(key).entries.get_mut(key) {
-                    self.live_bytes += (offset + value.len()).saturating_sub(old.len()) as u64;
+                    self.live_bytes += quoted_bytes(value) as u64;
+                    let end = old.len().min(offset + value.len());
+                    dead = quoted_bytes(old.get(offset..end).unwrap_or_default());
                     overwrite(old, offset, value);
                 }
             }
             Record::FlushAll => {
                 store.each().for_each(|mut shard| shard.entries.clear());
-                (self.live_bytes, self.flushed) = (0, true);
+                (self.live_bytes, self.flushed_s) = (0, found.time_s.unwrap_or(0));
             }
         }
         self.live_bytes = self.live_bytes.saturating_sub(dead as u64);

@@ -3,10 +3,12 @@
 use std::sync::MutexGuard;
 
 use super::Engine;
+use super::compaction::unix_time_s;
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Mark, WriteRefused};
 use crate::store::{Place, Shard, Undo};
+use crate::text::quoted_bytes;
 
 /// About what a `SETRANGE` record takes beside its key and value, in bytes.
 const SET_RANGE_BYTES: usize = 16;
@@ -104,6 +106,7 @@ impl<'a> Session<'a> {
             return Ok(0);
         }
         let records = write_del(keys.iter().map(|(_, key)| *key), &mut self.record);
+        let record_bytes = self.record.len();
         let stamp = self.append_record(records)?;
         for (place, key) in &keys {
             let shard = locked.shard(*place);
@@ -112,7 +115,7 @@ impl<'a> Session<'a> {
             }
         }
         drop(locked);
-        self.engine.waste(self.record.len());
+        self.engine.waste(record_bytes);
         self.wrote();
         Ok(keys.len())
     }
@@ -169,7 +172,7 @@ impl<'a> Session<'a> {
                 let bytes = old[start..end].to_vec();
                 let undo = Undo::Range { key: key.into(), offset: start, bytes, length };
                 super::overwrite(old, offset, value);
-                self.engine.waste(SET_RANGE_BYTES + key.len());
+                self.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
                 (stamp, old.len(), undo)
             }
             None => {
@@ -200,12 +203,13 @@ impl<'a> Session<'a> {
     /// Removes every key, at one moment.
     pub fn flush_all(&mut self) -> Result<(), WriteError> {
         self.begin(0)?;
-        write_flush_all(&mut self.record);
+        let now_s = unix_time_s();
+        write_flush_all(now_s, &mut self.record);
         let mut shards = self.engine.store.lock_everything();
         let stamp = self.append_record(1)?;
         self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(stamp)).sum::<usize>();
         drop(shards);
-        self.engine.flushed();
+        self.engine.flushed_at(now_s);
         self.wrote();
         Ok(())
     }

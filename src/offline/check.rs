@@ -7,17 +7,25 @@ use std::path::Path;
 use super::{Input, Output, Progress, TORN, ToolError, write_store};
 use crate::engine::Loading;
 use crate::persistence::disk;
+use crate::persistence::lines::Lines;
 use crate::persistence::load::{Located, Source, for_each_record};
 use crate::persistence::scan::{Batches, Beginning, ScanError, Verdict, scan};
 use crate::persistence::{Context, Error, Record, holder};
 
 /// Reports on the file at `path`; returns the program's exit code.
 pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
-    let input = Input::open(path)?;
     let shown = path.display();
-    let verdict = {
-        let mut progress = Progress::new("checking", input.length());
-        scan(&input.file, input.length(), &mut |offset| progress.reach(offset))
+    let (input, verdict) = loop {
+        let input = Input::open(path)?;
+        let verdict = {
+            let mut progress = Progress::new("checking", input.length());
+            scan(&input.file, input.length(), &mut |offset| progress.reach(offset))
+        };
+        // A server may have exchanged the file meanwhile: then nobody ends what was being written.
+        let whole = matches!(verdict, Ok(Verdict::Intact(_)));
+        if whole || input.is_in_place()? {
+            break (input, verdict);
+        }
     };
     let good = Good::of(&input)?;
     let code = match verdict {
@@ -33,7 +41,7 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
             writeln!(report, "{shown}: whole")?;
             0
         }
-        Ok(Verdict::Torn(sealed, tail)) => match holder(&input.status) {
+        Ok(Verdict::Torn(sealed, tail)) => match holder(&input.status).filter(is_coffre) {
             // What a server has begun to write has no seal yet.
             Some(holder) => {
                 writeln!(report, "{shown}: whole; {holder} is writing {} bytes more", tail.bytes)?;
@@ -58,6 +66,12 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
     };
     good.write(report)?;
     Ok(code)
+}
+
+/// Whether the holder of a file writes it, and is not some program that locked it.
+#[expect(clippy::ptr_arg, reason = "it filters an Option<String>")]
+fn is_coffre(holder: &String) -> bool {
+    holder.ends_with("(coffre)")
 }
 
 /// The good part of a file, counted.
@@ -95,7 +109,9 @@ impl Good {
                 Source::Sealed
             }
             Ok(Beginning::Handwritten) => {
-                good.bytes = input.length();
+                let mut lines = Lines::new(disk::read(&input.file, 0..input.length()));
+                while lines.next(|_| {}).at(&input.path, "read")?.is_some() {}
+                (good.bytes, good.lines) = (lines.offset, lines.number);
                 Source::Handwritten
             }
             Ok(Beginning::Empty) | Err(ScanError::Refused(_)) => return Ok(good),
@@ -103,13 +119,14 @@ impl Good {
         };
         let counted = for_each_record(&input.file, 0..good.bytes, source, |found| {
             *good.records.entry(found.record.name()).or_default() += 1;
-            if source == Source::Handwritten {
-                (good.lines, good.bytes) = (found.line, found.bytes.end);
-            }
         });
         match counted {
-            // The records before the first bad line of a hand-written file are counted.
-            Ok(()) | Err(ScanError::Refused(_)) => Ok(good),
+            Ok(()) => Ok(good),
+            // What stands before the first bad line of a hand-written file.
+            Err(ScanError::Refused(refusal)) => {
+                (good.lines, good.bytes) = (refusal.line - 1, refusal.offset);
+                Ok(good)
+            }
             Err(error) => Err(read(error)),
         }
     }

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::limits::SNAPSHOT_VALUE_BYTES_MAX;
 use crate::persistence::disk::{self, Disk, DiskFile, Status, System, SystemFile, beside};
-use crate::persistence::format::{write_set, write_set_range};
+use crate::persistence::format::FileId;
+use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Context, Draft, Error, resolve, resolve_missing};
 use crate::store::Store;
 
@@ -143,11 +143,22 @@ struct Input {
 impl Input {
     fn open(path: &Path) -> Result<Self, Error> {
         let Some(resolved) = resolve(path)? else {
-            return Err(io::Error::from_raw_os_error(2)).at(path, "open");
+            return Err(io::ErrorKind::NotFound.into()).at(path, "open");
         };
         let file = SystemFile::new(File::open(&resolved).at(path, "open")?, &resolved);
         let status = file.status().at(path, "open")?;
         Ok(Self { path: path.to_owned(), file, status })
+    }
+
+    /// Whether it is still what stands at its path.
+    fn is_in_place(&self) -> Result<bool, Error> {
+        match resolve(&self.path)? {
+            Some(resolved) => {
+                let named = System.look(&resolved).at(&self.path, "open")?;
+                Ok(named.identity == self.status.identity)
+            }
+            None => Ok(false),
+        }
     }
 
     fn length(&self) -> u64 {
@@ -193,10 +204,10 @@ struct Output {
 impl Output {
     fn create(path: &Path) -> Result<Self, Error> {
         let path = match resolve(path)? {
-            Some(_) => return Err(io::Error::from_raw_os_error(17)).at(path, "create"),
+            Some(_) => return Err(io::ErrorKind::AlreadyExists.into()).at(path, "create"),
             None => resolve_missing(path)?,
         };
-        let name = beside(&path, ".tmp");
+        let name = beside(&path, &format!(".new-{}", FileId::random().as_str()));
         let draft = Draft::create(system(), name.clone(), None).at(&name, "create")?;
         Ok(Self { path, draft })
     }
@@ -227,17 +238,19 @@ fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
 
 /// Writes one key, a large value in pieces.
 fn write_entry(key: &[u8], value: &[u8], lines: &mut Vec<u8>, draft: &mut Draft) -> io::Result<()> {
-    let (first, rest) = value.split_at(value.len().min(SNAPSHOT_VALUE_BYTES_MAX));
-    lines.clear();
-    write_set(key, first, lines);
-    draft.add(lines, 1)?;
-    for (number, piece) in rest.chunks(SNAPSHOT_VALUE_BYTES_MAX).enumerate() {
+    let mut offset = 0;
+    loop {
+        let range = piece(key, offset, value.len());
+        let last = range.end == value.len();
         lines.clear();
-        write_set_range(key, (number + 1) * SNAPSHOT_VALUE_BYTES_MAX, piece, lines);
-        draft.add(lines, 1)?;
+        let records = write_piece(key, offset, &value[range.clone()], last, lines);
+        draft.add(lines, records)?;
         draft.seal_if_full()?;
+        if last {
+            return Ok(());
+        }
+        offset = range.end;
     }
-    draft.seal_if_full()
 }
 
 /// A bar on the terminal, once it has taken more than a second.

@@ -53,10 +53,10 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
     let new = output.path.clone();
     let aside = disk::beside(&new, ".dropped");
     if !dropped.is_empty() {
-        keep(&input, &dropped, &aside).at(&aside, "create")?;
+        keep(&input, &dropped, &aside).at(&aside, "keep what is dropped")?;
     }
     let mut progress = Progress::new("writing", input.length());
-    output.write(|draft| {
+    let written = output.write(|draft| {
         let mut written = 0;
         runs.iter().try_for_each(|run| {
             copy_run(&input, run, draft)?;
@@ -64,7 +64,11 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
             progress.reach(written);
             Ok(())
         })
-    })?;
+    });
+    if written.is_err() && !dropped.is_empty() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    written?;
     drop(progress);
     let batches: u64 = runs.iter().map(|run| run.numbers.end - run.numbers.start).sum();
     let proved = if runs.iter().any(|run| run.numbers.start > 0) { "batches" } else { "records" };

@@ -11,13 +11,13 @@ use crate::persistence::{Context, Draft, Error, copy_lines, disk, lock_file, rep
 
 /// Seals the lines of the file at `path` as they are, in its place or in `output`.
 pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Result<(), ToolError> {
-    let input = Input::open(path)?;
-    let shown = path.display();
-    // Held until the end: no server may begin meanwhile.
+    // Held until the end: no server may begin meanwhile, or have done something since.
     let _lock = match output {
         Some(_) => None,
         None => Some(lock_file(path)?),
     };
+    let input = Input::open(path)?;
+    let shown = path.display();
     let length = input.length();
     if let Ok(Verdict::Intact(_)) = scan(&input.file, length, &mut |_| {}) {
         writeln!(report, "{shown}: whole: there is nothing to accept")?;

@@ -18,7 +18,7 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Creates a file where nothing is, for its owner's eyes only.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// What stands at `path`.
+    /// What stands at `path`; of a symbolic link, the link.
     fn look(&self, path: &Path) -> io::Result<Status>;
     /// Gives a file a second name, where nothing is.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -120,7 +120,7 @@ impl Disk for System {
     }
 
     fn look(&self, path: &Path) -> io::Result<Status> {
-        fs::metadata(path).map(|metadata| Status::from(&metadata))
+        fs::symlink_metadata(path).map(|metadata| Status::from(&metadata))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -205,8 +205,11 @@ impl DiskFile for SystemFile {
 
     fn resemble(&self, other: &Status) -> io::Result<()> {
         let made = self.status()?;
-        if made.owner != other.owner {
-            fchown(&self.file, Some(other.owner.0), Some(other.owner.1))?;
+        if made.owner != other.owner
+            && let Err(error) = fchown(&self.file, Some(other.owner.0), Some(other.owner.1))
+        {
+            // Only root may give files away. A file of ours is better than none.
+            log::warn!("{}: its owner cannot be kept: {error}", self.path.display());
         }
         self.file.set_permissions(fs::Permissions::from_mode(other.mode))
     }

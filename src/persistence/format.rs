@@ -327,9 +327,18 @@ pub fn write_del<'a>(keys: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) ->
     records
 }
 
-/// Appends a `FLUSHALL` record to `out`.
-pub fn write_flush_all(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"FLUSHALL\n");
+/// How the comment begins that tells when the next record was written, in seconds of Unix time.
+pub const TIME_START: &str = "# unix time ";
+
+/// Appends a `FLUSHALL` record to `out`, and before it a comment with its time: who undoes it by hand
+/// must find it, and for how long it can be undone.
+pub fn write_flush_all(unix_time_s: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("{TIME_START}{unix_time_s}\nFLUSHALL\n").as_bytes());
+}
+
+/// The time that a comment tells, if it does.
+pub fn time_s(comment: &[u8]) -> Option<u64> {
+    u64::try_from(integer(comment.strip_prefix(TIME_START.as_bytes())?)?).ok()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 
 use super::disk::{self, DiskFile};
-use super::format::{HEADER_START, Record, RecordError, SEAL_START};
+use super::format::{self, HEADER_START, Record, RecordError, SEAL_START};
 use super::lines::READ_BYTES;
 use super::scan::{Cause, Refusal, ScanError};
 use crate::limits::RECORD_BYTES_MAX;
@@ -29,6 +29,8 @@ pub struct Located<'a> {
     pub line: u64,
     /// Where it begins, and where the next line does, in bytes.
     pub bytes: Range<u64>,
+    /// The time that a comment before it tells, in seconds of Unix time.
+    pub time_s: Option<u64>,
 }
 
 /// Parses the lines in `range` of `file` and hands each record to `apply`; the first line that is no
@@ -42,6 +44,7 @@ pub fn for_each_record(
     let (mut number, mut offset) = (1, range.start);
     let mut reader = BufReader::with_capacity(READ_BYTES, disk::read(file, range));
     let (mut line, mut words) = (Vec::new(), Words::default());
+    let mut time_s = None;
     loop {
         line.clear();
         let refuse = |cause: Cause| ScanError::Refused(Refusal { line: number, offset, cause });
@@ -53,9 +56,12 @@ pub fn for_each_record(
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
             let record = Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?;
-            apply(Located { record, line: number, bytes: offset..offset + length });
+            let bytes = offset..offset + length;
+            apply(Located { record, line: number, bytes, time_s: time_s.take() });
         } else if let Some(cause) = comment_fault(text, source) {
             return Err(refuse(cause));
+        } else if let Some(time) = format::time_s(text) {
+            time_s = Some(time);
         }
         number += 1;
         offset += length;

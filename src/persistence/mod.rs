@@ -14,9 +14,10 @@ pub mod load;
 pub mod pace;
 mod recovery;
 pub mod scan;
+pub mod snapshot;
 
 pub use draft::Draft;
 pub use error::{Context, Error};
 pub use format::Record;
-pub use journal::{Fsync, Journal, Mark, Remedy, SwitchError, Tee, WriteRefused};
+pub use journal::{Fsync, Journal, Mark, SwitchError, Tee, WriteRefused};
 pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};

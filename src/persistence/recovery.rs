@@ -192,19 +192,20 @@ pub fn lock_file(path: &Path) -> Result<Arc<dyn DiskFile>, Error> {
 /// Who holds the lock on a file, as far as the system tells.
 pub fn holder(file: &Status) -> Option<String> {
     // The list is not read at one moment: while others come and go, one may be skipped.
-    let process = (0..10).find_map(|_| locking_process(file.identity.1))?;
+    let process = (0..10).find_map(|_| locking_process(file.identity))?;
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     Some(format!("process {process} ({})", name.trim()))
 }
 
 /// Looks the lock up where Linux lists them.
-fn locking_process(inode: u64) -> Option<String> {
-    let inode = format!(":{inode}");
+fn locking_process((device, inode): (u64, u64)) -> Option<String> {
+    // As the C library's `major` and `minor` take it apart.
+    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
+    let minor = (device & 0xff) | (device >> 12 & 0xffff_ff00);
+    let locked = format!("{major:02x}:{minor:02x}:{inode}");
     let locks = fs::read_to_string("/proc/locks").ok()?;
     locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, "FLOCK", _, _, process, place, ..] if place.ends_with(&inode) => {
-            Some(process.to_owned())
-        }
+        [_, "FLOCK", _, _, process, place, ..] if place == locked => Some(process.to_owned()),
         _ => None,
     })
 }

@@ -122,6 +122,45 @@ fn the_file_stays_bounded_by_its_live_data() {
     assert_eq!(client.call(&[b"GET", b"key"]), Reply::Bulk(value));
 }
 
+/// The same where the file takes four times what the values do, and where nothing but overwrites grows it.
+#[test]
+fn the_file_stays_bounded_where_every_byte_is_escaped() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = vec![0; 256 << 10];
+    assert_eq!(client.call(&[b"SET", b"key", &value]), Reply::ok());
+    let mut longest = 0;
+    for _ in 0..150 {
+        client.call(&[b"SETRANGE", b"key", b"0", &value]);
+        longest = longest.max(fs::metadata(&file).unwrap().len());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(longest <= (2 + 64) << 20, "{longest} bytes");
+    server.expect_log("compacted from ");
+    // Padding is not spelled out.
+    assert!(matches!(client.line("SETRANGE padded 50000000 x"), Reply::Integer(50_000_001)));
+    compact(&mut client, &file);
+    assert!(fs::metadata(&file).unwrap().len() < 4 << 20);
+    server.kill();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("APPEND padded \"\""), Reply::Integer(50_000_001));
+    assert_eq!(client.call(&[b"GET", b"key"]), Reply::Bulk(value));
+}
+
+#[test]
+fn a_key_longer_than_its_pieces_is_not_repeated_for_each() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let (key, value) = (vec![b'k'; 2 << 20], vec![b'v'; 8 << 20]);
+    assert_eq!(client.call(&[b"SET", &key, &value]), Reply::ok());
+    compact(&mut client, &file);
+    assert!(fs::metadata(&file).unwrap().len() < 20 << 20);
+    assert_eq!(client.call(&[b"GET", &key]), Reply::Bulk(value));
+}
+
 #[test]
 fn after_a_flushall_only_who_asks_gets_a_compaction() {
     let (_folder, file) = folder();

@@ -295,7 +295,7 @@ fn another_files_content_pasted_in_is_refused() {
     // Even with the very number that is expected.
     let cut = sample.of(&[0, 1, 2]);
     let foreign = [&cut[..], &other.batches[3]].concat();
-    assert_refused(&foreign, &["batch 4 (lines 10 to 11) has checksum"]);
+    assert_refused(&foreign, &["batch 4 (lines 10 to 12) has checksum"]);
 }
 
 #[test]

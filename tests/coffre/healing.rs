@@ -89,6 +89,69 @@ fn what_took_the_place_of_the_data_file_is_kept_aside() {
 }
 
 #[test]
+fn a_compaction_does_not_overwrite_what_took_the_place_of_the_data_file() {
+    let (folder, file) = folder();
+    let (server, mut client, keys) = with_keys(&file);
+    let other = folder.path().join("other");
+    fs::write(&other, "SET precious 1\n").unwrap();
+    fs::rename(&other, &file).unwrap();
+    assert!(matches!(client.line("BGREWRITEAOF"), Reply::Status(_)));
+    wait_until("it is kept aside", || {
+        others(folder.path())
+            .iter()
+            .any(|path| fs::read_to_string(path).is_ok_and(|text| text == "SET precious 1\n"))
+    });
+    wait_until("writes are taken again", || client.line("DEL nothing") == Reply::Integer(0));
+    assert_eq!(dump(&mut client), keys);
+    drop(server);
+}
+
+#[test]
+fn a_link_that_took_the_place_of_the_data_file_is_kept_aside() {
+    let (folder, file) = folder();
+    let (server, client, keys) = with_keys(&file);
+    let inner = folder.path().join("moved");
+    fs::rename(&file, &inner).unwrap();
+    std::os::unix::fs::symlink(&inner, &file).unwrap();
+    heals(server, client, keys, &file, "another file has taken the data file's name");
+    assert!(others(folder.path()).iter().any(|path| path.is_symlink()));
+}
+
+#[test]
+fn a_stop_or_a_save_with_the_file_gone_writes_all_of_it_again() {
+    for stop in [true, false] {
+        let (_folder, file) = folder();
+        let (server, mut client, keys) = with_keys(&file);
+        // Nothing is left to write or to mark.
+        wait_until("it is at rest", || {
+            let text = fs::read_to_string(&file).unwrap();
+            text.lines().last().unwrap().starts_with("#= 51 0 ")
+        });
+        fs::remove_file(&file).unwrap();
+        if stop {
+            let (status, log) = server.terminate();
+            assert_eq!(status.code(), Some(0), "{log}");
+        } else {
+            assert!(client.line("SAVE").error().starts_with("MISCONF "));
+            wait_until("it is there again", || client.line("SAVE") == Reply::ok());
+            server.kill();
+        }
+        assert_eq!(dump(&mut Server::start(&file).client()), keys);
+    }
+}
+
+#[test]
+fn a_stop_right_after_the_file_is_gone_loses_nothing() {
+    let (_folder, file) = folder();
+    let (server, mut client, keys) = with_keys(&file);
+    fs::remove_file(&file).unwrap();
+    assert!(client.line("SET noticed 1").error().starts_with("MISCONF "));
+    let (status, log) = server.terminate();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(dump(&mut Server::start(&file).client()), keys);
+}
+
+#[test]
 fn a_data_file_that_was_cut_or_added_to_is_written_again() {
     for change in ["cut", "emptied", "added", "overwritten"] {
         let (folder, file) = folder();

@@ -9,6 +9,7 @@
 //! - [`healing`]: the data file removed, replaced, cut under the server
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
 //! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
+//! - [`races`]: failures between two threads
 //! - [`mutations`]: the data file mutated at random
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
 //! - [`startup`]: flags, exit codes, one server per file, signals
@@ -26,6 +27,7 @@ mod injected_faults;
 mod mutations;
 mod offline;
 mod protocol;
+mod races;
 mod real_clients;
 mod real_disks;
 mod sessions;

@@ -61,6 +61,8 @@ struct Simulation {
     oracle: Oracle,
     broken: Broken,
     seed: u64,
+    /// Instead of plans at random: one for the first run, and none after.
+    scripted: Option<Plan>,
 }
 
 /// Why a run ended early, and well.
@@ -76,10 +78,21 @@ impl Simulation {
         // `no` promises nothing against a power cut.
         let fsync = Fsync::ALL[random.usize(..2)];
         let path = PathBuf::from("/donnees.txt");
-        Self { random, disk, path, fsync, oracle: Oracle::default(), broken, seed }
+        let (oracle, scripted) = (Oracle::default(), None);
+        Self { random, disk, path, fsync, oracle, broken, seed, scripted }
     }
 
     fn run(&mut self) -> Outcome<()> {
+        if let Some(plan) = self.scripted {
+            self.disk.set_plan(plan);
+            let Ok(engine) = self.start(false)? else { return Ok(()) };
+            self.disk.set_plan(plan);
+            for _ in 0..3 {
+                self.work(&engine)?;
+            }
+            self.end(engine)?;
+            return self.start(false).map(drop);
+        }
         for round in 0..self.random.usize(2..5) {
             let Ok(engine) = self.start(round > 0)? else { return Ok(()) };
             self.plan();
@@ -91,6 +104,9 @@ impl Simulation {
 
     /// Plans a stop, or calls that fail, or neither, within the next calls.
     fn plan(&mut self) {
+        if self.scripted.is_some() {
+            return;
+        }
         let at = self.disk.calls() + self.random.u64(1..40);
         let code = [libc_codes::EIO, libc_codes::ENOSPC][self.random.usize(..2)];
         let plan = match self.random.u8(..4) {
@@ -213,9 +229,8 @@ impl Simulation {
             self.disk.set_plan(Plan::default());
             engine.heal().map_err(|error| format!("a well disk does not heal it: {error}"))?;
             self.write(engine, &mut session, &mut None, 0)?;
-            if let Some(reason) = engine.trouble() {
-                return Err(format!("a well disk refuses: {reason}"));
-            }
+            engine.save().map_err(|reason| format!("a well disk refuses: {reason}"))?;
+            self.oracle.synced();
         }
         Ok(())
     }
@@ -377,6 +392,35 @@ fn a_disk_that_fails_or_loses_power_leaves_a_prefix_with_all_that_was_acknowledg
         Err(_) => 0..on_request("COFFRE_SIMULATIONS", 2_000),
     };
     assert_eq!(first_failure(seeds, Broken::default()), None);
+}
+
+/// A fixed scenario of each kind, stopped at its kth call, or with that call failing, or all from it on,
+/// for every k.
+#[test]
+fn every_call_may_be_the_last_or_fail() {
+    let mut calls = 0;
+    for seed in 0..12 {
+        let mut undisturbed = Simulation::new(seed, Broken::default());
+        undisturbed.scripted = Some(Plan::default());
+        undisturbed.run().unwrap();
+        let total = undisturbed.disk.calls();
+        for kth in 1..=total {
+            let code = [libc_codes::EIO, libc_codes::ENOSPC][kth as usize % 2];
+            for plan in [
+                Plan { stop_at: Some(kth), ..Plan::default() },
+                Plan { failing: Some((kth, kth + 1, code)), ..Plan::default() },
+                Plan { failing: Some((kth, u64::MAX, code)), ..Plan::default() },
+                Plan { failing: Some((kth, kth + 2, code)), stop_at: Some(kth + 4) },
+            ] {
+                let mut simulation = Simulation::new(seed, Broken::default());
+                simulation.scripted = Some(plan);
+                let result = simulation.run();
+                assert!(result.is_ok(), "seed {seed}, {plan:?}: {}", result.unwrap_err());
+            }
+        }
+        calls += total;
+    }
+    assert!(calls > 200, "{calls} calls");
 }
 
 #[test]

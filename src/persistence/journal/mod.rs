@@ -18,7 +18,11 @@
 //! - a file of which an fsync failed gets no further byte;
 //! - at most one batch is being written, and one fsync of written batches is under way.
 //!
+//! [`switch`] is what happens to the file as a whole: cut back, replaced, compacted.
+//!
 //! Lock order: a shard's lock may be held when the journal's is taken, never the other way.
+
+mod switch;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -26,12 +30,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::disk::{self, Disk};
-use super::draft::{Draft, Segment, Unpublished};
+use super::disk::Disk;
+use super::draft::Segment;
 use super::format::{Checksum, Seal};
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX};
-use crate::seldom::Seldom;
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
 use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
+
+pub use switch::{SwitchError, Tee};
 
 /// What to wait for before something may be shown: a batch, and when it was asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,17 +109,6 @@ impl Failure {
     }
 }
 
-/// Why the data file was not replaced. It goes on as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum SwitchError {
-    /// The system refused.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The journal failed, or stops.
-    #[error(transparent)]
-    Refused(#[from] WriteRefused),
-}
-
 /// The append-only end of a data file.
 #[derive(Debug)]
 pub struct Journal {
@@ -134,6 +128,8 @@ pub struct Journal {
     bytes: AtomicU64,
     /// How much of it is seals of this run, in bytes.
     seal_bytes: AtomicU64,
+    /// Beyond this length of the file a leader takes its time, in bytes.
+    length_max: AtomicU64,
     /// Waiters for batches of even and of odd stamps: only two batches can have any.
     woken: [Condvar; 2],
     /// A write or a sync ended.
@@ -161,40 +157,18 @@ struct State {
     closing: bool,
     /// The data file.
     segment: Segment,
-    /// Lines and records committed while a new file is being written.
-    tee: Option<(Vec<u8>, u64)>,
+    /// A new file is being written, and will need what is committed meanwhile.
+    teed: bool,
     /// A leader's buffer, to be used again.
     spare: Vec<u8>,
     /// Nothing is written until this is over.
     trouble: Option<Remedy>,
-    /// Stamps above the first and up to the second were lost by the last failure.
-    doomed: (u64, u64),
+    /// It is over, but no write has shown it yet.
+    unproven: bool,
+    /// The last stamp committed before the last failure.
+    safe: u64,
     /// The reason of the last failure.
     reason: WriteRefused,
-}
-
-/// What is committed to the old file while a new one is being written, until it is dropped.
-#[derive(Debug)]
-pub struct Tee<'a>(&'a Journal);
-
-impl Tee<'_> {
-    /// Whole lines committed since this was last asked, and the records among them; an error once the
-    /// journal has failed.
-    pub fn take(&self) -> Result<(Vec<u8>, u64), WriteRefused> {
-        let mut state = lock(&self.0.state);
-        state.check()?;
-        match &mut state.tee {
-            Some(tee) => Ok(std::mem::take(tee)),
-            // It failed and was healed meanwhile.
-            None => Err(state.reason.clone()),
-        }
-    }
-}
-
-impl Drop for Tee<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.state).tee = None;
-    }
 }
 
 impl Journal {
@@ -209,6 +183,7 @@ impl Journal {
             refusing: AtomicBool::new(false),
             bytes: AtomicU64::new(segment.end),
             seal_bytes: AtomicU64::new(0),
+            length_max: AtomicU64::new(u64::MAX),
             woken: [Condvar::new(), Condvar::new()],
             rested: Condvar::new(),
             alarm: Condvar::new(),
@@ -221,10 +196,11 @@ impl Journal {
                 reserved: false,
                 closing: false,
                 segment,
-                tee: None,
+                teed: false,
                 spare: Vec::new(),
                 trouble: None,
-                doomed: (0, 0),
+                unproven: false,
+                safe: 0,
                 reason: WriteRefused("".into()),
             }),
         }
@@ -243,6 +219,11 @@ impl Journal {
     /// How much of it is seals written in this run, in bytes.
     pub fn seal_bytes(&self) -> u64 {
         self.seal_bytes.load(Ordering::Relaxed)
+    }
+
+    /// While the file is longer than so many bytes, writers are slowed down: a compaction is to catch up.
+    pub fn limit(&self, length_max: u64) {
+        self.length_max.store(length_max, Ordering::Relaxed);
     }
 
     /// Says whether writes are taken. Ask before changing memory.
@@ -294,7 +275,8 @@ impl Journal {
         let mut state = lock(&self.state);
         loop {
             let healed = self.healed() - mark.healed;
-            if healed > 1 || healed == 1 && state.is_doomed(mark.stamp) {
+            // A mark of several shards may be that of a later write, and hide a doomed one.
+            if healed > 1 || healed == 1 && mark.stamp > state.safe {
                 return Err(state.reason.clone());
             }
             if self.committed() >= mark.stamp {
@@ -331,6 +313,10 @@ impl Journal {
         write!(batch.lines, "{seal}").map_err(Failure::Write)?;
         segment.file.append(&batch.lines).map_err(Failure::Write)?;
         (batch.body, batch.durable) = (body, segment.synced);
+        if segment.end > self.length_max.load(Ordering::Relaxed) {
+            let ms = 1000 * batch.lines.len() as u64 / SLOWED_BYTES_PER_S;
+            std::thread::sleep(Duration::from_millis(ms.clamp(1, 1000)));
+        }
         if self.fsync == Fsync::Always {
             segment.file.sync_data().map_err(Failure::Sync)?;
         }
@@ -366,6 +352,7 @@ impl Journal {
             // Another thread's fsync failed meanwhile: nobody knows what of this is on disk.
             _ if state.trouble.is_some() => {}
             Ok(()) => {
+                state.unproven = false;
                 let segment = &mut state.segment;
                 segment.last += 1;
                 segment.end += batch.lines.len() as u64;
@@ -375,10 +362,6 @@ impl Journal {
                 }
                 if self.fsync == Fsync::Always {
                     segment.synced = segment.last;
-                }
-                if let Some((lines, records)) = &mut state.tee {
-                    lines.extend_from_slice(&batch.lines[..batch.body]);
-                    *records += batch.records;
                 }
                 let seal_bytes = batch.lines.len() - batch.body;
                 self.seal_bytes.fetch_add(seal_bytes as u64, Ordering::Relaxed);
@@ -410,25 +393,17 @@ impl Journal {
 
     /// From here on nothing is written until the file is well again; what was under way is doomed.
     fn fail(&self, state: &mut State, failure: &Failure) {
-        static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
         let remedy = failure.remedy();
         if let Some(trouble) = &mut state.trouble {
             *trouble = remedy.max(*trouble);
             return;
         }
-        if LOGGED.now() {
-            log::error!(
-                "{}: {failure}: writes are refused until it is well again and those under way are \
-                 taken back; reads go on",
-                self.path.display()
-            );
-        }
         state.trouble = Some(remedy);
-        state.doomed = (self.committed(), state.stamp);
+        state.safe = self.committed();
         state.stamp += 1;
         state.pending = Vec::new();
         state.pending_records = 0;
-        state.tee = None;
+        state.teed = false;
         self.refuse(state, failure.to_string());
     }
 
@@ -454,7 +429,9 @@ impl Journal {
             Mark { stamp, healed: self.healed() }
         };
         self.commit(mark)?;
-        let state = self.sync(lock(&self.state));
+        drop(self.sync(lock(&self.state)));
+        self.look_at_rest();
+        let state = lock(&self.state);
         match state.trouble {
             Some(_) => Err(state.reason.clone()),
             None => Ok(()),
@@ -467,24 +444,34 @@ impl Journal {
     ///
     /// `before` is what the last call returned, at first 0.
     pub fn mark_idle(&self, before: u64) -> u64 {
-        let (stamp, segment) = {
-            let state = lock(&self.state);
-            (state.stamp, state.segment.clone())
-        };
-        let looked = self.look(&segment, segment.end);
-        let mut state = lock(&self.state);
-        // Nothing was written meanwhile that would explain another length.
-        let idle = state.stamp == stamp && state.is_resting() && state.pending.is_empty();
-        if let (Err(failure), true, Ok(())) = (&looked, idle, state.check()) {
-            self.fail(&mut state, failure);
-        }
-        let idle = idle && stamp == before;
+        self.look_at_rest();
+        let state = lock(&self.state);
+        let stamp = state.stamp;
+        let idle = stamp == before && state.is_resting() && state.pending.is_empty();
         let segment = &state.segment;
         let durable = segment.last_with_records <= segment.synced;
         if idle && durable && segment.is_unmarked() && !state.closing && state.trouble.is_none() {
             drop(self.lead(state));
         }
         stamp
+    }
+
+    /// While nobody writes: looks whether the file is where it was.
+    fn look_at_rest(&self) {
+        let (stamp, segment) = {
+            let state = lock(&self.state);
+            if !state.is_resting() || state.trouble.is_some() {
+                return;
+            }
+            (state.stamp, state.segment.clone())
+        };
+        let looked = self.look(&segment, segment.end);
+        let mut state = lock(&self.state);
+        // Nothing was written meanwhile that would explain another length.
+        let rested = state.stamp == stamp && state.is_resting() && state.trouble.is_none();
+        if let (Err(failure), true) = (looked, rested) {
+            self.fail(&mut state, &failure);
+        }
     }
 
     /// Fsyncs what is committed and not yet synced, with the lock released meanwhile.
@@ -522,191 +509,15 @@ impl Journal {
         state.trouble.is_some()
     }
 
-    /// What will end the trouble there is, and why there is.
-    pub fn trouble(&self) -> Option<(Remedy, WriteRefused)> {
+    /// Why writes are refused, or were just before: until one has shown that they can be made.
+    pub fn trouble(&self) -> Option<WriteRefused> {
         let state = lock(&self.state);
-        state.trouble.map(|remedy| (remedy, state.reason.clone()))
+        (state.trouble.is_some() || state.unproven).then(|| state.reason.clone())
     }
 
-    /// Waits until nobody writes or syncs, and keeps it so until `reserved` is taken back.
-    fn reserve(&self) -> MutexGuard<'_, State> {
-        let mut state = lock(&self.state);
-        while state.reserved {
-            state = wait(&self.rested, state);
-        }
-        state.reserved = true;
-        while state.writing || state.syncing {
-            state = wait(&self.rested, state);
-        }
-        state
-    }
-
-    /// After a failed write: cuts off what was written of the batch, and says whether that was enough.
-    /// It is not where an fsync failed or somebody else was at the file: then only a new one helps.
-    pub fn cut_back(&self) -> bool {
-        let mut state = self.reserve();
-        if state.trouble != Some(Remedy::CutBack) {
-            self.release(&mut state);
-            return false;
-        }
-        let segment = state.segment.clone();
-        drop(state);
-        // Synced: else a power cut could mix what was cut off into what comes in its place.
-        let cut = segment.file.cut(segment.end).and_then(|()| segment.file.sync_data());
-        let cut = cut.map_err(Failure::Sync).and_then(|()| self.look(&segment, segment.end));
-        let mut state = lock(&self.state);
-        self.release(&mut state);
-        match &cut {
-            Ok(()) => state.segment.synced = segment.last,
-            Err(failure) => self.fail(&mut state, failure),
-        }
-        cut.is_ok()
-    }
-
-    fn release(&self, state: &mut State) {
-        state.reserved = false;
-        self.rested.notify_all();
-        self.woken.iter().for_each(Condvar::notify_one);
-    }
-
-    /// From here on what is committed is kept for a new file too; one may be under way at a time.
-    pub fn tee(&self) -> Result<Tee<'_>, WriteRefused> {
-        let mut state = lock(&self.state);
-        state.check()?;
-        if state.tee.is_some() {
-            return Err(WriteRefused("a rewrite is under way".into()));
-        }
-        state.tee = Some((Vec::new(), 0));
-        Ok(Tee(self))
-    }
-
-    /// A draft of a new file beside this one, of the same mode and owner.
-    pub fn draft(&self) -> io::Result<Draft> {
-        let file = Arc::clone(&lock(&self.state).segment.file);
-        let name = disk::beside(&self.path, ".tmp");
-        Draft::create(Arc::clone(&self.disk), name, Some(&file.status()?))
-    }
-
-    /// Puts what `write` writes in the place of the file, and closes: nobody else uses the journal.
-    pub fn rewrite(&self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> io::Result<()> {
-        let (tee, mut draft) = (self.tee(), self.draft()?);
-        write(&mut draft)?;
-        let switched = self.switch(draft).and_then(|()| Ok(self.close()?));
-        drop(tee);
-        switched.map_err(|error| io::Error::other(error.to_string()))
-    }
-
-    /// Before a rewrite in trouble: what stands in the file's place and is not what was committed is
-    /// somebody's work. It keeps a name of its own.
-    pub fn set_strangers_aside(&self) -> io::Result<()> {
-        let (segment, trouble) = {
-            let state = lock(&self.state);
-            (state.segment.clone(), state.trouble)
-        };
-        if trouble != Some(Remedy::RewriteBeside) {
-            return Ok(());
-        }
-        let found = match self.disk.open(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        let status = found.status()?;
-        if status.identity != segment.identity && !found.try_lock()? {
-            let holder = super::holder(&status);
-            let holder = holder.as_deref().unwrap_or("another process");
-            let error = format!("{holder} holds the file that has taken the data file's name");
-            return Err(io::Error::other(error));
-        }
-        let aside = disk::beside(&self.path, &format!(".aside-{}", status.identity.1));
-        match self.disk.link(&self.path, &aside) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // An earlier try made it, if it is this file.
-                return match self.disk.look(&aside)?.identity == status.identity {
-                    true => Ok(()),
-                    false => Err(error),
-                };
-            }
-            other => other?,
-        }
-        log::warn!(
-            "{}: what stands there is not what was committed: it is kept as {}",
-            self.path.display(),
-            aside.display()
-        );
-        Ok(())
-    }
-
-    /// Puts `draft` in the place of the file, after the rest of the tee and what is pending now was
-    /// added to it. Writers wait meanwhile; if it fails, the old file takes what is pending.
-    pub fn switch(&self, mut draft: Draft) -> Result<(), SwitchError> {
-        let mut state = self.reserve();
-        let (tee, batch) = match state.trouble {
-            // Memory is what was committed, and nothing is appended.
-            Some(_) => ((Vec::new(), 0), None),
-            None => match state.check().and(state.tee.take().ok_or_else(stopping)) {
-                Ok(tee) => (tee, Some(state.take_batch())),
-                Err(refused) => {
-                    self.release(&mut state);
-                    return Err(refused.into());
-                }
-            },
-        };
-        let old = state.segment.clone();
-        drop(state);
-        let guard = AbortOnPanic;
-        let added = draft.add(&tee.0, tee.1).and_then(|()| draft.seal());
-        let added = added.and_then(|()| match &batch {
-            Some(batch) => draft.add(&batch.lines, batch.records),
-            None => Ok(()),
-        });
-        let published = added.map_err(Unpublished::Before).and_then(|()| draft.replace(&self.path));
-        let (mut state, outcome) = match published {
-            Ok(segment) => {
-                let mut state = lock(&self.state);
-                state.segment = segment;
-                self.bytes.store(state.segment.end, Ordering::Relaxed);
-                self.seal_bytes.store(0, Ordering::Relaxed);
-                if let Some(batch) = batch {
-                    self.acknowledge(&state, batch.stamp);
-                    self.finish(&mut state, batch);
-                }
-                (state, Ok(()))
-            }
-            Err(Unpublished::Before(error)) => {
-                let state = match batch {
-                    Some(mut batch) => {
-                        let written = self.write(&old, &mut batch);
-                        self.conclude(lock(&self.state), batch, written)
-                    }
-                    None => lock(&self.state),
-                };
-                (state, Err(error.into()))
-            }
-            Err(Unpublished::After(segment, error)) => {
-                let mut state = lock(&self.state);
-                state.segment = *segment;
-                let failure = Failure::Sync(error);
-                self.fail(&mut state, &failure);
-                if let Some(batch) = batch {
-                    self.finish(&mut state, batch);
-                }
-                (state, Err(io::Error::other(failure.to_string()).into()))
-            }
-        };
-        std::mem::forget(guard);
-        self.release(&mut state);
-        drop(state);
-        // Who closes a large file last frees its blocks: not with the lock held.
-        drop(old);
-        outcome
-    }
-
-    /// The file is well again, and memory is what was committed: takes writes again.
-    pub fn resume(&self) {
-        let mut state = lock(&self.state);
-        state.trouble = None;
-        self.healed.fetch_add(1, Ordering::Release);
-        self.refusing.store(state.closing, Ordering::Release);
+    /// Whether what was under way is lost, and memory may show it still.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.state).trouble.is_some()
     }
 
     /// Takes no more, commits what is pending, makes everything durable whatever the mode, and marks
@@ -714,18 +525,19 @@ impl Journal {
     pub fn close(&self) -> Result<(), WriteRefused> {
         let mut state = lock(&self.state);
         state.closing = true;
-        while state.trouble.is_none() && !(state.is_resting() && state.pending.is_empty()) {
-            state = match state.is_resting() {
-                true => self.lead(state),
-                false => wait(&self.rested, state),
+        while state.trouble.is_none() {
+            let segment = &state.segment;
+            state = match () {
+                () if !state.is_resting() => wait(&self.rested, state),
+                () if !state.pending.is_empty() => self.lead(state),
+                () if segment.synced < segment.last => self.sync(state),
+                () if segment.is_unmarked() => self.lead(state),
+                () => break,
             };
         }
-        // From here on nobody else writes: nothing is pending and nothing can be appended.
-        state = self.sync(state);
-        if state.trouble.is_none() && state.segment.is_unmarked() {
-            state = self.lead(state);
-            state = self.sync(state);
-        }
+        drop(state);
+        self.look_at_rest();
+        let mut state = lock(&self.state);
         match state.trouble {
             Some(_) => Err(state.reason.clone()),
             None => {
@@ -761,10 +573,6 @@ impl State {
     /// Whether someone may begin to write.
     fn is_resting(&self) -> bool {
         !self.writing && !self.reserved
-    }
-
-    fn is_doomed(&self, stamp: u64) -> bool {
-        self.doomed.0 < stamp && stamp <= self.doomed.1
     }
 
     /// What is pending, for its leader to write.

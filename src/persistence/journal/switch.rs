@@ -1,0 +1,292 @@
+//! What happens to the data file as a whole: it is cut back after a failed write, replaced by a complete
+//! new one after worse, or by a smaller one when it is compacted.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, MutexGuard};
+
+use super::{Failure, Journal, Remedy, State, WriteRefused};
+use crate::persistence::disk::{self, DiskFile};
+use crate::persistence::draft::{Draft, Segment, Unpublished};
+use crate::persistence::format::SEAL_START;
+use crate::persistence::recovery::{copy_lines, holder};
+use crate::sync::{AbortOnPanic, lock, wait};
+
+/// Why the data file was not replaced. It goes on as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The journal failed, or stops.
+    #[error(transparent)]
+    Refused(#[from] WriteRefused),
+}
+
+/// What is committed to the file while a new one is being written. It is read back from the old file:
+/// no memory is taken, however much it is.
+#[derive(Debug)]
+pub struct Tee<'a> {
+    journal: &'a Journal,
+    /// How often the journal had been healed at the beginning.
+    healed: u64,
+    /// Where what the new file does not have begins, in the old file, in bytes.
+    copied: u64,
+}
+
+impl Tee<'_> {
+    /// Adds to `draft` what was committed since this was last called, and returns its length in bytes;
+    /// an error once the journal has failed.
+    pub fn drain(&mut self, draft: &mut Draft) -> Result<u64, SwitchError> {
+        let segment = {
+            let state = lock(&self.journal.state);
+            self.check(&state)?;
+            state.segment.clone()
+        };
+        Ok(self.copy(&segment, draft)?)
+    }
+
+    fn check(&self, state: &State) -> Result<(), WriteRefused> {
+        state.check()?;
+        match state.teed && self.healed == self.journal.healed() {
+            true => Ok(()),
+            // It failed and was healed meanwhile.
+            false => Err(state.reason.clone()),
+        }
+    }
+
+    fn copy(&mut self, segment: &Segment, draft: &mut Draft) -> io::Result<u64> {
+        let range = self.copied..segment.end;
+        copy_records(&*segment.file, range.clone(), draft)?;
+        self.copied = range.end;
+        Ok(range.end - range.start)
+    }
+}
+
+/// Copies lines of batches that were just written, without their seals.
+fn copy_records(file: &dyn DiskFile, range: Range<u64>, draft: &mut Draft) -> io::Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    copy_lines(disk::read(file, range), draft, |line| !line.starts_with(SEAL_START.as_bytes()))
+}
+
+impl Drop for Tee<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.journal.state);
+        if self.healed == self.journal.healed() {
+            state.teed = false;
+        }
+    }
+}
+
+impl Journal {
+    /// Waits until nobody writes or syncs, and keeps it so until it is [released](Self::release).
+    fn reserve(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        while state.reserved {
+            state = wait(&self.rested, state);
+        }
+        state.reserved = true;
+        while state.writing || state.syncing {
+            state = wait(&self.rested, state);
+        }
+        state
+    }
+
+    fn release(&self, state: &mut State) {
+        state.reserved = false;
+        self.rested.notify_all();
+        self.woken.iter().for_each(Condvar::notify_one);
+    }
+
+    /// After a failed write: cuts off what was written of the batch, and says whether that was enough.
+    /// It is not where an fsync failed or somebody else was at the file: then only a new one helps.
+    pub fn cut_back(&self) -> bool {
+        let mut state = self.reserve();
+        if state.trouble != Some(Remedy::CutBack) {
+            self.release(&mut state);
+            return false;
+        }
+        let segment = state.segment.clone();
+        drop(state);
+        // Synced: else a power cut could mix what was cut off into what comes in its place.
+        let cut = segment.file.cut(segment.end).and_then(|()| segment.file.sync_data());
+        let cut = cut.map_err(Failure::Sync).and_then(|()| self.look(&segment, segment.end));
+        let mut state = lock(&self.state);
+        self.release(&mut state);
+        match &cut {
+            Ok(()) => state.segment.synced = segment.last,
+            Err(failure) => self.fail(&mut state, failure),
+        }
+        cut.is_ok()
+    }
+
+    /// The file is well again, and memory is what was committed: takes writes again.
+    pub fn resume(&self) {
+        let mut state = lock(&self.state);
+        (state.trouble, state.unproven) = (None, true);
+        self.healed.fetch_add(1, Ordering::Release);
+        self.refusing.store(state.closing, Ordering::Release);
+    }
+
+    /// From here on what is committed is needed by a new file too; one may be under way at a time.
+    pub fn tee(&self) -> Result<Tee<'_>, WriteRefused> {
+        let mut state = lock(&self.state);
+        state.check()?;
+        if state.teed {
+            return Err(WriteRefused("a rewrite is under way".into()));
+        }
+        state.teed = true;
+        Ok(Tee { journal: self, healed: self.healed(), copied: state.segment.end })
+    }
+
+    /// A draft of a new file beside this one, of the same mode and owner.
+    pub fn draft(&self) -> io::Result<Draft> {
+        let file = Arc::clone(&lock(&self.state).segment.file);
+        let name = disk::beside(&self.path, ".tmp");
+        Draft::create(Arc::clone(&self.disk), name, Some(&file.status()?))
+    }
+
+    /// Puts what `write` writes in the place of the file, and closes: nobody else uses the journal.
+    pub fn rewrite(&self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> io::Result<()> {
+        let refused = |refused: WriteRefused| io::Error::other(refused.to_string());
+        let (tee, mut draft) = (self.tee().map_err(refused)?, self.draft()?);
+        write(&mut draft)?;
+        self.switch(draft, tee).map_err(|error| io::Error::other(error.to_string()))?;
+        self.close().map_err(refused)
+    }
+
+    /// Before a rewrite in trouble: what stands in the file's place and is not what was committed is
+    /// somebody's work. It keeps a name of its own.
+    pub fn set_strangers_aside(&self) -> io::Result<()> {
+        let (segment, trouble) = {
+            let state = lock(&self.state);
+            (state.segment.clone(), state.trouble)
+        };
+        let status = match self.disk.look(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let is_ours = status.identity == segment.identity;
+        if is_ours && trouble != Some(Remedy::RewriteBeside) {
+            return Ok(());
+        }
+        if !is_ours
+            && let Ok(found) = self.disk.open(&self.path)
+            // A link to our own file may stand there.
+            && found.status()?.identity != segment.identity
+            && !found.try_lock()?
+        {
+            let holder = holder(&found.status()?);
+            let holder = holder.as_deref().unwrap_or("another process");
+            let error = format!("{holder} holds the file that has taken the data file's name");
+            return Err(io::Error::other(error));
+        }
+        let aside = disk::beside(&self.path, &format!(".aside-{}", status.identity.1));
+        match self.disk.link(&self.path, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // An earlier try made it, if it is this file.
+                return match self.disk.look(&aside)?.identity == status.identity {
+                    true => Ok(()),
+                    false => Err(error),
+                };
+            }
+            other => other?,
+        }
+        log::warn!(
+            "{}: what stands there is not what was committed: it is kept as {}",
+            self.path.display(),
+            aside.display()
+        );
+        Ok(())
+    }
+
+    /// In trouble, when memory is what was committed and nothing is appended: puts `draft`, which holds
+    /// all of it, in the place of the file.
+    pub fn replace(&self, draft: Draft) -> Result<(), SwitchError> {
+        let mut state = self.reserve();
+        if state.trouble.is_none() {
+            self.release(&mut state);
+            return Err(io::Error::other("it is well already").into());
+        }
+        drop(state);
+        let published = draft.replace(&self.path);
+        let mut state = lock(&self.state);
+        let (segment, outcome) = match published {
+            Ok(segment) => (Some(segment), Ok(())),
+            Err(Unpublished::Before(error)) => (None, Err(error.into())),
+            Err(Unpublished::After(segment, error)) => (Some(*segment), Err(error.into())),
+        };
+        let old = segment.map(|segment| {
+            // What stands there now is ours, whatever else is wrong.
+            state.trouble = Some(Remedy::Rewrite);
+            self.install(&mut state, segment)
+        });
+        self.release(&mut state);
+        drop(state);
+        // Who closes a large file last frees its blocks: not with the lock held.
+        drop(old);
+        outcome
+    }
+
+    /// Puts `draft`, which holds what was copied since `tee` began, in the place of the file, after the
+    /// rest of the tee and what is pending now was added to it. Writers wait meanwhile; if it fails, the
+    /// old file takes what is pending.
+    pub fn switch(&self, mut draft: Draft, mut tee: Tee<'_>) -> Result<(), SwitchError> {
+        let mut state = self.reserve();
+        if let Err(refused) = tee.check(&state) {
+            self.release(&mut state);
+            return Err(refused.into());
+        }
+        let old = state.segment.clone();
+        let mut batch = state.take_batch();
+        drop(state);
+        let guard = AbortOnPanic;
+        let (mut state, outcome) = match self.look(&old, old.end) {
+            // What stands there is somebody's work.
+            Err(astray) => {
+                let error = io::Error::other(astray.to_string());
+                (self.conclude(lock(&self.state), batch, Err(astray)), Err(error))
+            }
+            Ok(()) => {
+                let added = tee.copy(&old, &mut draft);
+                let added = added.and_then(|_| draft.add(&batch.lines, batch.records));
+                let published = added.map_err(Unpublished::Before);
+                match published.and_then(|()| draft.replace(&self.path)) {
+                    Ok(segment) => {
+                        let mut state = lock(&self.state);
+                        self.install(&mut state, segment);
+                        self.acknowledge(&state, batch.stamp);
+                        self.finish(&mut state, batch);
+                        (state, Ok(()))
+                    }
+                    Err(Unpublished::Before(error)) => {
+                        let written = self.write(&old, &mut batch);
+                        (self.conclude(lock(&self.state), batch, written), Err(error))
+                    }
+                    Err(Unpublished::After(segment, error)) => {
+                        let mut state = lock(&self.state);
+                        self.install(&mut state, *segment);
+                        let told = io::Error::other(error.to_string());
+                        (self.conclude(state, batch, Err(Failure::Sync(error))), Err(told))
+                    }
+                }
+            }
+        };
+        std::mem::forget(guard);
+        self.release(&mut state);
+        drop(state);
+        // Who closes a large file last frees its blocks: not with the lock held.
+        drop(old);
+        outcome.map_err(SwitchError::from)
+    }
+
+    /// The file is another one now; returns the old.
+    fn install(&self, state: &mut State, segment: Segment) -> Segment {
+        self.bytes.store(segment.end, Ordering::Relaxed);
+        self.seal_bytes.store(0, Ordering::Relaxed);
+        std::mem::replace(&mut state.segment, segment)
+    }
+}
