@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{COFFRE, Client, Reply, Server, folder, run_to_end, wait_until};
+use crate::harness::{COFFRE, Client, Reply, Server, folder, run_to_end};
 
 #[test]
 fn the_version_and_the_help_are_true() {

@@ -28,7 +28,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::draft::Segment;
@@ -116,8 +116,11 @@ pub struct Journal {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     fsync: Fsync,
+    started: Instant,
 
     // Their own synchronization.
+    /// When the path was last looked at, in milliseconds since the start.
+    looked_ms: AtomicU64,
     /// The highest stamp that may be acknowledged.
     committed: AtomicU64,
     /// How often it was healed.
@@ -178,6 +181,8 @@ impl Journal {
             disk,
             path,
             fsync,
+            started: Instant::now(),
+            looked_ms: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             healed: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
@@ -320,7 +325,7 @@ impl Journal {
         if self.fsync == Fsync::Always {
             segment.file.sync_data().map_err(Failure::Sync)?;
         }
-        self.look(segment, segment.end + batch.lines.len() as u64)
+        self.glance(segment, segment.end + batch.lines.len() as u64)
     }
 
     /// Whether the file is where it was, and as long as it should be.
@@ -339,6 +344,22 @@ impl Journal {
             }
             Ok(_) => Ok(()),
         }
+    }
+
+    /// The same after a write. The open file itself tells what may have happened to it, but not that it
+    /// got another name: where there is no fsync to wait for, that is asked now and then only.
+    fn glance(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
+        const LOOK_EVERY_MS: u64 = 5;
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        let due_ms = self.looked_ms.load(Ordering::Relaxed) + LOOK_EVERY_MS;
+        if self.fsync != Fsync::Always && now_ms < due_ms {
+            let ours = segment.file.status().map_err(Failure::Write)?;
+            if ours.links > 0 && ours.length == length {
+                return Ok(());
+            }
+        }
+        self.looked_ms.store(now_ms, Ordering::Relaxed);
+        self.look(segment, length)
     }
 
     /// The leader's batch is written, or not: acknowledges it and wakes who waits.
