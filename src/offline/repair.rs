@@ -50,6 +50,10 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
         Err(ScanError::Io(error)) => return Err(error).at(path, "read")?,
     };
 
+    if runs.iter().all(|run| run.numbers.is_empty()) {
+        let reason = "no batch in it is whole, and no line a record".to_owned();
+        return Err(ToolError::Unprovable { path: path.to_owned(), reason });
+    }
     let new = output.path.clone();
     let aside = disk::beside(&new, ".dropped");
     if !dropped.is_empty() {

@@ -198,6 +198,19 @@ fn repair_of_a_hand_written_file_drops_the_lines_that_are_no_records() {
 }
 
 #[test]
+fn of_garbage_nothing_is_repaired() {
+    let (folder, file) = folder();
+    for garbage in
+        [&b"\x7fELF\0\0\n\xff\xfe"[..], b"# only a comment\n", b"# coffre 1 id=7f3a9c2e51d0\nx\n"]
+    {
+        fs::write(&file, garbage).unwrap();
+        let (code, _, error) = coffre(folder.path(), &["repair", "donnees.txt", "--output", "new"]);
+        assert!(code == 3 && error.contains("nothing in it can be proved"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
 fn without_its_header_nothing_can_be_proved() {
     let (folder, file) = sample();
     let mut damaged = lines(&file);
