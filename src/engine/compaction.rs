@@ -5,6 +5,7 @@
 //! at which a key was copied follows its copy in the new file. A step holds one shard's lock, to copy
 //! its keys or up to [`SNAPSHOT_COPY_BYTES_MAX`] of its values; beyond that no memory is taken.
 
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -38,6 +39,9 @@ pub struct Compaction<'a> {
     offset: usize,
     /// Length of the draft when it was last synced, in bytes.
     synced: u64,
+    /// Nobody asked for it: it gives up if there is a `FLUSHALL` after this one, which it would make
+    /// final.
+    flushed_s: Option<u64>,
 }
 
 /// Keys in one buffer: to copy them takes no allocation each, with a shard locked.
@@ -96,8 +100,12 @@ impl Engine {
 
     /// Compacts the file, whatever it holds.
     pub fn compact(&self) -> Result<(), SwitchError> {
+        self.run(self.compaction()?)
+    }
+
+    fn run(&self, compaction: Compaction<'_>) -> Result<(), SwitchError> {
         let dead_bytes = self.dead_bytes.load(Ordering::Relaxed);
-        self.compaction()?.run()?;
+        compaction.run()?;
         // What died meanwhile may be in the new file, or not: it counts.
         let rest = |dead: u64| Some(dead.saturating_sub(dead_bytes));
         let _ = self.dead_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
@@ -154,9 +162,12 @@ impl Engine {
             return;
         }
         (status.is_requested, status.is_running) = (false, true);
+        let flushed_s = (!asked).then_some(status.flushed_s);
         drop(status);
         let (before, started) = (self.journal.bytes(), Instant::now());
-        let result = self.compact();
+        let result = self
+            .compaction()
+            .and_then(|compaction| self.run(Compaction { flushed_s, ..compaction }));
         let mut status = lock(&self.compactor.status);
         status.is_running = false;
         self.compactor.woken.notify_all();
@@ -288,7 +299,8 @@ pub(super) fn unix_time_s() -> u64 {
 impl<'a> Compaction<'a> {
     fn new(engine: &'a Engine, draft: Draft, tee: Option<Tee<'a>>) -> Self {
         let synced = draft.bytes();
-        Self { engine, draft, tee, shard: 0, keys: KeyList::default(), offset: 0, synced }
+        let (keys, flushed_s) = (KeyList::default(), None);
+        Self { engine, draft, tee, shard: 0, keys, offset: 0, synced, flushed_s }
     }
 
     /// Does all of it. Where clients go on meanwhile it rests after each step, for half as long as that
@@ -316,6 +328,7 @@ impl<'a> Compaction<'a> {
             self.shard += 1;
             return Ok(true);
         }
+        self.check_flushed()?;
         let pieces = self.copy();
         let (mut lines, mut start) = (Vec::new(), 0);
         for (key_end, offset, end, last) in pieces.ends {
@@ -378,6 +391,17 @@ impl<'a> Compaction<'a> {
         Ok(())
     }
 
+    fn check_flushed(&self) -> Result<(), SwitchError> {
+        let last = lock(&self.engine.compactor.status).flushed_s;
+        match self.flushed_s {
+            Some(known) if known != last => {
+                let reason = "somebody said FLUSHALL, which can be undone for an hour";
+                Err(io::Error::other(reason).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Once everything is written: puts the new file in the place of the old.
     pub fn finish(mut self) -> Result<(), SwitchError> {
         // Writers wait for the last sync: the less there is left to sync the better.
@@ -389,6 +413,7 @@ impl<'a> Compaction<'a> {
                 break;
             }
         }
+        self.check_flushed()?;
         match self.tee {
             Some(tee) => self.engine.journal.switch(self.draft, tee),
             None => self.engine.journal.replace(self.draft),

@@ -205,11 +205,11 @@ impl<'a> Session<'a> {
         self.begin(0)?;
         let now_s = unix_time_s();
         write_flush_all(now_s, &mut self.record);
+        self.engine.flushed_at(now_s);
         let mut shards = self.engine.store.lock_everything();
         let stamp = self.append_record(1)?;
         self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(stamp)).sum::<usize>();
         drop(shards);
-        self.engine.flushed_at(now_s);
         self.wrote();
         Ok(())
     }
