@@ -56,7 +56,7 @@ pub enum Error {
     #[error("stopped, but not everything is on disk: {0}")]
     Close(#[from] WriteRefused),
     /// The disk.
-    #[error("stopped, but not everything is on disk: the disk does not answer")]
+    #[error("stopped, but not everything is known to be on disk: it took too long to answer")]
     Hung,
 }
 
@@ -217,15 +217,20 @@ fn heal(engine: &Engine) {
     }
 }
 
-/// Closes the engine, for which a disk that hangs is not waited for for ever.
+/// Closes the engine. A rewrite is waited for while it goes on, because memory may be all there is; a
+/// disk that hangs is not.
 fn close(server: &Arc<Server>) -> Result<(), Error> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let (sender, receiver) = mpsc::channel();
-    let server = Arc::clone(server);
-    let close = move || drop(sender.send(server.engine().close()));
+    let closing = Arc::clone(server);
+    let close = move || drop(sender.send(closing.engine().close()));
     thread::Builder::new().name("close".to_owned()).spawn(close)?;
-    match receiver.recv_timeout(PATIENCE) {
-        Ok(closed) => Ok(closed?),
-        Err(_) => Err(Error::Hung),
+    loop {
+        let progress = server.engine().progress();
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(closed) => return Ok(closed?),
+            Err(_) if server.engine().progress() > progress => {}
+            Err(_) => return Err(Error::Hung),
+        }
     }
 }

@@ -115,7 +115,7 @@ impl Engine {
     /// Gives memory, which nobody changes now, a new file.
     pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
         self.journal.set_strangers_aside()?;
-        let draft = self.journal.draft()?;
+        let draft = self.journal.healing_draft()?;
         Compaction::new(self, draft, None).run()?;
         self.dead_bytes.store(0, Ordering::Relaxed);
         Ok(())
@@ -329,6 +329,7 @@ impl<'a> Compaction<'a> {
             return Ok(true);
         }
         self.check_flushed()?;
+        self.engine.progress.fetch_add(1, Ordering::Relaxed);
         let pieces = self.copy();
         let (mut lines, mut start) = (Vec::new(), 0);
         for (key_end, offset, end, last) in pieces.ends {

@@ -42,6 +42,8 @@ pub struct Engine {
     taking_back: Mutex<()>,
     /// Held while the file is made well.
     healing: Mutex<()>,
+    /// Goes up while a rewrite goes on.
+    progress: AtomicU64,
 }
 
 impl Engine {
@@ -63,7 +65,8 @@ impl Engine {
         let dead_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));
         let compactor = Compactor::default();
         let (taking_back, healing) = (Mutex::default(), Mutex::default());
-        let engine = Self { store, journal, dead_bytes, compactor, taking_back, healing };
+        let progress = AtomicU64::new(0);
+        let engine = Self { store, journal, dead_bytes, compactor, taking_back, healing, progress };
         engine.flushed_at(flushed_s);
         Ok(engine)
     }
@@ -81,6 +84,11 @@ impl Engine {
     /// How often the file was healed after a failure.
     pub fn healed(&self) -> u64 {
         self.journal.healed()
+    }
+
+    /// Goes up while a rewrite goes on: who waits for one can tell it from a disk that hangs.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
     }
 
     /// Number of keys in memory, on disk or not.

@@ -205,9 +205,9 @@ impl<'a> Session<'a> {
         self.begin(0)?;
         let now_s = unix_time_s();
         write_flush_all(now_s, &mut self.record);
-        self.engine.flushed_at(now_s);
         let mut shards = self.engine.store.lock_everything();
         let stamp = self.append_record(1)?;
+        self.engine.flushed_at(now_s);
         self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(stamp)).sum::<usize>();
         drop(shards);
         self.wrote();

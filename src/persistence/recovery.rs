@@ -17,6 +17,11 @@ use super::load::{Located, Source, for_each_record};
 use super::pace::Pace;
 use super::scan::{self, Sealed, Tail, Verdict};
 
+/// What the name of a rewrite ends in while it is no more than that.
+pub const COMPACTING: &str = ".tmp";
+/// The same of one that is to heal a file.
+pub const HEALING: &str = ".heal";
+
 /// A data file on its way to being used.
 #[derive(Debug)]
 pub struct Recovery {
@@ -46,8 +51,8 @@ impl Recovery {
     /// The same on any disk; `path` is absolute and no link.
     pub fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, Error> {
         let Some(file) = open_locked(&*disk, &path)? else {
-            let leftover = beside(&path, ".tmp");
-            if disk.look(&leftover).is_ok() {
+            let leftovers = [COMPACTING, HEALING].map(|suffix| beside(&path, suffix));
+            if let Some(leftover) = leftovers.into_iter().find(|left| disk.look(left).is_ok()) {
                 return Err(Error::LeftoverOnly { path, leftover });
             }
             return Ok(Self { disk, path, found: Found::Missing });
@@ -210,18 +215,19 @@ fn locking_process((device, inode): (u64, u64)) -> Option<String> {
     })
 }
 
-/// Removes what a crash left beside the file, which is whole without it: a rewrite (`.tmp`), unless
-/// someone holds it, and the first name of a file that was being created (`.new-ID`).
+/// Removes what a crash left beside the file, which is whole without it: a rewrite, unless someone
+/// holds it, and the first name of a file that was being created (`.new-ID`).
 fn remove_leftovers(disk: &dyn Disk, path: &Path) {
-    let rewrite = beside(path, ".tmp");
-    let held = || disk.open(&rewrite).is_ok_and(|file| file.try_lock().is_ok_and(|locked| !locked));
+    let rewrites = [COMPACTING, HEALING].map(|suffix| beside(path, suffix));
+    let held =
+        |path: &Path| disk.open(path).is_ok_and(|file| file.try_lock().is_ok_and(|locked| !locked));
     let created = beside(path, ".new-");
     let created = created.file_name().unwrap_or_default().as_encoded_bytes();
     let siblings = disk.list(disk::folder(path)).unwrap_or_default();
     let leftovers = siblings.into_iter().filter(|sibling| {
         let name = sibling.file_name().unwrap_or_default().as_encoded_bytes();
         let is_created = name.strip_prefix(created).is_some_and(|id| FileId::parse(id).is_some());
-        is_created || *sibling == rewrite && !held()
+        is_created || rewrites.contains(sibling) && !held(sibling)
     });
     for leftover in leftovers {
         match disk.remove(&leftover) {
@@ -259,7 +265,7 @@ pub fn replace(
     old: &Status,
     write: impl FnOnce(&mut Draft) -> io::Result<()>,
 ) -> Result<Segment, Error> {
-    let new = beside(path, ".tmp");
+    let new = beside(path, COMPACTING);
     let mut draft = Draft::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
     write(&mut draft).and_then(|()| draft.mark()).at(&new, "write")?;
     let replaced = draft.replace(path).map_err(super::draft::Unpublished::into_error);

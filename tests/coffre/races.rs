@@ -191,3 +191,31 @@ fn keys_that_were_refused_while_they_were_listed_are_not_shown() {
     let mark = reader.take_mark();
     assert!(reader.commit(mark).is_err());
 }
+
+/// Whoever was slow through one failure, its healing and another failure is not taken for committed.
+#[test]
+fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
+    let disk = SimulatedDisk::new(1);
+    let engine = start(Arc::new(disk.clone()));
+    let fails = |session: &mut Session<'_>| {
+        let at = disk.calls() + 1;
+        disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
+        let mark = session.take_mark();
+        assert!(session.commit(mark).is_err());
+        disk.set_plan(Plan::default());
+    };
+    let (mut quick, mut slow) = (Session::new(&engine), Session::new(&engine));
+    slow.set(b"refused", b"1").unwrap();
+    quick.set(b"x", b"1").unwrap();
+    fails(&mut quick);
+    engine.heal().unwrap();
+    for _ in 0..5 {
+        quick.set(b"x", b"2").unwrap();
+        commit(&mut quick);
+    }
+    quick.set(b"x", b"3").unwrap();
+    fails(&mut quick);
+    let mark = slow.take_mark();
+    assert!(slow.commit(mark).is_err());
+    assert!(!state(&mut quick).contains_key(&b"refused"[..]));
+}

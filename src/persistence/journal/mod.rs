@@ -169,6 +169,8 @@ struct State {
     /// It is over, but no write has shown it yet.
     unproven: bool,
     /// The last stamp committed before the last failure.
+    safe_when_failed: u64,
+    /// The same of the last failure that was healed.
     safe: u64,
     /// The reason of the last failure.
     reason: WriteRefused,
@@ -205,6 +207,7 @@ impl Journal {
                 spare: Vec::new(),
                 trouble: None,
                 unproven: false,
+                safe_when_failed: 0,
                 safe: 0,
                 reason: WriteRefused("".into()),
             }),
@@ -420,7 +423,7 @@ impl Journal {
             return;
         }
         state.trouble = Some(remedy);
-        state.safe = self.committed();
+        state.safe_when_failed = self.committed();
         state.stamp += 1;
         state.pending = Vec::new();
         state.pending_records = 0;
@@ -446,7 +449,11 @@ impl Journal {
     pub fn save(&self) -> Result<(), WriteRefused> {
         let mark = {
             let state = lock(&self.state);
-            let stamp = if state.pending.is_empty() { state.stamp - 1 } else { state.stamp };
+            let stamp = match (state.pending.is_empty(), state.writing) {
+                (false, _) => state.stamp,
+                (true, true) => state.stamp - 1,
+                (true, false) => self.committed(),
+            };
             Mark { stamp, healed: self.healed() }
         };
         self.commit(mark)?;
@@ -471,7 +478,9 @@ impl Journal {
         let idle = stamp == before && state.is_resting() && state.pending.is_empty();
         let segment = &state.segment;
         let durable = segment.last_with_records <= segment.synced;
-        if idle && durable && segment.is_unmarked() && !state.closing && state.trouble.is_none() {
+        // After a healing it shows that the file can be written to, too.
+        let due = segment.is_unmarked() || state.unproven;
+        if idle && durable && due && state.check().is_ok() {
             drop(self.lead(state));
         }
         stamp
@@ -514,7 +523,7 @@ impl Journal {
         self.rested.notify_all();
         match synced {
             _ if state.trouble.is_some() => {}
-            Ok(()) => state.segment.synced = segment.last,
+            Ok(()) => state.segment.synced = segment.last.max(state.segment.synced),
             Err(error) => self.fail(&mut state, &Failure::Sync(error)),
         }
         state

@@ -10,7 +10,7 @@ use super::{Failure, Journal, Remedy, State, WriteRefused};
 use crate::persistence::disk::{self, DiskFile};
 use crate::persistence::draft::{Draft, Segment, Unpublished};
 use crate::persistence::format::SEAL_START;
-use crate::persistence::recovery::{copy_lines, holder};
+use crate::persistence::recovery::{COMPACTING, HEALING, copy_lines, holder};
 use crate::sync::{AbortOnPanic, lock, wait};
 
 /// Why the data file was not replaced. It goes on as it was.
@@ -127,6 +127,7 @@ impl Journal {
     pub fn resume(&self) {
         let mut state = lock(&self.state);
         (state.trouble, state.unproven) = (None, true);
+        state.safe = state.safe_when_failed;
         self.healed.fetch_add(1, Ordering::Release);
         self.refusing.store(state.closing, Ordering::Release);
     }
@@ -142,10 +143,19 @@ impl Journal {
         Ok(Tee { journal: self, healed: self.healed(), copied: state.segment.end })
     }
 
-    /// A draft of a new file beside this one, of the same mode and owner.
+    /// A draft of a compacted file beside this one, of the same mode and owner.
     pub fn draft(&self) -> io::Result<Draft> {
+        self.draft_called(COMPACTING)
+    }
+
+    /// The same to heal this one: a compaction that has not noticed yet may still have its own.
+    pub fn healing_draft(&self) -> io::Result<Draft> {
+        self.draft_called(HEALING)
+    }
+
+    fn draft_called(&self, suffix: &str) -> io::Result<Draft> {
         let file = Arc::clone(&lock(&self.state).segment.file);
-        let name = disk::beside(&self.path, ".tmp");
+        let name = disk::beside(&self.path, suffix);
         Draft::create(Arc::clone(&self.disk), name, Some(&file.status()?))
     }
 
