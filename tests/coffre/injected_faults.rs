@@ -23,7 +23,9 @@ impl Traced {
         let calls = inject.split(':').next().unwrap();
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(file);
-        command.arg("-P").arg(file.with_file_name("donnees.txt.tmp"));
+        for rewrite in ["donnees.txt.tmp", "donnees.txt.heal"] {
+            command.arg("-P").arg(file.with_file_name(rewrite));
+        }
         command.arg("-P").arg(file.parent().unwrap());
         command.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={inject}"), COFFRE]);
         command.args(["--port", "0", "--file"]).arg(file).args(flags);
