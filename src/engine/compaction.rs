@@ -193,17 +193,21 @@ impl Engine {
         }
     }
 
+    /// About how much of the file still says something, in bytes.
+    fn live_bytes(&self) -> u64 {
+        self.journal.bytes().saturating_sub(self.dead_bytes())
+    }
+
     /// How long the file may get before writers are slowed down, in bytes.
     fn length_max(&self) -> u64 {
-        let live = self.journal.bytes().saturating_sub(self.dead_bytes());
+        let live = self.live_bytes();
         live + live / 4 * 3 + LENGTH_BYTES_MAX
     }
 
     /// Whether so much of the file is dead that it would pass its bound soon.
     fn is_compaction_due(&self) -> bool {
-        let (bytes, dead) = (self.journal.bytes(), self.dead_bytes());
-        let live = bytes.saturating_sub(dead);
-        bytes > live + live / 2 + DEAD_BYTES_MAX && self.trouble().is_none()
+        let live = self.live_bytes();
+        self.journal.bytes() > live + live / 2 + DEAD_BYTES_MAX && self.trouble().is_none()
     }
 
     /// Somebody said `FLUSHALL`, at that Unix time in seconds.
@@ -358,21 +362,15 @@ impl<'a> Compaction<'a> {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
             let goes_on = |value: &&Vec<u8>| self.offset == 0 || self.offset < value.len();
             let value = shard.entries.get(key).filter(goes_on);
-            let range = value.map(|value| (value, piece(key, self.offset, value.len())));
-            match range {
-                Some((value, range)) if range.end < value.len() => {
-                    pieces.push(key, self.offset, &value[range.clone()], false);
-                    self.offset = range.end;
-                }
-                Some((value, range)) => {
-                    pieces.push(key, self.offset, &value[range], true);
-                    self.offset = 0;
-                    self.keys.pop();
-                }
-                None => {
-                    self.offset = 0;
-                    self.keys.pop();
-                }
+            let next = value.and_then(|value| {
+                let range = piece(key, self.offset, value.len());
+                let (end, last) = (range.end, range.end == value.len());
+                pieces.push(key, self.offset, &value[range], last);
+                (!last).then_some(end)
+            });
+            self.offset = next.unwrap_or(0);
+            if next.is_none() {
+                self.keys.pop();
             }
         }
         pieces
