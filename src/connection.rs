@@ -4,7 +4,7 @@
 //! highest mark is waited for once, all replies leave together. A reply whose write, or whose shown
 //! write, could not be committed is replaced by the reason; those before it still leave.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -96,7 +96,7 @@ impl<'a> Connection<'a> {
                 Ok(None) => return Burst::Starved,
                 Err(error) => return Burst::Broken(error),
             };
-            let start = self.replies.len();
+            let start = self.replies.position();
             let mut context = Context {
                 session: &mut self.session,
                 replies: &mut self.replies,
@@ -106,7 +106,7 @@ impl<'a> Connection<'a> {
             command::run(&request, &mut context);
             let mark = self.session.take_mark();
             if !self.session.is_committed(mark) {
-                self.uncommitted.push((start, self.replies.len(), mark));
+                self.uncommitted.push((start, self.replies.position(), mark));
             }
             if self.client.quit {
                 return Burst::Quit;
@@ -141,8 +141,7 @@ impl<'a> Connection<'a> {
         }
         self.uncommitted.clear();
         self.uncommitted.shrink_to(CLIENT_SPARE_BYTES_MAX / size_of::<(usize, usize, Mark)>());
-        let mut stream = self.stream;
-        stream.write_all(self.replies.as_bytes())?;
+        self.replies.write_to(self.stream)?;
         self.replies.clear(CLIENT_SPARE_BYTES_MAX);
         Ok(())
     }
@@ -152,11 +151,11 @@ impl<'a> Connection<'a> {
         let old = std::mem::take(&mut self.replies);
         let mut sent = 0;
         for (start, end, _) in &self.uncommitted {
-            self.replies.copy(&old.as_bytes()[sent..*start]);
+            self.replies.copy(&old, sent..*start);
             self.replies.error(reason);
             sent = *end;
         }
-        self.replies.copy(&old.as_bytes()[sent..]);
+        self.replies.copy(&old, sent..old.position());
     }
 
     fn receive(&mut self) -> io::Result<usize> {

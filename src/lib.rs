@@ -15,6 +15,7 @@ pub mod connection;
 pub mod engine;
 pub mod glob;
 pub mod limits;
+pub mod memory;
 pub mod offline;
 pub mod persistence;
 pub mod reply;
@@ -24,6 +25,7 @@ pub mod server;
 pub mod store;
 mod sync;
 pub mod text;
+pub mod value;
 
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock, mpsc};

@@ -28,6 +28,9 @@ pub const BURST_BYTES_MAX: usize = 256 << 10;
 /// Replies held back before they are committed and sent, in bytes; one reply may pass it.
 pub const REPLY_BYTES_MAX: usize = 256 << 10;
 
+/// A reply longer than this, in bytes, is one that `--maxmemory` may refuse.
+pub const LARGE_REPLY_BYTES: usize = 1 << 20;
+
 /// What one burst's changes may keep for being taken back, in bytes, before it is committed; one
 /// change may pass it.
 pub const UNDO_BYTES_MAX: usize = 1 << 20;
@@ -72,6 +75,13 @@ pub const JOURNAL_SPARE_BYTES_MAX: usize = 4 << 20;
 /// Spare capacity each of a connection's buffers may keep, in bytes.
 pub const CLIENT_SPARE_BYTES_MAX: usize = 16 << 10;
 
+/// A long value is kept in blocks of so many bytes, which are shared with those who read it; a shorter one
+/// in one piece. It is what a `GET` copies with a shard locked at most.
+pub const VALUE_BLOCK_BYTES: usize = 64 << 10;
+
+/// How many keys `EXISTS` looks for at one moment.
+pub const KEYS_AT_ONCE: usize = 1024;
+
 /// Shards of the store; one lock each.
 pub const SHARDS: usize = 256;
 
@@ -84,6 +94,13 @@ pub const CLIENT_STACK_BYTES: usize = 256 << 10;
 
 /// Connections the kernel may hold for us before `accept`.
 pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// An allocation up to this size, in bytes, may rely on the reserve; a larger one must be able to fail.
+pub const SMALL_ALLOCATION_BYTES_MAX: usize = 4 << 20;
+
+/// Memory kept for the moment when the system refuses a small request, in bytes. It is never touched, so
+/// it takes addresses only.
+pub const MEMORY_RESERVE_BYTES: usize = 32 << 20;
 
 /// How long a stopping server lets its clients finish, in milliseconds.
 pub const DRAIN_MS_MAX: u64 = 700;
@@ -100,5 +117,7 @@ const _: () = assert!(READ_BUFFER_BYTES <= BURST_BYTES_MAX);
 const _: () = assert!(HEADER_BYTES_MAX < READ_BUFFER_BYTES);
 const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(DEAD_BYTES_MAX < LENGTH_BYTES_MAX && LENGTH_BYTES_MAX < 64 << 20);
+const _: () = assert!(SMALL_ALLOCATION_BYTES_MAX < MEMORY_RESERVE_BYTES);
+const _: () = assert!(VALUE_BLOCK_BYTES < SMALL_ALLOCATION_BYTES_MAX);
 const _: () = assert!(4 * SNAPSHOT_VALUE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(SHARDS.is_power_of_two() && MARKS_PER_SHARD.is_power_of_two());

@@ -1,23 +1,48 @@
 //! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can.
 //!
-//! The replies of a burst gather here and leave in one write, once the journal has committed what
-//! they show.
+//! The replies of a burst gather here and leave together, once the journal has committed what they
+//! show. A long value is not copied: its blocks are sent from where they are kept, whatever becomes of the
+//! key meanwhile.
+//!
+//! No reply ends the process by its size: where there is no memory for one, it is *lost*, and whoever
+//! began it finds out by [`Replies::recover`].
+
+use std::io::{self, Write};
+use std::ops::Range;
+
+use crate::limits::LARGE_REPLY_BYTES;
+use crate::memory;
+use crate::value::{Block, Value};
 
 /// Replies not sent yet.
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Vec<u8>,
+    /// What stands between them, in order.
+    shared: Vec<Shared>,
+    /// How long that is, in bytes.
+    shared_bytes: usize,
+    /// There was no memory for all of them.
+    lost: bool,
+}
+
+/// The bytes of a long value.
+#[derive(Clone, Debug)]
+struct Shared {
+    /// How many of `bytes` stand before it.
+    at: usize,
+    blocks: Vec<Block>,
 }
 
 impl Replies {
-    /// The encoded replies.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Where the next reply will begin.
+    pub fn position(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Their length in bytes.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.shared_bytes
     }
 
     /// Whether there is nothing to send.
@@ -25,10 +50,44 @@ impl Replies {
         self.bytes.is_empty()
     }
 
+    /// How much memory they may take without growing, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Forgets the replies, and the memory of an unusually long one.
     pub fn clear(&mut self, spare_bytes_max: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(spare_bytes_max);
+        self.shared = Vec::new();
+        self.shared_bytes = 0;
+    }
+
+    /// Forgets those from `position` on.
+    pub fn truncate(&mut self, position: usize) {
+        self.bytes.truncate(position);
+        while let Some(shared) = self.shared.pop_if(|shared| shared.at >= position) {
+            self.shared_bytes -= shared.bytes();
+        }
+    }
+
+    /// If there was no memory for some reply: forgets those from `position` on, and says so.
+    pub fn recover(&mut self, position: usize) -> bool {
+        if self.lost {
+            self.truncate(position);
+        }
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Sends them all.
+    pub fn write_to(&self, mut stream: impl Write) -> io::Result<()> {
+        let mut sent = 0;
+        for shared in &self.shared {
+            stream.write_all(&self.bytes[sent..shared.at])?;
+            shared.blocks.iter().try_for_each(|block| stream.write_all(block))?;
+            sent = shared.at;
+        }
+        stream.write_all(&self.bytes[sent..])
     }
 
     /// `+text`: a status. `text` is one line.
@@ -43,10 +102,12 @@ impl Replies {
     }
 
     fn line(&mut self, kind: u8, text: &str) {
-        self.bytes.push(kind);
-        let one_line = |byte: u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte };
-        self.bytes.extend(text.bytes().map(one_line));
-        self.bytes.extend_from_slice(b"\r\n");
+        self.push(&[kind]);
+        let start = self.bytes.len();
+        self.push(text.as_bytes());
+        let line_ends = |byte: &&mut u8| matches!(**byte, b'\r' | b'\n');
+        self.bytes[start..].iter_mut().filter(line_ends).for_each(|byte| *byte = b' ');
+        self.push(b"\r\n");
     }
 
     /// `:number`.
@@ -62,13 +123,26 @@ impl Replies {
     /// `$length` and the bytes.
     pub fn bulk(&mut self, bytes: &[u8]) {
         self.header(b'$', bytes.len() as i64);
-        self.bytes.extend_from_slice(bytes);
-        self.bytes.extend_from_slice(b"\r\n");
+        self.push(bytes);
+        self.push(b"\r\n");
+    }
+
+    /// A value as [`bulk`](Self::bulk); a long one is shared, not copied.
+    pub fn value(&mut self, value: &Value) {
+        match value {
+            Value::Short(bytes) => self.bulk(bytes),
+            Value::Long(long) => {
+                self.header(b'$', value.len() as i64);
+                let shared = Shared { at: self.bytes.len(), blocks: long.blocks() };
+                self.share(shared);
+                self.push(b"\r\n");
+            }
+        }
     }
 
     /// `$-1`: no such value.
     pub fn nil(&mut self) {
-        self.bytes.extend_from_slice(b"$-1\r\n");
+        self.push(b"$-1\r\n");
     }
 
     /// `*length`; that many replies follow.
@@ -76,9 +150,35 @@ impl Replies {
         self.header(b'*', length as i64);
     }
 
-    /// Copies already encoded replies from `other`.
-    pub fn copy(&mut self, other: &[u8]) {
-        self.bytes.extend_from_slice(other);
+    /// Puts the header of an array before the replies from `position` on, which are its `length` members
+    /// and share nothing: for when only they tell how many there are.
+    pub fn array_from(&mut self, position: usize, length: usize) {
+        let end = self.bytes.len();
+        self.array(length);
+        if !self.lost {
+            let header = self.bytes.len() - end;
+            self.bytes[position..].rotate_right(header);
+        }
+    }
+
+    /// Copies already encoded bytes, which are no part of a reply's protocol or a whole number of replies.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.push(bytes);
+    }
+
+    /// Copies the replies of a `range` of positions in `other`.
+    pub fn copy(&mut self, other: &Self, range: Range<usize>) {
+        let offset = self.bytes.len();
+        self.push(&other.bytes[range.clone()]);
+        // What is shared stands inside its reply, never at its ends.
+        for shared in other.shared.iter().filter(|shared| range.contains(&shared.at)) {
+            self.share(Shared { at: shared.at - range.start + offset, ..shared.clone() });
+        }
+    }
+
+    fn share(&mut self, shared: Shared) {
+        self.shared_bytes += shared.bytes();
+        self.shared.push(shared);
     }
 
     fn header(&mut self, kind: u8, number: i64) {
@@ -98,15 +198,45 @@ impl Replies {
             at -= 1;
             digits[at] = b'-';
         }
-        self.bytes.push(kind);
-        self.bytes.extend_from_slice(&digits[at..]);
-        self.bytes.extend_from_slice(b"\r\n");
+        self.push(&[kind]);
+        self.push(&digits[at..]);
+        self.push(b"\r\n");
+    }
+
+    /// Every byte comes by here.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() - self.bytes.len() < bytes.len() && !self.grow(bytes.len()) {
+            self.lost = true;
+            return;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Makes room for `more` bytes, if there is memory for them and they may have it.
+    fn grow(&mut self, more: usize) -> bool {
+        let is_large = self.bytes.len() + more > LARGE_REPLY_BYTES;
+        let may = !is_large || memory::has_room(self.bytes.len().max(more));
+        may && self.bytes.try_reserve(more).is_ok()
+    }
+}
+
+impl Shared {
+    fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.len()).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::VALUE_BLOCK_BYTES;
+
+    fn sent(replies: &Replies) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        replies.write_to(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), replies.len());
+        bytes
+    }
 
     #[test]
     fn replies_are_resp2() {
@@ -119,6 +249,47 @@ mod tests {
         replies.nil();
         replies.array(1234);
         let expected = b"+OK\r\n-ERR a  +OK b\r\n:-9223372036854775808\r\n:0\r\n$4\r\na\r\n\0\r\n$-1\r\n*1234\r\n";
-        assert_eq!(replies.as_bytes(), expected);
+        assert_eq!(sent(&replies), expected);
+    }
+
+    #[test]
+    fn an_array_may_be_counted_after_its_members() {
+        let mut replies = Replies::default();
+        replies.status("OK");
+        let start = replies.position();
+        (0..12).for_each(|number| replies.integer(number % 10));
+        replies.array_from(start, 12);
+        let members: String = (0..12).map(|number| format!(":{}\r\n", number % 10)).collect();
+        assert_eq!(sent(&replies), format!("+OK\r\n*12\r\n{members}").as_bytes());
+    }
+
+    /// Ranges of replies with long values between short ones: copied, and cut off.
+    #[test]
+    fn long_values_are_shared_not_copied() {
+        let long = vec![b'v'; 3 * VALUE_BLOCK_BYTES + 1];
+        let value = Value::copy_of(&long).unwrap();
+        let (mut replies, mut expected, mut positions) = (Replies::default(), Vec::new(), vec![0]);
+        for _ in 0..3 {
+            replies.value(&value);
+            expected.push([format!("${}\r\n", long.len()).as_bytes(), &long, b"\r\n"].concat());
+            positions.push(replies.position());
+            replies.status("OK");
+            expected.push(b"+OK\r\n".to_vec());
+            positions.push(replies.position());
+        }
+        assert_eq!(sent(&replies), expected.concat());
+        assert!(replies.capacity() < 1024);
+        for from in 0..positions.len() {
+            for to in from..positions.len() {
+                let mut part = Replies::default();
+                part.error("first");
+                part.copy(&replies, positions[from]..positions[to]);
+                assert!(sent(&part) == [b"-first\r\n", &expected[from..to].concat()[..]].concat());
+            }
+            let mut cut = Replies::default();
+            cut.copy(&replies, 0..replies.position());
+            cut.truncate(positions[from]);
+            assert!(sent(&cut) == expected[..from].concat());
+        }
     }
 }

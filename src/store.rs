@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::limits::{MARKS_PER_SHARD, SHARDS};
 use crate::sync::lock;
+use crate::value::Value;
 
 /// All keys and values.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ pub struct Place {
 }
 
 /// A shard's keys and their values.
-pub type Entries = HashMap<Box<[u8]>, Vec<u8>, Hashing>;
+pub type Entries = HashMap<Box<[u8]>, Value, Hashing>;
 
 /// Part of the keys.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ pub struct Shard {
 #[derive(Debug)]
 pub enum Undo {
     /// A key's whole value, `None` if there was none.
-    Value(Box<[u8]>, Option<Vec<u8>>),
+    Value(Box<[u8]>, Option<Value>),
     /// Part of a key's value, which did not get shorter.
     Range {
         /// The key.
@@ -99,7 +100,7 @@ impl Undo {
         const ENTRY_BYTES: usize = 100;
         ENTRY_BYTES
             + match self {
-                Self::Value(key, value) => key.len() + value.as_ref().map_or(0, Vec::capacity),
+                Self::Value(key, value) => key.len() + value.as_ref().map_or(0, Value::capacity),
                 Self::Range { key, bytes, .. } => key.len() + bytes.len(),
                 Self::Everything(entries) => ENTRY_BYTES * entries.len(),
             }
@@ -162,7 +163,7 @@ impl Shard {
                 Undo::Range { key, offset, bytes, length } => {
                     if let Some(value) = self.entries.get_mut(&key) {
                         value.truncate(length);
-                        value[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                        value.write(offset, &bytes);
                     }
                 }
                 Undo::Everything(entries) => self.entries = entries,
@@ -204,11 +205,11 @@ impl Store {
     }
 
     /// Locks the shards of several keys.
-    pub fn lock_all(&self, places: &[Place]) -> Locked<'_> {
-        let mut numbers: Vec<_> = places.iter().map(|place| place.shard).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        Locked(numbers.into_iter().map(|number| (number, lock(&self.shards[number]))).collect())
+    pub fn lock_all(&self, places: impl Iterator<Item = Place>) -> Locked<'_> {
+        let mut wanted = [false; SHARDS];
+        places.for_each(|place| wanted[place.shard] = true);
+        let numbers = (0..SHARDS).filter(|number| wanted[*number]);
+        Locked(numbers.map(|number| (number, lock(&self.shards[number]))).collect())
     }
 
     /// Locks every shard.
@@ -288,14 +289,17 @@ mod tests {
                     }
                     (2..5, Some(value)) => {
                         let offset = random.usize(..=value.len());
-                        let (bytes, length) = (value[offset..].to_vec(), value.len());
+                        let (bytes, length) =
+                            (value.copy(offset..value.len()).unwrap(), value.len());
                         let mut new = vec![stamp as u8; random.usize(..5)];
                         new.resize(new.len().max(bytes.len()), 0);
-                        value.splice(offset.., new);
+                        value.write(offset, &new);
                         shard.changed(place, stamp, Undo::Range { key, offset, bytes, length });
                     }
                     _ => {
-                        let old = shard.entries.insert(key.clone(), vec![stamp as u8; 3]);
+                        let old = shard
+                            .entries
+                            .insert(key.clone(), Value::copy_of(&[stamp as u8; 3]).unwrap());
                         shard.changed(place, stamp, Undo::Value(key, old));
                     }
                 }
@@ -316,9 +320,9 @@ mod tests {
         let store = Store::default();
         let keys: Vec<_> = (0..3 * SHARDS).map(|number| number.to_string().into_bytes()).collect();
         let places: Vec<_> = keys.iter().map(|key| store.place(key)).collect();
-        let mut locked = store.lock_all(&places);
+        let mut locked = store.lock_all(places.iter().copied());
         for (key, place) in keys.iter().zip(&places) {
-            locked.shard(*place).entries.insert(key.as_slice().into(), Vec::new());
+            locked.shard(*place).entries.insert(key.as_slice().into(), Value::default());
         }
         drop(locked);
         assert_eq!(store.each().map(|shard| shard.entries.len()).sum::<usize>(), keys.len());

@@ -1,6 +1,7 @@
 //! The commands on keys and values, and the two that only answer.
 
 use super::{CommandError, Context, integer};
+use crate::engine::WriteError;
 use crate::glob::Pattern;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::request::Request;
@@ -24,7 +25,7 @@ pub fn echo(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let replies = &mut context.replies;
     context.session.get(&request[1], |value| match value {
-        Some(value) => replies.bulk(value),
+        Some(value) => replies.value(value),
         None => replies.nil(),
     });
     Ok(())
@@ -88,16 +89,15 @@ pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
 
 pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let pattern = Pattern::new(&request[1])?;
-    let mut found = crate::reply::Replies::default();
-    let mut count = 0;
-    context.session.keys(|key| {
+    let (start, mut count) = (context.replies.position(), 0);
+    let listed = context.session.keys(|key| {
         if pattern.matches(key) {
-            found.bulk(key);
+            context.replies.bulk(key);
             count += 1;
         }
     });
-    context.replies.array(count);
-    context.replies.copy(found.as_bytes());
+    listed.map_err(WriteError::NoMemory)?;
+    context.replies.array_from(start, count);
     Ok(())
 }
 

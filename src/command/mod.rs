@@ -96,6 +96,9 @@ pub enum CommandError {
     /// A value beyond the limit.
     #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
     TooLong,
+    /// There is no memory for what it would add, or for its reply.
+    #[error("OOM command not allowed: out of memory")]
+    NoMemory,
     /// See [`glob::TooLong`].
     #[error("ERR {0}")]
     Pattern(#[from] glob::TooLong),
@@ -106,6 +109,7 @@ impl From<WriteError> for CommandError {
         match error {
             WriteError::Refused(refused) => Self::Refused(refused),
             WriteError::TooLong => Self::TooLong,
+            WriteError::NoMemory(_) => Self::NoMemory,
         }
     }
 }
@@ -115,8 +119,11 @@ const ECHO_BYTES_MAX: usize = 128;
 
 /// Runs one request and writes its one reply.
 pub fn run(request: &Request<'_>, context: &mut Context<'_, '_>) {
+    let start = context.replies.position();
     let result = find(request).and_then(|command| (command.run)(context, request));
-    if let Err(error) = result {
+    let lost = context.replies.recover(start);
+    if let Err(error) = if lost { Err(CommandError::NoMemory) } else { result } {
+        context.replies.truncate(start);
         context.replies.error(&error.to_string());
     }
 }

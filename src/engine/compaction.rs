@@ -6,6 +6,7 @@
 //! its keys or up to [`SNAPSHOT_COPY_BYTES_MAX`] of its values; beyond that no memory is taken.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use crate::limits::{
 use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Draft, SwitchError, Tee};
 use crate::sync::{lock, wait_timeout};
+use crate::value::Value;
 
 /// How long a `FLUSHALL` can be undone by hand before compaction makes it final, in seconds.
 const FLUSH_KEPT_S: u64 = 3600;
@@ -77,10 +79,11 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn push(&mut self, key: &[u8], offset: usize, piece: &[u8], last: bool) {
+    fn push(&mut self, key: &[u8], value: &Value, range: Range<usize>) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
-        self.bytes.extend_from_slice(piece);
+        let (offset, last) = (range.start, range.end == value.len());
+        value.pieces(range).for_each(|piece| self.bytes.extend_from_slice(piece));
         self.ends.push((key_end, offset, self.bytes.len(), last));
     }
 
@@ -360,13 +363,13 @@ impl<'a> Compaction<'a> {
             && let Some(key) = self.keys.last()
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
-            let goes_on = |value: &&Vec<u8>| self.offset == 0 || self.offset < value.len();
+            let goes_on = |value: &&Value| self.offset == 0 || self.offset < value.len();
             let value = shard.entries.get(key).filter(goes_on);
             let next = value.and_then(|value| {
                 let range = piece(key, self.offset, value.len());
-                let (end, last) = (range.end, range.end == value.len());
-                pieces.push(key, self.offset, &value[range], last);
-                (!last).then_some(end)
+                let end = range.end;
+                pieces.push(key, value, range);
+                (end < value.len()).then_some(end)
             });
             self.offset = next.unwrap_or(0);
             if next.is_none() {

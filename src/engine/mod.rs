@@ -14,6 +14,7 @@
 mod compaction;
 mod session;
 
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::persistence::{Error, Fsync, Journal, Record, Recovery, SwitchError, W
 use crate::store::{Hashing, Store, Undo};
 use crate::sync::lock;
 use crate::text::quoted_bytes;
+use crate::value::Value;
 
 pub use compaction::{Compaction, Compactor, Status};
 pub use session::{Session, WriteError};
@@ -214,15 +216,16 @@ impl Loading {
         Self { store, live_bytes: 0, flushed_s: 0, pace }
     }
 
-    /// Applies a record to memory.
-    pub fn replay(&mut self, found: Located<'_>) {
+    /// Applies a record to memory; an error if there is none left.
+    pub fn replay(&mut self, found: Located<'_>) -> io::Result<()> {
         let record_bytes = found.bytes.end - found.bytes.start;
         let store = &self.store;
         let lock = |key| store.lock(store.place(key));
         let mut dead = 0;
         match found.record {
             Record::Set(key, value) => {
-                let old = lock(key).entries.insert(key.into(), value.into());
+                let value = Value::copy_of(value)?;
+                let old = lock(key).entries.insert(key.into(), value);
                 self.live_bytes += record_bytes;
                 dead = old.map_or(0, |old| set_bytes(key, &old));
             }
@@ -233,15 +236,19 @@ impl Loading {
                 }
             }
             Record::Append(key, value) => {
-                lock(key).entries.entry(key.into()).or_default().extend_from_slice(value);
+                let mut shard = lock(key);
+                let old = shard.entries.entry(key.into()).or_default();
+                old.reserve(old.len(), value.len())?;
+                old.write(old.len(), value);
                 self.live_bytes += record_bytes;
             }
             Record::SetRange(key, offset, value) => {
                 if let Some(old) = lock(key).entries.get_mut(key) {
                     self.live_bytes += quoted_bytes(value) as u64;
                     let end = old.len().min(offset + value.len());
-                    dead = quoted_bytes(old.get(offset..end).unwrap_or_default());
-                    overwrite(old, offset, value);
+                    dead = old.pieces(offset..end).map(quoted_bytes).sum();
+                    old.reserve(offset, value.len())?;
+                    old.write(offset, value);
                 }
             }
             Record::FlushAll => {
@@ -253,21 +260,6 @@ impl Loading {
         if let Some(pace) = self.pace.reach(found.bytes.end) {
             log::info!("loading the data file: {pace}, {} keys", self.store.keys());
         }
+        Ok(())
     }
-}
-
-/// Puts `value` at `offset` of `old`, which grows by NULs as needed; an empty `value` changes nothing.
-fn overwrite(old: &mut Vec<u8>, offset: usize, value: &[u8]) {
-    if value.is_empty() {
-        return;
-    }
-    if offset == old.len() {
-        old.extend_from_slice(value);
-        return;
-    }
-    let end = offset + value.len();
-    if old.len() < end {
-        old.resize(end, 0);
-    }
-    old[offset..end].copy_from_slice(value);
 }

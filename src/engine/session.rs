@@ -1,14 +1,16 @@
 //! One client's view of the engine: reads, writes, and what must be on disk before they show.
 
+use std::collections::TryReserveError;
 use std::sync::MutexGuard;
 
 use super::Engine;
 use super::compaction::unix_time_s;
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Mark, WriteRefused};
 use crate::store::{Place, Shard, Undo};
 use crate::text::quoted_bytes;
+use crate::value::Value;
 
 /// About what a `SETRANGE` record takes beside its key and value, in bytes.
 const SET_RANGE_BYTES: usize = 16;
@@ -19,15 +21,20 @@ pub enum WriteError {
     /// The journal takes no writes.
     #[error(transparent)]
     Refused(#[from] WriteRefused),
-    /// The value would be longer than [`VALUE_BYTES_MAX`].
-    #[error("the value would be longer than {VALUE_BYTES_MAX} bytes")]
+    /// The value would be longer than values may be.
+    #[error("the value would be too long")]
     TooLong,
+    /// The system has no memory for it.
+    #[error("{0}")]
+    NoMemory(#[from] TryReserveError),
 }
 
 /// One client's view of the engine.
 #[derive(Debug)]
 pub struct Session<'a> {
     engine: &'a Engine,
+    /// Longest value a write may make, in bytes.
+    value_bytes_max: usize,
     /// The highest stamp of what was written or shown since the last [`take_mark`](Self::take_mark),
     /// and how often the journal had been healed at the first of them.
     mark: Mark,
@@ -35,12 +42,43 @@ pub struct Session<'a> {
     record: Vec<u8>,
     /// Bytes kept for taking back what was written since the last commit.
     undo_bytes: usize,
+    lookups: Lookups,
+}
+
+/// How many keys were looked for to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lookups {
+    /// And were there.
+    pub hits: u64,
+    /// And were not.
+    pub misses: u64,
+}
+
+impl Lookups {
+    fn count(&mut self, found: bool) {
+        match found {
+            true => self.hits += 1,
+            false => self.misses += 1,
+        }
+    }
 }
 
 impl<'a> Session<'a> {
     /// A view that has shown nothing yet.
     pub fn new(engine: &'a Engine) -> Self {
-        Self { engine, mark: Mark::default(), record: Vec::new(), undo_bytes: 0 }
+        Self {
+            engine,
+            value_bytes_max: VALUE_BYTES_MAX,
+            mark: Mark::default(),
+            record: Vec::new(),
+            undo_bytes: 0,
+            lookups: Lookups::default(),
+        }
+    }
+
+    /// The same with a smaller bound to values, in bytes.
+    pub fn with_value_bytes_max(self, value_bytes_max: usize) -> Self {
+        Self { value_bytes_max, ..self }
     }
 
     /// What it is a view of.
@@ -48,67 +86,92 @@ impl<'a> Session<'a> {
         self.engine
     }
 
+    /// The lookups since this was last asked.
+    pub fn take_lookups(&mut self) -> Lookups {
+        std::mem::take(&mut self.lookups)
+    }
+
     /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
-    pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&[u8]>) -> T) -> T {
+    pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Value>) -> T) -> T {
         let place = self.engine.store.place(key);
         let shard = self.engine.store.lock(place);
         self.note(shard.stamp(place));
-        show(shard.entries.get(key).map(Vec::as_slice))
+        let value = shard.entries.get(key);
+        self.lookups.count(value.is_some());
+        show(value)
     }
 
-    /// Counts the `keys` that exist, at one moment; a key named twice counts twice.
-    pub fn exists<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]> + Clone) -> usize {
-        let places: Vec<_> = keys.clone().map(|key| self.engine.store.place(key)).collect();
-        let mut locked = self.engine.store.lock_all(&places);
+    /// Counts the `keys` that exist; a key named twice counts twice. So many as [`KEYS_AT_ONCE`] are
+    /// looked for at one moment: a million would hold up everybody.
+    pub fn exists<'k>(&mut self, mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
+        let store = &self.engine.store;
         let mut count = 0;
-        for (key, place) in keys.zip(places) {
-            let shard = locked.shard(place);
-            self.note(shard.stamp(place));
-            count += usize::from(shard.entries.contains_key(key));
+        loop {
+            let group: Vec<_> =
+                keys.by_ref().take(KEYS_AT_ONCE).map(|key| (store.place(key), key)).collect();
+            if group.is_empty() {
+                return count;
+            }
+            let mut locked = store.lock_all(group.iter().map(|(place, _)| *place));
+            for (place, key) in group {
+                let shard = locked.shard(place);
+                self.note(shard.stamp(place));
+                let found = shard.entries.contains_key(key);
+                self.lookups.count(found);
+                count += usize::from(found);
+            }
         }
-        count
     }
 
     /// Sets `key` to `value`.
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        self.begin(value.len())?;
+        self.begin(key, value)?;
         write_set(key, value, &mut self.record);
-        let value = value.to_vec();
+        let (value, undo_key) = (Value::copy_of(value)?, copy_of(key)?);
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
-        let stamp = self.append_record(1)?;
-        let old = match shard.entries.get_mut(key) {
-            Some(old) => Some(std::mem::replace(old, value)),
-            None => shard.entries.insert(key.into(), value),
+        let (stamp, old) = match shard.entries.get_mut(key) {
+            Some(old) => {
+                let stamp = self.append_record(1)?;
+                (stamp, Some(std::mem::replace(old, value)))
+            }
+            None => {
+                let own = room_for(&mut shard, key)?;
+                let stamp = self.append_record(1)?;
+                (stamp, shard.entries.insert(own, value))
+            }
         };
-        self.changed(shard, place, stamp, Undo::Value(key.into(), old));
+        self.changed(shard, place, stamp, Undo::Value(undo_key, old));
         Ok(())
     }
 
     /// Removes those of `keys` that exist, all at one moment, and counts them.
     pub fn del<'k>(
         &mut self,
-        keys: impl Iterator<Item = &'k [u8]> + Clone,
+        keys: impl ExactSizeIterator<Item = &'k [u8]>,
     ) -> Result<usize, WriteError> {
-        self.begin(0)?;
-        let mut keys: Vec<_> = keys.map(|key| (self.engine.store.place(key), key)).collect();
+        self.begin(b"", b"")?;
+        let mut named = Vec::new();
+        named.try_reserve_exact(keys.len())?;
+        named.extend(keys.map(|key| (self.engine.store.place(key), key)));
         // A key named twice is removed once.
-        keys.sort_unstable();
-        keys.dedup();
-        let places: Vec<_> = keys.iter().map(|(place, _)| *place).collect();
-        let mut locked = self.engine.store.lock_all(&places);
-        keys.retain(|(place, key)| {
+        named.sort_unstable();
+        named.dedup();
+        // Each byte as `\xHH`, and quotes, a blank or the beginning of a line around each key.
+        self.record.try_reserve(named.iter().map(|(_, key)| 4 * key.len() + 8).sum())?;
+        let mut locked = self.engine.store.lock_all(named.iter().map(|(place, _)| *place));
+        named.retain(|(place, key)| {
             let shard = locked.shard(*place);
             self.note(shard.stamp(*place));
             shard.entries.contains_key(*key)
         });
-        if keys.is_empty() {
+        if named.is_empty() {
             return Ok(0);
         }
-        let records = write_del(keys.iter().map(|(_, key)| *key), &mut self.record);
+        let records = write_del(named.iter().map(|(_, key)| *key), &mut self.record);
         let record_bytes = self.record.len();
         let stamp = self.append_record(records)?;
-        for (place, key) in &keys {
+        for (place, key) in &named {
             let shard = locked.shard(*place);
             if let Some((key, old)) = shard.entries.remove_entry(*key) {
                 self.undo_bytes += shard.changed(*place, stamp, Undo::Value(key, Some(old)));
@@ -117,12 +180,12 @@ impl<'a> Session<'a> {
         drop(locked);
         self.engine.waste(record_bytes);
         self.wrote();
-        Ok(keys.len())
+        Ok(named.len())
     }
 
     /// Adds `value` to the end of the value of `key`, or sets it; returns the new length in bytes.
     pub fn append(&mut self, key: &[u8], value: &[u8]) -> Result<usize, WriteError> {
-        self.change(key, value, |old| old.map_or(0, <[u8]>::len))
+        self.change(key, value, |old| old.map_or(0, Value::len))
     }
 
     /// Overwrites the value of `key` from `offset` on, growing it by NULs as needed; returns the new
@@ -134,7 +197,7 @@ impl<'a> Session<'a> {
         value: &[u8],
     ) -> Result<usize, WriteError> {
         if value.is_empty() {
-            return Ok(self.get(key, |old| old.map_or(0, <[u8]>::len)));
+            return Ok(self.get(key, |old| old.map_or(0, Value::len)));
         }
         self.change(key, value, |_| offset)
     }
@@ -146,14 +209,15 @@ impl<'a> Session<'a> {
         &mut self,
         key: &[u8],
         value: &[u8],
-        offset: impl FnOnce(Option<&[u8]>) -> usize,
+        offset: impl FnOnce(Option<&Value>) -> usize,
     ) -> Result<usize, WriteError> {
-        self.begin(value.len())?;
+        self.begin(key, value)?;
+        let undo_key = copy_of(key)?;
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
         let old = shard.entries.get_mut(key);
-        let offset = offset(old.as_deref().map(Vec::as_slice));
-        if offset.saturating_add(value.len()) > VALUE_BYTES_MAX {
+        let offset = offset(old.as_deref());
+        if offset.saturating_add(value.len()) > self.value_bytes_max {
             return Err(WriteError::TooLong);
         }
         let (stamp, length, undo) = match old {
@@ -164,19 +228,23 @@ impl<'a> Session<'a> {
                 return Ok(length);
             }
             Some(old) => {
-                write_set_range(key, offset, value, &mut self.record);
-                let stamp = self.append_record(1)?;
                 let length = old.len();
                 // Nothing stood beyond the old end.
                 let (start, end) = (offset.min(length), (offset + value.len()).min(length));
-                let bytes = old[start..end].to_vec();
-                let undo = Undo::Range { key: key.into(), offset: start, bytes, length };
-                super::overwrite(old, offset, value);
+                let bytes = old.copy(start..end)?;
+                old.reserve(offset, value.len())?;
+                write_set_range(key, offset, value, &mut self.record);
+                let stamp = self.append_record(1)?;
+                old.write(offset, value);
                 self.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
+                let undo = Undo::Range { key: undo_key, offset: start, bytes, length };
                 (stamp, old.len(), undo)
             }
             None => {
-                let mut new = Vec::new();
+                let own = room_for(&mut shard, key)?;
+                let mut new = Value::default();
+                new.reserve(offset, value.len())?;
+                new.write(offset, value);
                 // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
                 let records = match offset {
                     0 => {
@@ -190,10 +258,9 @@ impl<'a> Session<'a> {
                     }
                 };
                 let stamp = self.append_record(records)?;
-                super::overwrite(&mut new, offset, value);
                 let length = new.len();
-                shard.entries.insert(key.into(), new);
-                (stamp, length, Undo::Value(key.into(), None))
+                shard.entries.insert(own, new);
+                (stamp, length, Undo::Value(undo_key, None))
             }
         };
         self.changed(shard, place, stamp, undo);
@@ -202,7 +269,7 @@ impl<'a> Session<'a> {
 
     /// Removes every key, at one moment.
     pub fn flush_all(&mut self) -> Result<(), WriteError> {
-        self.begin(0)?;
+        self.begin(b"", b"")?;
         let now_s = unix_time_s();
         write_flush_all(now_s, &mut self.record);
         let mut shards = self.engine.store.lock_everything();
@@ -225,14 +292,15 @@ impl<'a> Session<'a> {
     }
 
     /// Hands `visit` every key that exists throughout; each shard's keys are copied under its lock
-    /// and visited without it.
-    pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) {
+    /// and visited without it. An error if there is no memory for the copy.
+    pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) -> Result<(), TryReserveError> {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for shard in self.engine.store.each() {
             self.note(shard.newest());
             bytes.clear();
             ends.clear();
             for key in shard.entries.keys() {
+                bytes.try_reserve(key.len())?;
                 bytes.extend_from_slice(key);
                 ends.push(bytes.len());
             }
@@ -243,6 +311,7 @@ impl<'a> Session<'a> {
                 start = *end;
             }
         }
+        Ok(())
     }
 
     /// What to wait for before what was written or shown since this was last asked may leave.
@@ -273,14 +342,20 @@ impl<'a> Session<'a> {
         committed
     }
 
-    /// Before a write: refuses while the journal does, and empties the record.
-    fn begin(&mut self, value_bytes: usize) -> Result<(), WriteError> {
+    /// Before a write of `value` to `key`: refuses while the journal does, and makes room for the record,
+    /// with its key written twice.
+    fn begin(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
         self.engine.journal.check()?;
-        if value_bytes > VALUE_BYTES_MAX {
+        if value.len() > self.value_bytes_max {
             return Err(WriteError::TooLong);
         }
         self.record.clear();
         self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
+        if key.len() + value.len() > CLIENT_SPARE_BYTES_MAX {
+            const REST_BYTES: usize = 256;
+            let bytes = 2 * quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
+            self.record.try_reserve_exact(bytes)?;
+        }
         Ok(())
     }
 
@@ -314,4 +389,18 @@ impl<'a> Session<'a> {
         self.record.clear();
         self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
     }
+}
+
+/// A key's bytes, for good; an error if there is no memory for them.
+fn copy_of(key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(key.len())?;
+    copy.extend_from_slice(key);
+    Ok(copy.into_boxed_slice())
+}
+
+/// Makes room in `shard` for one more key, and copies it.
+fn room_for(shard: &mut Shard, key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
+    shard.entries.try_reserve(1)?;
+    copy_of(key)
 }

@@ -119,6 +119,7 @@ impl Good {
         };
         let counted = for_each_record(&input.file, 0..good.bytes, source, |found| {
             *good.records.entry(found.record.name()).or_default() += 1;
+            Ok(())
         });
         match counted {
             Ok(()) => Ok(good),
@@ -163,9 +164,7 @@ pub fn until(
     let mut progress = Progress::new("loading", good.bytes);
     let apply = |found: Located<'_>| {
         progress.reach(found.bytes.end);
-        if found.line <= until {
-            loading.replay(found);
-        }
+        if found.line <= until { loading.replay(found) } else { Ok(()) }
     };
     let loaded = for_each_record(&input.file, 0..good.bytes, source, apply);
     loaded.map_err(|error| Error::of_scan(path, source, error))?;

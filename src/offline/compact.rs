@@ -20,7 +20,7 @@ pub fn compact(
     let mut progress = Progress::new("loading", before);
     recovery.load(|found| {
         progress.reach(found.bytes.end);
-        loading.replay(found);
+        loading.replay(found)
     })?;
     drop(progress);
     let keys = loading.store.keys();

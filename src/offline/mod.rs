@@ -24,6 +24,7 @@ use crate::persistence::format::FileId;
 use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Context, Draft, Error, resolve, resolve_missing};
 use crate::store::Store;
+use crate::value::Value;
 
 /// What to do with a data file.
 #[derive(Clone, Debug, Subcommand)]
@@ -228,7 +229,7 @@ fn system() -> Arc<dyn Disk> {
 fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
     let shards = store.lock_everything();
     let mut entries: Vec<_> = shards.iter().flat_map(|shard| &shard.entries).collect();
-    entries.sort_unstable();
+    entries.sort_unstable_by_key(|(key, _)| *key);
     let mut lines = Vec::new();
     for (key, value) in entries {
         write_entry(key, value, &mut lines, draft)?;
@@ -237,13 +238,19 @@ fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
 }
 
 /// Writes one key, a large value in pieces.
-fn write_entry(key: &[u8], value: &[u8], lines: &mut Vec<u8>, draft: &mut Draft) -> io::Result<()> {
+fn write_entry(
+    key: &[u8],
+    value: &Value,
+    lines: &mut Vec<u8>,
+    draft: &mut Draft,
+) -> io::Result<()> {
     let mut offset = 0;
     loop {
         let range = piece(key, offset, value.len());
         let last = range.end == value.len();
         lines.clear();
-        let records = write_piece(key, offset, &value[range.clone()], last, lines);
+        let bytes = value.copy(range.clone()).map_err(io::Error::other)?;
+        let records = write_piece(key, offset, &bytes, last, lines);
         draft.add(lines, records)?;
         draft.seal_if_full()?;
         if last {

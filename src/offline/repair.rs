@@ -136,7 +136,7 @@ fn handwritten(input: &Input) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
         let bytes = line.offset..line.offset + line.length;
         let number = line.number;
         let records = u64::from(line.is_record());
-        match for_each_record(&input.file, bytes.clone(), Source::Handwritten, |_| {}) {
+        match for_each_record(&input.file, bytes.clone(), Source::Handwritten, |_| Ok(())) {
             Ok(()) => match runs.last_mut() {
                 Some(run) if run.bytes.end == bytes.start => {
                     run.bytes.end = bytes.end;

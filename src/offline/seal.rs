@@ -28,6 +28,7 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
     let checked = for_each_record(&input.file, 0..length, Source::Sealed, |found| {
         progress.reach(found.bytes.end);
         records += 1;
+        Ok(())
     });
     drop(progress);
     checked.map_err(|error| Error::of_scan(path, Source::Handwritten, error))?;

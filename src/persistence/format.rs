@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::limits::{DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::text::{self, Words, integer};
+use crate::value::Value;
 
 /// How every header begins.
 pub const HEADER_START: &str = "# coffre ";
@@ -290,9 +291,10 @@ pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// About how many bytes a `SET` record takes.
-pub fn set_bytes(key: &[u8], value: &[u8]) -> usize {
-    "SET".len() + " ".len() + text::quoted_bytes(key) + " ".len() + text::quoted_bytes(value) + 1
+/// About how many bytes a `SET` record of a value takes.
+pub fn set_bytes(key: &[u8], value: &Value) -> usize {
+    let value: usize = value.all().map(text::quoted_bytes).sum();
+    "SET".len() + " ".len() + text::quoted_bytes(key) + " ".len() + value + 1
 }
 
 /// Appends a `SETRANGE` record to `out`.

@@ -33,13 +33,13 @@ pub struct Located<'a> {
     pub time_s: Option<u64>,
 }
 
-/// Parses the lines in `range` of `file` and hands each record to `apply`; the first line that is no
-/// record, comment or blank refuses. Line numbers count from the start of the range.
+/// Parses the lines in `range` of `file` and hands each record to `apply`, whose error ends it; the first
+/// line that is no record, comment or blank refuses. Line numbers count from the start of the range.
 pub fn for_each_record(
     file: &dyn DiskFile,
     range: Range<u64>,
     source: Source,
-    mut apply: impl FnMut(Located<'_>),
+    mut apply: impl FnMut(Located<'_>) -> io::Result<()>,
 ) -> Result<(), ScanError> {
     let (mut number, mut offset) = (1, range.start);
     let mut reader = BufReader::with_capacity(READ_BYTES, disk::read(file, range));
@@ -57,7 +57,7 @@ pub fn for_each_record(
         if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
             let record = Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?;
             let bytes = offset..offset + length;
-            apply(Located { record, line: number, bytes, time_s: time_s.take() });
+            apply(Located { record, line: number, bytes, time_s: time_s.take() })?;
         } else if let Some(cause) = comment_fault(text, source) {
             return Err(refuse(cause));
         } else if let Some(time) = format::time_s(text) {

@@ -77,7 +77,7 @@ impl Recovery {
     }
 
     /// Hands every record of the good batches to `apply`, in order.
-    pub fn load(&self, apply: impl FnMut(Located<'_>)) -> Result<(), Error> {
+    pub fn load(&self, apply: impl FnMut(Located<'_>) -> io::Result<()>) -> Result<(), Error> {
         let Found::File(file, status, verdict) = &self.found else { return Ok(()) };
         let (end, source) = match verdict {
             Verdict::Empty => return Ok(()),

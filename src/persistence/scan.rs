@@ -200,7 +200,11 @@ pub fn scan(
     match Batches::begin(disk::read(file, 0..length))? {
         Beginning::Empty => Ok(Verdict::Empty),
         Beginning::Handwritten => {
-            for_each_record(file, 0..length, Source::Handwritten, |found| watch(found.bytes.end))?;
+            let each = |found: super::load::Located<'_>| {
+                watch(found.bytes.end);
+                Ok(())
+            };
+            for_each_record(file, 0..length, Source::Handwritten, each)?;
             Ok(Verdict::Handwritten)
         }
         Beginning::Sealed(mut batches) => {
@@ -560,7 +564,7 @@ pub fn first_malformed(
     file: &dyn DiskFile,
     range: Range<u64>,
 ) -> Result<Option<Refusal>, ScanError> {
-    match for_each_record(file, range, Source::Sealed, |_| {}) {
+    match for_each_record(file, range, Source::Sealed, |_| Ok(())) {
         Ok(()) => Ok(None),
         Err(ScanError::Refused(refusal)) => Ok(Some(refusal)),
         Err(error) => Err(error),

@@ -170,7 +170,7 @@ fn entries(loading: &Loading) -> State {
     shards
         .flat_map(|shard| {
             let entries: Vec<_> =
-                shard.entries.iter().map(|(key, value)| (key.to_vec(), value.clone())).collect();
+                shard.entries.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
             entries
         })
         .collect()

@@ -172,21 +172,23 @@ fn keys_that_were_refused_while_they_were_listed_are_not_shown() {
     let mark = refused.take_mark();
     let (mut listed, mut healed) = (0, false);
     let mut reader = Session::new(&engine);
-    reader.keys(|key| {
-        listed += usize::from(key.starts_with(b"refused"));
-        if std::mem::replace(&mut healed, true) {
-            return;
-        }
-        let at = disk.calls() + 1;
-        disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
-        assert!(refused.commit(mark).is_err());
-        disk.set_plan(Plan::default());
-        engine.heal().unwrap();
-        for number in 0..2_000 {
-            writer.set(format!("key:{number}").as_bytes(), b"2").unwrap();
-        }
-        commit(&mut writer);
-    });
+    reader
+        .keys(|key| {
+            listed += usize::from(key.starts_with(b"refused"));
+            if std::mem::replace(&mut healed, true) {
+                return;
+            }
+            let at = disk.calls() + 1;
+            disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
+            assert!(refused.commit(mark).is_err());
+            disk.set_plan(Plan::default());
+            engine.heal().unwrap();
+            for number in 0..2_000 {
+                writer.set(format!("key:{number}").as_bytes(), b"2").unwrap();
+            }
+            commit(&mut writer);
+        })
+        .unwrap();
     assert!(listed > 0, "the first shard held some");
     let mark = reader.take_mark();
     assert!(reader.commit(mark).is_err());

@@ -1,0 +1,271 @@
+//! The memory the program uses: counted, bounded, and never the reason for its end.
+//!
+//! The program's allocator is the system's, with three things added. It counts. It knows the bound of
+//! `--maxmemory`, for those who ask [`has_room`]. And it keeps a reserve: Rust ends a program that cannot
+//! get memory for some small thing, and such things are everywhere, so when the system refuses a small
+//! request the reserve is given back to the system and the request is made again. From then on memory is
+//! [low](is_low): nobody may add keys or connect until the reserve could be taken anew. What may be large
+//! never relies on this: it asks with `try_reserve` and takes no for an answer.
+//!
+//! Invariant: what a client decides the size of is asked for with `try_reserve`, or is smaller than
+//! [`SMALL_ALLOCATION_BYTES_MAX`].
+//!
+//! Counting costs no shared write for each allocation: a thread keeps its own balance and hands it in when
+//! it has grown, and before it waits for something ([`settle`]). A thread that ends must settle.
+//!
+//! This module is the only one with `unsafe` in it: that an allocator is one is a promise only its author
+//! can make. It is kept because each call is passed on to the system's allocator as it came.
+
+#![allow(unsafe_code, reason = "see above; its tests run under Miri")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
+
+use crate::limits::{MEMORY_RESERVE_BYTES, SMALL_ALLOCATION_BYTES_MAX};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocated, in bytes, but for what threads have not handed in.
+static USED: AtomicIsize = AtomicIsize::new(0);
+/// Most of it ever, at the moments somebody looked, in bytes.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// How much may be used, in bytes; 0 is no bound.
+static LIMIT: AtomicUsize = AtomicUsize::new(0);
+/// Given back when the system refuses a small request; null until there is one, and while memory is low.
+static RESERVE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+static LOW: AtomicBool = AtomicBool::new(false);
+
+/// What a thread has not handed in may be so much, in bytes.
+const BALANCE_BYTES_MAX: isize = 16 << 10;
+
+thread_local! {
+    static BALANCE: Cell<isize> = const { Cell::new(0) };
+}
+
+const RESERVE_LAYOUT: Layout = match Layout::from_size_align(MEMORY_RESERVE_BYTES, 16) {
+    Ok(layout) => layout,
+    Err(_) => panic!("the reserve is no allocation"),
+};
+
+/// How much is allocated, in bytes, with what the allocator adds to each piece. The stacks of threads and
+/// what the allocator keeps for later are not in it: resident memory is.
+pub fn used_bytes() -> usize {
+    settle();
+    let used = usize::try_from(USED.load(Ordering::Relaxed)).unwrap_or(0);
+    PEAK.fetch_max(used, Ordering::Relaxed);
+    used
+}
+
+/// The most that [`used_bytes`] has ever returned.
+pub fn peak_bytes() -> usize {
+    PEAK.load(Ordering::Relaxed)
+}
+
+/// Hands in this thread's balance: call it before waiting for long, and when a thread ends.
+pub fn settle() {
+    let balance = BALANCE.replace(0);
+    if balance != 0 {
+        USED.fetch_add(balance, Ordering::Relaxed);
+    }
+}
+
+/// Bounds what [`has_room`] and [`is_full`] allow, in bytes; 0 is no bound.
+pub fn set_limit(bytes: usize) {
+    LIMIT.store(bytes, Ordering::Relaxed);
+}
+
+/// Whether `more` bytes stay within the bound.
+pub fn has_room(more: usize) -> bool {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    limit == 0 || used_bytes().saturating_add(more) <= limit
+}
+
+/// Whether more is used than the bound allows.
+pub fn is_full() -> bool {
+    !has_room(0)
+}
+
+/// Whether the system refused memory and the reserve is spent.
+pub fn is_low() -> bool {
+    LOW.load(Ordering::Relaxed)
+}
+
+/// Takes the reserve, at first or anew; `false` while the system refuses it.
+pub fn take_reserve() -> bool {
+    if RESERVE.load(Ordering::Acquire).is_null() {
+        // SAFETY: the layout's size is not zero.
+        let reserve = unsafe { System.alloc(RESERVE_LAYOUT) };
+        if reserve.is_null() {
+            return false;
+        }
+        if RESERVE
+            .compare_exchange(ptr::null_mut(), reserve, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
+            // SAFETY: it was allocated above with this layout, and nobody else has seen it.
+            unsafe { System.dealloc(reserve, RESERVE_LAYOUT) };
+        }
+    }
+    LOW.store(false, Ordering::Relaxed);
+    true
+}
+
+/// Gives the reserve back to the system; `false` if it is spent.
+fn spend_reserve() -> bool {
+    let reserve = RESERVE.swap(ptr::null_mut(), Ordering::AcqRel);
+    if reserve.is_null() {
+        return false;
+    }
+    LOW.store(true, Ordering::Relaxed);
+    // SAFETY: only `take_reserve` puts a pointer here, allocated with this layout, and the swap makes it ours.
+    unsafe { System.dealloc(reserve, RESERVE_LAYOUT) };
+    true
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+impl Counting {
+    /// Makes a request again that the system refused, if it is small and the reserve is there; or another
+    /// thread may just have spent it.
+    fn again(layout: Layout, request: impl Fn() -> *mut u8) -> *mut u8 {
+        let is_small = layout.size() <= SMALL_ALLOCATION_BYTES_MAX;
+        match is_small && (spend_reserve() || is_low()) {
+            true => request(),
+            false => ptr::null_mut(),
+        }
+    }
+
+    fn note(bytes: isize) {
+        // A thread that is ending may have lost its balance already.
+        let balance = BALANCE.try_with(|balance| {
+            balance.set(balance.get() + bytes);
+            balance.get()
+        });
+        match balance {
+            Ok(balance) if balance.abs() < BALANCE_BYTES_MAX => {}
+            Ok(_) => settle(),
+            Err(_) => drop(USED.fetch_add(bytes, Ordering::Relaxed)),
+        }
+    }
+
+    /// What an allocation takes: glibc's malloc adds eight bytes and rounds up to sixteen.
+    fn taken(size: usize) -> isize {
+        (size.saturating_add(8 + 15) & !15).max(32) as isize
+    }
+}
+
+// SAFETY: each call is passed on to `System` with the arguments that came, and its result is returned; a
+// second try after null is a request of its own. Nothing here allocates, unwinds, or keeps a pointer.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those of `System`.
+        let request = || unsafe { System.alloc(layout) };
+        let mut memory = request();
+        if memory.is_null() {
+            memory = Self::again(layout, request);
+        }
+        if !memory.is_null() {
+            Self::note(Self::taken(layout.size()));
+        }
+        memory
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those of `System`.
+        let request = || unsafe { System.alloc_zeroed(layout) };
+        let mut memory = request();
+        if memory.is_null() {
+            memory = Self::again(layout, request);
+        }
+        if !memory.is_null() {
+            Self::note(Self::taken(layout.size()));
+        }
+        memory
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promises are those of `System`; after null `old` is still what it was.
+        let request = || unsafe { System.realloc(old, layout, size) };
+        let mut memory = request();
+        if memory.is_null() {
+            let wanted = Layout::from_size_align(size, layout.align());
+            memory = wanted.map_or(ptr::null_mut(), |wanted| Self::again(wanted, request));
+        }
+        if !memory.is_null() {
+            Self::note(Self::taken(size) - Self::taken(layout.size()));
+        }
+        memory
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are those of `System`.
+        unsafe { System.dealloc(memory, layout) };
+        Self::note(-Self::taken(layout.size()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other tests of this process allocate meanwhile: more than they do is asked for.
+    const MUCH: usize = 256 << 20;
+
+    #[test]
+    fn what_is_allocated_counts_and_what_is_freed_does_not() {
+        let before = used_bytes();
+        let mut bytes: Vec<u8> = Vec::with_capacity(MUCH);
+        assert!(used_bytes() > before + MUCH / 2);
+        bytes.shrink_to(MUCH / 256);
+        assert!(used_bytes() < before + MUCH / 2);
+        bytes.reserve_exact(MUCH);
+        assert!(used_bytes() > before + MUCH / 2);
+        drop(bytes);
+        let zeros = vec![0_u8; MUCH];
+        assert!(used_bytes() > before + MUCH / 2 && peak_bytes() > before + MUCH / 2);
+        drop(zeros);
+        assert!(used_bytes() < before + MUCH / 2);
+    }
+
+    #[test]
+    fn a_thread_that_settles_leaves_nothing_behind() {
+        let before = used_bytes();
+        for _ in 0..if cfg!(miri) { 4 } else { 200 } {
+            let thread = std::thread::spawn(|| {
+                let kept = vec![1_u8; 10 << 10];
+                settle();
+                kept
+            });
+            drop(thread.join().unwrap());
+        }
+        assert!(used_bytes() < before + MUCH / 2);
+    }
+
+    #[test]
+    fn a_small_request_is_served_from_the_reserve_once() {
+        assert!(take_reserve() && take_reserve());
+        assert!(!is_low());
+        let layout = Layout::new::<[u8; 64]>();
+        let served = Cell::new(0);
+        let request = || {
+            served.set(served.get() + 1);
+            ptr::without_provenance_mut(64)
+        };
+        assert!(!Counting::again(layout, request).is_null());
+        assert!(is_low() && served.get() == 1);
+        let large = Layout::from_size_align(SMALL_ALLOCATION_BYTES_MAX + 1, 1).unwrap();
+        assert!(Counting::again(large, request).is_null(), "large ones take no for an answer");
+        assert!(take_reserve() && !is_low());
+    }
+
+    #[test]
+    fn the_taken_size_is_that_of_glibc() {
+        for (size, taken) in [(0, 32), (1, 32), (24, 32), (25, 48), (40, 48), (41, 64)] {
+            assert_eq!(Counting::taken(size), taken);
+        }
+    }
+}

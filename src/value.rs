@@ -1,0 +1,308 @@
+//! A key's value: short ones in one piece, long ones in blocks that readers and writers share.
+//!
+//! Whoever reads a long value takes hold of its blocks and lets go of the lock at once: a reply of half a
+//! gigabyte copies nothing, however slowly its client reads. A change copies the blocks it touches, and
+//! only those that somebody still reads.
+//!
+//! Invariant: each block but the last is [`VALUE_BLOCK_BYTES`] long. (Between [`Value::reserve`] and
+//! [`Value::write`] empty ones may follow the last.)
+
+use std::collections::TryReserveError;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::limits::VALUE_BLOCK_BYTES;
+
+/// Bytes that several may read at once.
+pub type Block = Arc<Vec<u8>>;
+
+/// The bytes of a value.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// At most [`VALUE_BLOCK_BYTES`].
+    Short(Vec<u8>),
+    /// More, or what once was more. Boxed: most values are short, and pay for the size of this.
+    Long(Box<Long>),
+}
+
+/// The bytes of a long value.
+#[derive(Clone, Debug)]
+pub struct Long {
+    blocks: Vec<Block>,
+    length: usize,
+}
+
+impl Default for Value {
+    fn default() -> Self {
+        Self::Short(Vec::new())
+    }
+}
+
+impl Value {
+    /// A copy of `bytes`; an error if there is no memory for it.
+    pub fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
+        let mut value = Self::default();
+        value.reserve(0, bytes.len())?;
+        value.write(0, bytes);
+        Ok(value)
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Short(bytes) => bytes.len(),
+            Self::Long(long) => long.length,
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of `range`, which is within the value, in pieces.
+    pub fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let blocks: Blocks<'_> = match self {
+            Self::Short(bytes) => Blocks::One(std::iter::once(bytes)),
+            Self::Long(long) => Blocks::Many(long.blocks.iter()),
+        };
+        blocks.enumerate().filter_map(move |(index, block)| {
+            let start = index * VALUE_BLOCK_BYTES;
+            let from = range.start.max(start);
+            let to = range.end.min(start + block.len());
+            (from < to).then(|| &block[from - start..to - start])
+        })
+    }
+
+    /// All of it, in pieces.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces(0..self.len())
+    }
+
+    /// A copy of `range`, which is within the value; an error if there is no memory for it.
+    pub fn copy(&self, range: Range<usize>) -> Result<Vec<u8>, TryReserveError> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(range.len())?;
+        self.pieces(range).for_each(|piece| bytes.extend_from_slice(piece));
+        Ok(bytes)
+    }
+
+    /// A copy of all of it, for tests and tools.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.all().collect::<Vec<_>>().concat()
+    }
+
+    /// About how much memory it holds, in bytes.
+    pub fn capacity(&self) -> usize {
+        match self {
+            Self::Short(bytes) => bytes.capacity(),
+            Self::Long(long) => long.length,
+        }
+    }
+
+    /// Makes room, so that a [`write`](Self::write) of so many bytes at `offset` takes no memory that may
+    /// not be there. After an error the value is as it was.
+    pub fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), TryReserveError> {
+        let end = offset + bytes;
+        match self {
+            Self::Short(short) if end <= VALUE_BLOCK_BYTES => {
+                match short.is_empty() {
+                    // Most values never grow.
+                    true => short.try_reserve_exact(end),
+                    false => short.try_reserve(end.saturating_sub(short.len())),
+                }
+            }
+            Self::Short(short) => {
+                let mut long = Long { blocks: Vec::new(), length: 0 };
+                long.reserve(0, end)?;
+                long.write(0, short);
+                *self = Self::Long(Box::new(long));
+                Ok(())
+            }
+            Self::Long(long) => long.reserve(offset, bytes),
+        }
+    }
+
+    /// Puts `bytes` at `offset`, growing the value by NULs as needed; nothing changes if they are none.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        match self {
+            _ if bytes.is_empty() => {}
+            Self::Short(short) => put(short, offset, bytes),
+            Self::Long(long) => long.write(offset, bytes),
+        }
+    }
+
+    /// Cuts it to `length`, if it is longer.
+    pub fn truncate(&mut self, length: usize) {
+        match self {
+            Self::Short(bytes) => bytes.truncate(length),
+            Self::Long(long) if length < long.length => {
+                long.blocks.truncate(length.div_ceil(VALUE_BLOCK_BYTES));
+                if let Some(last) = long.blocks.last_mut() {
+                    Arc::make_mut(last)
+                        .truncate(length - (length - 1) / VALUE_BLOCK_BYTES * VALUE_BLOCK_BYTES);
+                }
+                long.length = length;
+            }
+            Self::Long(_) => {}
+        }
+    }
+}
+
+/// Equal bytes, however they are kept.
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        // Blocks begin at the same places in both.
+        self.len() == other.len() && self.all().eq(other.all())
+    }
+}
+
+enum Blocks<'a> {
+    One(std::iter::Once<&'a Vec<u8>>),
+    Many(std::slice::Iter<'a, Block>),
+}
+
+impl<'a> Iterator for Blocks<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self {
+            Self::One(short) => short.next().map(Vec::as_slice),
+            Self::Many(blocks) => blocks.next().map(|block| block.as_slice()),
+        }
+    }
+}
+
+impl Long {
+    /// Its blocks, to be read without any lock.
+    pub fn blocks(&self) -> Vec<Block> {
+        self.blocks.clone()
+    }
+
+    fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), TryReserveError> {
+        let end = offset + bytes;
+        // What lies between the old end and the offset is written too, as NULs.
+        let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
+        let count = end.div_ceil(VALUE_BLOCK_BYTES);
+        self.blocks.try_reserve(count.saturating_sub(self.blocks.len()))?;
+        for index in first..count {
+            let room = (end - index * VALUE_BLOCK_BYTES).min(VALUE_BLOCK_BYTES);
+            let Some(block) = self.blocks.get_mut(index) else {
+                self.blocks.push(Arc::new(copy(&[], room)?));
+                continue;
+            };
+            match Arc::get_mut(block) {
+                Some(own) => own.try_reserve(room.saturating_sub(own.len()))?,
+                None => *block = Arc::new(copy(block, room)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
+        for index in first..end.div_ceil(VALUE_BLOCK_BYTES) {
+            let start = index * VALUE_BLOCK_BYTES;
+            if self.blocks.len() == index {
+                self.blocks.push(Block::default());
+            }
+            let block = Arc::make_mut(&mut self.blocks[index]);
+            let from = offset.max(start);
+            let to = end.min(start + VALUE_BLOCK_BYTES);
+            match from < to {
+                true => put(block, from - start, &bytes[from - offset..to - offset]),
+                // All of it lies before the offset.
+                false => block.resize(VALUE_BLOCK_BYTES, 0),
+            }
+        }
+        self.length = self.length.max(end);
+    }
+}
+
+/// A copy of `bytes` with room for `capacity`.
+fn copy(bytes: &[u8], capacity: usize) -> Result<Vec<u8>, TryReserveError> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(capacity.max(bytes.len()))?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
+/// Puts `bytes` at `offset` of `old`, which grows by NULs as needed.
+fn put(old: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if offset == old.len() {
+        old.extend_from_slice(bytes);
+        return;
+    }
+    let end = offset + bytes.len();
+    if old.len() < end {
+        old.resize(end, 0);
+    }
+    old[offset..end].copy_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: usize = VALUE_BLOCK_BYTES;
+
+    /// Random changes, beside a plain vector; readers keep what they saw.
+    #[test]
+    fn a_value_is_a_vector_that_can_be_shared() {
+        let lengths = [0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 5];
+        for seed in 0..if cfg!(miri) { 2 } else { 300 } {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut model = vec![b'a'; lengths[random.usize(..lengths.len())]];
+            let mut value = Value::copy_of(&model).unwrap();
+            let mut readers: Vec<(Value, Vec<u8>)> = Vec::new();
+            for step in 0..12 {
+                match random.u8(..4) {
+                    0 => readers.push((value.clone(), model.clone())),
+                    1 => {
+                        let length = random.usize(..=model.len());
+                        value.truncate(length);
+                        model.truncate(length);
+                    }
+                    _ => {
+                        let offset = match random.bool() {
+                            true => model.len(),
+                            false => random.usize(..=model.len() + BLOCK),
+                        };
+                        let bytes = vec![step; lengths[random.usize(..lengths.len())]];
+                        value.reserve(offset, bytes.len()).unwrap();
+                        assert!(value.all().flatten().eq(&model), "seed {seed}: room is no change");
+                        value.write(offset, &bytes);
+                        if !bytes.is_empty() {
+                            model.resize(model.len().max(offset + bytes.len()), 0);
+                            model[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                        }
+                    }
+                }
+                assert_eq!(value.len(), model.len(), "seed {seed}");
+                assert!(value.to_vec() == model, "seed {seed}");
+                let (from, to) = (random.usize(..=model.len()), random.usize(..=model.len()));
+                let range = from.min(to)..from.max(to);
+                assert!(value.copy(range.clone()).unwrap() == model[range], "seed {seed}");
+            }
+            assert!(readers.iter().all(|(value, seen)| value.to_vec() == *seen), "seed {seed}");
+            assert_eq!(value, Value::copy_of(&model).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_change_copies_only_the_blocks_it_touches() {
+        let mut value = Value::copy_of(&vec![b'a'; 4 * BLOCK]).unwrap();
+        let seen = value.clone();
+        value.reserve(2 * BLOCK + 5, 3).unwrap();
+        value.write(2 * BLOCK + 5, b"xyz");
+        let (Value::Long(old), Value::Long(new)) = (&seen, &value) else { panic!() };
+        let shared = |index: usize| Arc::ptr_eq(&old.blocks[index], &new.blocks[index]);
+        assert_eq!([0, 1, 2, 3].map(shared), [true, true, false, true]);
+    }
+
+    #[test]
+    fn most_values_are_no_larger_than_a_vector() {
+        assert_eq!(size_of::<Value>(), size_of::<Vec<u8>>());
+    }
+}
