@@ -1,12 +1,15 @@
 //! The settings: each a flag and an environment variable, fixed once the server runs.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
 
+use crate::limits::{REQUEST_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::offline::Tool;
+use crate::password::Password;
 use crate::persistence::Fsync;
 
 /// A key-value server that never loses a key and keeps them in one file you can read.
@@ -61,6 +64,164 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub maxclients: u32,
+
+    /// Close a client that sends nothing for so long, in seconds; 0 never does
+    #[arg(long, env = "COFFRE_TIMEOUT", value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32))]
+    pub timeout: u32,
+
+    /// Close a client that is silent for so long in the middle of a request, in seconds, or takes longer
+    /// over it without sending 16 KiB each second; or, where there is a password, over giving it. 0 never
+    /// does
+    #[arg(long, env = "COFFRE_REQUEST_TIMEOUT", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
+    pub request_timeout: u32,
+
+    /// Close a client that takes nothing of its replies for so long, in seconds; 0 never does
+    #[arg(long, env = "COFFRE_WRITE_TIMEOUT", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32))]
+    pub write_timeout: u32,
+
+    /// Ask the network whether a silent client is still there after so long, in seconds; 0 never does
+    #[arg(long, env = "COFFRE_TCP_KEEPALIVE", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(..=32767))]
+    pub tcp_keepalive: u32,
+
+    /// Refuse what needs more memory once so much is used, in bytes or as 100mb, 2gb; 0 never does
+    ///
+    /// GET, DEL, FLUSHALL and whatever frees memory still work.
+    #[arg(long, env = "COFFRE_MAXMEMORY", value_name = "BYTES", default_value = "0", value_parser = bytes)]
+    pub maxmemory: usize,
+
+    /// Longest key or value
+    #[arg(long, env = "COFFRE_MAX_VALUE", value_name = "BYTES", default_value = "512mb", value_parser = up_to(VALUE_BYTES_MAX))]
+    pub max_value: usize,
+
+    /// Largest request: a command and its arguments
+    #[arg(long, env = "COFFRE_MAX_REQUEST", value_name = "BYTES", default_value = "1gb", value_parser = up_to(REQUEST_BYTES_MAX))]
+    pub max_request: usize,
+
+    /// Password that clients must give with AUTH. Other users of this machine can see the flag: better
+    /// use the variable, or --requirepass-file
+    #[arg(
+        long,
+        env = "COFFRE_REQUIREPASS",
+        value_name = "PASSWORD",
+        hide_env_values = true,
+        conflicts_with = "requirepass_file"
+    )]
+    pub requirepass: Option<Password>,
+
+    /// File whose first line is the password
+    #[arg(long, env = "COFFRE_REQUIREPASS_FILE", value_name = "PATH")]
+    pub requirepass_file: Option<PathBuf>,
+
+    /// Without a password, serve clients of this machine only, whatever address they come to
+    #[arg(long, env = "COFFRE_PROTECTED_MODE", value_name = "yes|no", default_value = "yes", value_parser = yes_or_no(), action = clap::ArgAction::Set)]
+    pub protected_mode: bool,
+
+    /// Keep in SLOWLOG what takes so long, in microseconds; -1 keeps nothing
+    #[arg(
+        long,
+        env = "COFFRE_SLOWLOG_LOG_SLOWER_THAN",
+        value_name = "MICROSECONDS",
+        default_value_t = 10_000,
+        allow_negative_numbers = true
+    )]
+    pub slowlog_log_slower_than: i64,
+
+    /// Port for Prometheus: /metrics and /health by HTTP, on the same addresses
+    #[arg(long, env = "COFFRE_METRICS_PORT", value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+
+    /// Allow DEBUG, which can make the server fail on purpose: no, yes, or to clients of this machine
+    #[arg(long, env = "COFFRE_ENABLE_DEBUG_COMMAND", value_name = "no|yes|local", default_value = "no", value_parser = PossibleValuesParser::new(["no", "yes", "local"]).map(debug_named))]
+    pub enable_debug_command: Debug,
+}
+
+/// Who may use `DEBUG`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Debug {
+    /// Nobody.
+    No,
+    /// Everybody.
+    Yes,
+    /// Clients of this machine.
+    Local,
+}
+
+impl Debug {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// A password file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the password file {}: {source}", path.display())]
+pub struct PasswordFileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Config {
+    /// Reads the password file, if there is to be one.
+    pub fn read_password(&mut self) -> Result<(), PasswordFileError> {
+        if let Some(path) = &self.requirepass_file {
+            let password = Password::of_file(path);
+            let password =
+                password.map_err(|source| PasswordFileError { path: path.clone(), source });
+            self.requirepass = Some(password?);
+        }
+        Ok(())
+    }
+
+    /// The password, if one is asked for.
+    pub fn password(&self) -> Option<&Password> {
+        self.requirepass.as_ref().filter(|password| !password.is_empty())
+    }
+
+    /// Whether a client from `peer` is turned away: nobody asks for a password, and it is no client of
+    /// this machine.
+    pub fn denies(&self, peer: IpAddr) -> bool {
+        self.protected_mode && self.password().is_none() && !peer.to_canonical().is_loopback()
+    }
+}
+
+fn yes_or_no() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
+}
+
+fn debug_named(name: String) -> Debug {
+    [Debug::Yes, Debug::Local].into_iter().find(|who| who.name() == name).unwrap_or(Debug::No)
+}
+
+/// Reads a size as Redis does: `1k` is 1000, `1kb` 1024, and so on with `m` and `g`.
+fn bytes(text: &str) -> Result<usize, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.len() - lower.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+    let (digits, unit) = lower.split_at(digits);
+    let unit: usize = match unit {
+        "" | "b" => 1,
+        "k" => 1000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return Err("a number of bytes, or one with kb, mb or gb".to_owned()),
+    };
+    let number: usize = digits.parse().map_err(|error| format!("{error}"))?;
+    number.checked_mul(unit).ok_or_else(|| "too many bytes".to_owned())
+}
+
+fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match bytes(text)? {
+        0 => Err("more than 0".to_owned()),
+        bytes if bytes > most => Err(format!("at most {most}")),
+        bytes => Ok(bytes),
+    }
 }
 
 fn fsync_named(name: String) -> Fsync {
@@ -101,10 +262,40 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_those_of_redis() {
+        let sizes = [("0", 0), ("1k", 1000), ("1KB", 1024), ("3m", 3_000_000), ("2mb", 2 << 20)];
+        for (text, size) in sizes.into_iter().chain([("1gb", 1 << 30), ("7b", 7)]) {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_denied_without_a_password() {
+        let config = |flags: &[&str]| Arguments::parse_from([&["coffre"], flags].concat()).config;
+        let (near, far) = ([127, 0, 0, 7].into(), [192, 0, 2, 1].into());
+        let mapped = "::ffff:127.0.0.1".parse().unwrap();
+        assert!(
+            config(&[]).denies(far) && !config(&[]).denies(near) && !config(&[]).denies(mapped)
+        );
+        assert!(!config(&["--protected-mode", "no"]).denies(far));
+        assert!(!config(&["--requirepass", "x"]).denies(far));
+        assert!(config(&["--requirepass", ""]).denies(far));
+    }
+
+    #[test]
     fn bad_values_are_refused() {
-        for arguments in
-            [["--port", "65536"], ["--bind", "here"], ["--fsync", "yes"], ["--maxclients", "0"]]
-        {
+        for arguments in [
+            ["--port", "65536"],
+            ["--bind", "here"],
+            ["--fsync", "yes"],
+            ["--maxclients", "0"],
+            ["--maxmemory", "lots"],
+            ["--maxmemory", "99999999999gb"],
+            ["--max-value", "0"],
+            ["--max-value", "513mb"],
+            ["--timeout", "-1"],
+            ["--protected-mode", "maybe"],
+        ] {
             assert!(Arguments::try_parse_from(["coffre", arguments[0], arguments[1]]).is_err());
         }
     }

@@ -1,37 +1,50 @@
 //! One client's thread: bytes in, replies out.
 //!
 //! One burst, one read, one commit, one write: every complete request in the buffer is executed, the
-//! highest mark is waited for once, all replies leave together. A reply whose write, or whose shown
-//! write, could not be committed is replaced by the reason; those before it still leave.
+//! highest mark is waited for once, all replies leave together ([`Output`]).
+//!
+//! A connection looks after its own deadlines: a read wakes up after [`TICK_MS`] at the latest. If nothing
+//! has begun then, it gives its memory back and sleeps until there are bytes, or until its client has been
+//! idle for too long; otherwise it looks at the clock each time. A write gives up by itself.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::command::{self, Client, CommandError, Context};
-use crate::config::Config;
+use crate::command::{self, CommandError, Context, Conversation};
+use crate::control::{Burst as Done, Client, Control, Event, Feed};
 use crate::engine::{Engine, Session};
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX};
-use crate::persistence::Mark;
-use crate::reply::Replies;
-use crate::request::{ProtocolError, RequestReader};
+use crate::limits::{
+    CLIENT_STACK_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX, REQUEST_BYTES_PER_S,
+    TICK_MS,
+};
+use crate::memory;
+use crate::output::Output;
+use crate::request::{Limits, ProtocolError, RequestReader};
 use crate::seldom::Seldom;
+use crate::telnet::Telnet;
+
+const TICK: Duration = Duration::from_millis(TICK_MS);
 
 /// A connected client.
 #[derive(Debug)]
 pub struct Connection<'a> {
-    stream: &'a TcpStream,
-    peer: SocketAddr,
-    config: &'a Config,
-    stopping: &'a AtomicBool,
+    control: &'a Control,
+    client: &'a Arc<Client>,
     session: Session<'a>,
-    client: Client,
+    conversation: Conversation,
     requests: RequestReader,
-    replies: Replies,
-    /// Of the replies not sent yet, those that show something uncommitted: where each begins and
-    /// ends, and its mark.
-    uncommitted: Vec<(usize, usize, Mark)>,
+    telnet: Telnet,
+    output: Output<'a>,
+    limits: Limits,
+    done: Done,
+    /// When the request began that is under way, if one is.
+    begun: Option<Instant>,
+    /// How long a read waits.
+    patience: Option<Duration>,
 }
 
 /// How a burst ended.
@@ -44,75 +57,145 @@ enum Burst {
     Broken(ProtocolError),
 }
 
+/// How a read ended.
+enum Received {
+    Bytes,
+    /// The peer sends no more, or somebody closed the connection.
+    End,
+    /// The client was idle for too long.
+    Idle,
+    /// A request takes too long, or a stranger has not given a password.
+    TooSlow,
+    NoMemory,
+}
+
 impl<'a> Connection<'a> {
-    /// The connection of client number `id`. Once `stopping` is set and the stream is shut for
-    /// reading, it answers what was received and ends.
-    pub fn new(
-        stream: &'a TcpStream,
-        peer: SocketAddr,
-        id: u64,
-        engine: &'a Engine,
-        config: &'a Config,
-        stopping: &'a AtomicBool,
-    ) -> Self {
+    /// The connection of `client`.
+    pub fn new(client: &'a Arc<Client>, engine: &'a Engine, control: &'a Control) -> Self {
+        let config = &control.config;
+        let authenticated = config.password().is_none();
+        let limits = Limits::new(config.max_value, config.max_request);
         Self {
-            stream,
-            peer,
-            config,
-            stopping,
-            session: Session::new(engine),
-            client: Client { id, name: Vec::new(), quit: false },
+            control,
+            client,
+            session: Session::new(engine).with_value_bytes_max(config.max_value),
+            conversation: Conversation::new(authenticated),
             requests: RequestReader::default(),
-            replies: Replies::default(),
-            uncommitted: Vec::new(),
+            telnet: Telnet::default(),
+            output: Output::new(client),
+            limits: if authenticated { limits } else { Limits::STRANGER },
+            done: Done::default(),
+            begun: None,
+            patience: None,
         }
     }
 
-    /// Serves the client until it leaves, breaks the protocol, or the server stops.
+    /// Serves the client until it leaves, breaks the protocol, takes too long, or the server stops.
     pub fn serve(mut self) -> io::Result<()> {
+        let served = self.converse();
+        self.add_up();
+        if let Some(feed) = &self.conversation.feed {
+            feed.close();
+        }
+        if let Err(error) = &served
+            && is_timeout(error)
+        {
+            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+            self.control.statistics.happened(Event::NotReading);
+            if LOGGED.now() {
+                let (id, peer) = (self.client.id, self.client.peer);
+                log::warn!("client {id} at {peer} does not read its replies: closed");
+            }
+        }
+        served
+    }
+
+    fn converse(&mut self) -> io::Result<()> {
+        let seconds = self.control.config.write_timeout;
+        let timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        self.client.stream.set_write_timeout(timeout)?;
+        self.wait_for(Some(TICK))?;
         loop {
-            let end = self.burst();
+            let end = self.burst()?;
             if let Burst::Broken(error) = &end {
                 self.refuse(error);
             }
             self.send()?;
+            if let (Some(feed), None) = (&self.conversation.feed, &self.output.feed) {
+                self.watch(Arc::clone(feed))?;
+            }
             match end {
                 Burst::Full => {}
                 Burst::Quit | Burst::Broken(_) => return self.linger(),
-                Burst::Starved => {
-                    if self.receive()? == 0 {
-                        return self.farewell();
+                Burst::Starved => match self.receive()? {
+                    Received::Bytes => {}
+                    Received::End => return self.farewell(),
+                    Received::Idle => {
+                        self.control.statistics.happened(Event::TimedOut);
+                        return Ok(());
                     }
-                }
+                    Received::TooSlow => {
+                        self.control.statistics.happened(Event::TimedOut);
+                        return self.dismiss("ERR Protocol error: it took too long");
+                    }
+                    Received::NoMemory => return self.dismiss(&CommandError::NoMemory.to_string()),
+                },
             }
         }
     }
 
     /// Executes the complete requests in the buffer.
-    fn burst(&mut self) -> Burst {
+    fn burst(&mut self) -> io::Result<Burst> {
+        let Self { control, client, .. } = *self;
+        let mut before = Instant::now();
+        client.seen(before);
         loop {
-            let request = match self.requests.next() {
+            let request = self.requests.next(&self.limits, &mut self.telnet);
+            if let Some(answers) = self.telnet.take_answers() {
+                self.output.replies.raw(&answers);
+            }
+            let request = match request {
                 Ok(Some(request)) => request,
-                Ok(None) => return Burst::Starved,
-                Err(error) => return Burst::Broken(error),
+                Ok(None) => return Ok(Burst::Starved),
+                Err(error) => return Ok(Burst::Broken(error)),
             };
-            let start = self.replies.position();
+            self.begun = None;
+            let found = command::find(&request);
+            if control.pause.is_on()
+                && let Some(kind) = command::held_up_by(&found)
+            {
+                self.done.sent += self.output.send(&mut self.session)?;
+                control.pause.wait(kind, || !control.is_stopping() && !client.is_killed());
+                before = Instant::now();
+            }
+            let start = self.output.replies.position();
             let mut context = Context {
                 session: &mut self.session,
-                replies: &mut self.replies,
-                client: &mut self.client,
-                config: self.config,
+                replies: &mut self.output.replies,
+                conversation: &mut self.conversation,
+                client: client.as_ref(),
+                control,
             };
-            command::run(&request, &mut context);
+            let outcome = command::run(found, &request, &mut context);
+            let now = Instant::now();
+            let took = now - before;
+            before = now;
+            command::record(&outcome, &request, took, client, control, &mut self.done);
+            if self.conversation.is_silent() {
+                self.output.replies.truncate(start);
+            }
             let mark = self.session.take_mark();
             if !self.session.is_committed(mark) {
-                self.uncommitted.push((start, self.replies.position(), mark));
+                self.output.must_commit(start, mark);
             }
-            if self.client.quit {
-                return Burst::Quit;
+            if self.limits.is_strangers && self.conversation.authenticated {
+                self.limits = Limits::new(control.config.max_value, control.config.max_request);
             }
-            if self.replies.len() > REPLY_BYTES_MAX || self.session.is_commit_due() {
-                return Burst::Full;
+            if self.conversation.is_over {
+                return Ok(Burst::Quit);
+            }
+            if self.output.replies.len() > REPLY_BYTES_MAX || self.session.is_commit_due() {
+                return Ok(Burst::Full);
             }
         }
     }
@@ -120,81 +203,174 @@ impl<'a> Connection<'a> {
     /// Answers bytes that are no request.
     fn refuse(&mut self, error: &ProtocolError) {
         static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+        self.control.statistics.happened(Event::Malformed);
         let foreign = matches!(error, ProtocolError::Http | ProtocolError::Tls);
         if foreign && LOGGED.now() {
-            log::warn!("client {} at {}: {error}: closed", self.client.id, self.peer);
+            log::warn!("client {} at {}: {error}: closed", self.client.id, self.client.peer);
         }
-        if *error != ProtocolError::Http {
-            self.replies.error(&format!("ERR Protocol error: {error}"));
+        match error {
+            ProtocolError::Http => {}
+            ProtocolError::NoMemory => {
+                self.output.replies.error(&CommandError::NoMemory.to_string())
+            }
+            _ => self.output.replies.error(&format!("ERR Protocol error: {error}")),
         }
     }
 
-    /// Commits what the replies show, then sends them.
+    /// Sends what is ready, and adds up what was done.
     fn send(&mut self) -> io::Result<()> {
-        let mut refusal = None;
-        self.uncommitted.retain(|(_, _, mark)| {
-            let committed = self.session.commit(*mark);
-            committed.map_err(|refused| refusal = Some(refused)).is_err()
-        });
-        if let Some(refused) = refusal {
-            self.take_back(&CommandError::from(refused).to_string());
-        }
-        self.uncommitted.clear();
-        self.uncommitted.shrink_to(CLIENT_SPARE_BYTES_MAX / size_of::<(usize, usize, Mark)>());
-        self.replies.write_to(self.stream)?;
-        self.replies.clear(CLIENT_SPARE_BYTES_MAX);
-        Ok(())
+        let sent = self.output.send(&mut self.session);
+        self.done.sent += sent.as_ref().unwrap_or(&0);
+        self.add_up();
+        sent.map(drop)
     }
 
-    /// Puts `reason` in the place of every reply that is still listed as uncommitted.
-    fn take_back(&mut self, reason: &str) {
-        let old = std::mem::take(&mut self.replies);
-        let mut sent = 0;
-        for (start, end, _) in &self.uncommitted {
-            self.replies.copy(&old, sent..*start);
-            self.replies.error(reason);
-            sent = *end;
-        }
-        self.replies.copy(&old, sent..old.position());
+    fn add_up(&mut self) {
+        let lookups = self.session.take_lookups();
+        self.done.hits += lookups.hits;
+        self.done.misses += lookups.misses;
+        self.client.did(&self.done);
+        self.control.statistics.add(self.client.id, &mut self.done);
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    /// Waits for more bytes.
+    fn receive(&mut self) -> io::Result<Received> {
+        let pending = self.requests.pending_bytes();
+        if pending > 0 && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
+        self.client.pending_bytes.store(pending, Ordering::Relaxed);
+        let buffers = self.requests.capacity() + self.output.replies.capacity();
+        self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
+        memory::settle();
+        let mut silence = Duration::ZERO;
         loop {
-            match self.requests.fill(self.stream) {
+            match self.requests.fill(&self.client.stream) {
+                Ok(0) => return Ok(Received::End),
+                Ok(count) => {
+                    self.done.received += count as u64;
+                    self.wait_for(Some(TICK))?;
+                    return Ok(if self.is_late() { Received::TooSlow } else { Received::Bytes });
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    return Ok(Received::NoMemory);
+                }
+                Err(error) if is_timeout(&error) => {
+                    silence += self.patience.unwrap_or_default();
+                    if let Some(end) = self.look_at_the_clock(silence)? {
+                        return Ok(end);
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
+    /// Nothing came for a while: should that end the connection?
+    fn look_at_the_clock(&mut self, silence: Duration) -> io::Result<Option<Received>> {
+        let config = &self.control.config;
+        let within = Duration::from_secs(config.request_timeout.into());
+        if self.is_late() || self.begun.is_some() && !within.is_zero() && silence >= within {
+            return Ok(Some(Received::TooSlow));
+        }
+        if self.begun.is_some() || !self.conversation.authenticated {
+            return Ok(None);
+        }
+        let idle = Duration::from_secs(config.timeout.into());
+        let never = idle.is_zero() || self.output.feed.is_some();
+        if !never && silence >= idle {
+            return Ok(Some(Received::Idle));
+        }
+        self.requests.rest();
+        self.output.rest();
+        self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);
+        memory::settle();
+        self.wait_for((!never).then(|| idle - silence))?;
+        Ok(None)
+    }
+
+    /// Whether a request, or a stranger's password, has taken longer than it may.
+    fn is_late(&self) -> bool {
+        let within = Duration::from_secs(self.control.config.request_timeout.into());
+        if within.is_zero() {
+            return false;
+        }
+        let more = |bytes: usize| Duration::from_millis(1000 * bytes as u64 / REQUEST_BYTES_PER_S);
+        let request = self
+            .begun
+            .is_some_and(|begun| begun.elapsed() > within + more(self.requests.pending_bytes()));
+        request || !self.conversation.authenticated && self.client.connected.elapsed() > within
+    }
+
+    /// From here on a read waits for so long; `None` for ever.
+    fn wait_for(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        if self.patience != patience {
+            self.client.stream.set_read_timeout(patience)?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+
     /// The stream ended. If it was us who ended it, the client is told.
     fn farewell(&mut self) -> io::Result<()> {
-        if self.stopping.load(Ordering::Acquire) {
-            self.replies.error("ERR server is shutting down");
+        if self.control.is_stopping() {
+            self.output.replies.error("ERR server is shutting down");
             self.send()?;
         }
         Ok(())
     }
 
+    /// Tells the client why its connection ends.
+    fn dismiss(&mut self, reason: &str) -> io::Result<()> {
+        self.output.replies.error(reason);
+        self.send()?;
+        self.linger()
+    }
+
     /// Closes so that the peer can read the last reply: closing with bytes unread would reset the
     /// connection and throw that reply away.
-    fn linger(self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)?;
+    fn linger(&self) -> io::Result<()> {
+        let mut stream = &self.client.stream;
+        stream.shutdown(Shutdown::Write)?;
         let deadline = Instant::now() + Duration::from_millis(LINGER_MS_MAX);
-        let mut scratch = [0; 4096];
+        // Not on the stack, of which each client has one.
+        let mut scratch = vec![0; 4096];
         let mut thrown_away = 0;
-        let mut stream = self.stream;
         while thrown_away < LINGER_BYTES_MAX {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             stream.set_read_timeout(Some(left))?;
-            match stream.read(&mut scratch)? {
-                0 => break,
-                count => thrown_away += count,
+            match stream.read(&mut scratch) {
+                Ok(0) => break,
+                Ok(count) => thrown_away += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
             }
         }
         Ok(())
     }
+
+    /// From here on a thread of its own sends this client what it watches, and its replies.
+    fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
+        let (client, taken_from) = (Arc::clone(self.client), Arc::clone(&feed));
+        let send = move || {
+            let mut lines = Vec::new();
+            while taken_from.take(&mut lines) && (&client.stream).write_all(&lines).is_ok() {}
+            taken_from.close();
+            client.kill();
+            memory::settle();
+        };
+        let name = format!("monitor-{}", self.client.id);
+        thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES).spawn(send)?;
+        self.output.feed = Some(feed);
+        Ok(())
+    }
+}
+
+/// Whether a read or a write gave up waiting.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -2,32 +2,41 @@
 //!
 //! ```text
 //! flow   bytes -> request -> command -> engine [shard lock: store + journal.append] -> reply ... commit(mark) -> bytes
-//! deps   main > server > connection > { request, command, reply, engine }
-//!        engine > { store, persistence }      request, persistence > text (the one grammar)      all > limits
+//! deps   main > { server, metrics } > connection > { request, command, reply, engine }
+//!        command > { control, engine }      engine > { store, persistence }
+//!        request, persistence > text (the one grammar)      store, reply > value      all > { limits, memory }
 //! ```
 //!
 //! No arrow points back up. Only [`engine`] knows both the [`store`] and the [`persistence`]; neither
-//! knows the other, nor any socket. This file is the start-up story.
+//! knows the other, nor any socket. [`control`] is what connections share beside the data. This file is
+//! the start-up story.
 
 pub mod command;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod engine;
 pub mod glob;
 pub mod limits;
 pub mod memory;
+pub mod metrics;
 pub mod offline;
+mod output;
+mod password;
 pub mod persistence;
+mod process;
 pub mod reply;
 pub mod request;
 mod seldom;
 pub mod server;
 pub mod store;
 mod sync;
+mod telnet;
 pub mod text;
 pub mod value;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,11 +44,13 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use config::Config;
+use config::{Config, PasswordFileError};
+use control::Stop;
 use engine::Engine;
+use limits::{DRAIN_MS_MAX, REWRITE_MS_MAX, STOP_MS_MAX};
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
-use server::{BindError, Server};
+use server::{BindError, Listener, Server};
 use sync::AbortOnPanic;
 
 /// Why the server did not start, or did not stop well.
@@ -51,6 +62,9 @@ pub enum Error {
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The password.
+    #[error(transparent)]
+    Password(#[from] PasswordFileError),
     /// A signal handler or a thread.
     #[error("the system refuses what a server needs: {0}")]
     System(#[from] io::Error),
@@ -70,7 +84,7 @@ impl Error {
             Self::File(error) => file_exit_code(error),
             Self::Bind(BindError { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => 4,
             Self::Close(_) | Self::Hung => 5,
-            Self::Bind(_) | Self::System(_) => 1,
+            Self::Bind(_) | Self::Password(_) | Self::System(_) => 1,
         }
     }
 }
@@ -90,40 +104,70 @@ fn file_exit_code(error: &persistence::Error) -> u8 {
 /// taken, the data is loaded; then the file is made ready, and only then do clients get in.
 pub fn run(mut config: Config) -> Result<(), Error> {
     let started = Instant::now();
+    memory::take_reserve();
+    config.read_password()?;
     let running = Arc::new(OnceLock::new());
     handle_signals(Arc::clone(&running))?;
+    limit_clients(&mut config);
 
     let recovery = Recovery::begin(&config.file)?;
-    let listeners: Vec<_> = server::listen(&config)?.into_iter().map(Arc::new).collect();
+    let listeners: Vec<_> =
+        server::listen(&config, config.port)?.into_iter().map(Arc::new).collect();
+    let metrics = match config.metrics_port {
+        Some(port) => server::listen(&config, port)?,
+        None => Vec::new(),
+    };
     let engine = Engine::start(recovery, config.fsync)?;
     let keys = engine.keys();
+    memory::set_limit(config.maxmemory);
 
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let first_port = |listeners: &[SocketAddr]| listeners.first().map(SocketAddr::port);
+    let metrics_addresses: Vec<_> = metrics.iter().map(|listener| listener.address).collect();
     config.file = engine.path().to_owned();
-    config.port = addresses.first().map_or(config.port, |address| address.port());
+    config.port = first_port(&addresses).unwrap_or(config.port);
+    config.metrics_port = first_port(&metrics_addresses);
     let server = Server::new(config.clone(), engine);
     let _ = running.set(Arc::clone(&server));
     tend_engine(&server)?;
+    serve_metrics(&server, metrics)?;
     server.start(&listeners)?;
 
-    let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let shown = |addresses: &[SocketAddr]| {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
     log::info!(
         "coffre {} listens on {}; data file {}, fsync {}, {keys} keys loaded in {} ms",
         env!("CARGO_PKG_VERSION"),
-        shown.join(", "),
+        shown(&addresses),
         config.file.display(),
         config.fsync.name(),
         started.elapsed().as_millis(),
     );
+    if !metrics_addresses.is_empty() {
+        log::info!("metrics by HTTP on {}", shown(&metrics_addresses));
+    }
     for address in addresses {
         // Not `println!`: it panics when nobody listens.
         let _ = writeln!(io::stdout(), "coffre ready on {address}");
     }
 
-    server.run(&listeners);
-    close(&server)?;
+    let how = server.run(&listeners);
+    close(&server, how)?;
     log::info!("stopped; every acknowledged write is on disk");
     Ok(())
+}
+
+/// Each client needs a file descriptor: there may be fewer than asked for.
+fn limit_clients(config: &mut Config) {
+    let most = process::make_room_for(config.maxclients);
+    if most < config.maxclients {
+        log::warn!(
+            "maxclients is {most}, not {}: the system does not allow more file descriptors (ulimit -n)",
+            config.maxclients
+        );
+        config.maxclients = most;
+    }
 }
 
 /// The first SIGINT or SIGTERM stops the server, a second ends the process at once. SIGUSR1 asks for a
@@ -141,7 +185,7 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
                 (_, Some(server)) if !asked => {
                     log::debug!("told to stop by signal {signal}");
                     asked = true;
-                    server.stop();
+                    server.control().stop(Stop::Save);
                 }
                 // Nothing was acknowledged yet.
                 (_, None) => signal_hook::low_level::exit(0),
@@ -152,21 +196,50 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
 }
 
-/// Does what the engine needs done while no client calls it: one thread keeps the journal well, one
-/// compacts the file. The process ends with them: without them it would only seem to be well.
+/// Does what needs to be done while no client calls: one thread keeps the journal well, one compacts the
+/// file, one looks at the clock. The process ends with them: without them it would only seem to be well.
 fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
-    let spawn = |name: &str, work: fn(&Engine)| {
+    let spawn = |name: &str, work: fn(&Server)| {
         let server = Arc::clone(server);
         let run = move || {
             let _guard = AbortOnPanic;
             loop {
-                work(server.engine());
+                work(&server);
+                memory::settle();
             }
         };
         thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
     };
-    spawn("journal", tend_journal)?;
-    spawn("compaction", |engine| engine.tend_compaction(Duration::from_millis(100)))
+    spawn("journal", |server| tend_journal(server.engine()))?;
+    spawn("compaction", |server| server.engine().tend_compaction(Duration::from_millis(100)))?;
+    spawn("clock", tick)
+}
+
+/// Once a second: how much was done in it; and memory that was low may be there again.
+fn tick(server: &Server) {
+    thread::sleep(Duration::from_secs(1));
+    server.control().statistics.sample();
+    memory::used_bytes();
+    if memory::is_low() {
+        static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
+        match memory::take_reserve() {
+            true => log::info!("there is memory again, writes are taken"),
+            false if LOGGED.now() => {
+                log::error!("out of memory: writes and new clients are refused, reads go on");
+            }
+            false => {}
+        }
+    }
+}
+
+/// A thread for each address at which metrics are asked for.
+fn serve_metrics(server: &Arc<Server>, listeners: Vec<Listener>) -> io::Result<()> {
+    for listener in listeners {
+        let server = Arc::clone(server);
+        let serve = move || metrics::serve(&listener.socket, server.control(), server.engine());
+        thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
+    }
+    Ok(())
 }
 
 /// Marks what is at rest, syncs each second, heals at once.
@@ -219,20 +292,34 @@ fn heal(engine: &Engine) {
     }
 }
 
-/// Closes the engine. A rewrite is waited for while it goes on, because memory may be all there is; a
-/// disk that hangs is not.
-fn close(server: &Arc<Server>) -> Result<(), Error> {
-    const PATIENCE: Duration = Duration::from_secs(5);
+/// Closes the engine. A disk that does not answer is given up soon; a rewrite is waited for while it goes
+/// on, because memory may be all there is.
+fn close(server: &Arc<Server>, how: Stop) -> Result<(), Error> {
+    let told = Instant::now();
     let (sender, receiver) = mpsc::channel();
     let closing = Arc::clone(server);
-    let close = move || drop(sender.send(closing.engine().close()));
+    let close = move || {
+        let closed = match how {
+            Stop::Save => closing.engine().close(),
+            Stop::NoSave => closing.engine().close_without_healing(),
+        };
+        drop(sender.send(closed));
+    };
     thread::Builder::new().name("close".to_owned()).spawn(close)?;
+    let engine = server.engine();
+    let mut progress = engine.progress();
+    let mut patience = Duration::from_millis(STOP_MS_MAX - DRAIN_MS_MAX);
     loop {
-        let progress = server.engine().progress();
-        match receiver.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(patience) {
             Ok(closed) => return Ok(closed?),
-            Err(_) if server.engine().progress() > progress => {}
-            Err(_) => return Err(Error::Hung),
+            Err(_) if engine.trouble().is_none() => return Err(Error::Hung),
+            Err(_) => {
+                let before = std::mem::replace(&mut progress, engine.progress());
+                if told.elapsed() > Duration::from_millis(REWRITE_MS_MAX) && progress == before {
+                    return Err(Error::Hung);
+                }
+                patience = Duration::from_millis(REWRITE_MS_MAX);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A name ends in its unit. Nothing here is a setting: settings are in [`crate::config`].
 
-/// Longest key or value, in bytes (Redis: `proto-max-bulk-len`).
+/// Longest key or value that `--max-value` allows, in bytes (Redis: `proto-max-bulk-len`).
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// Longest inline request line, in bytes, line end excluded. Redis stops at 64 KiB; a line of
@@ -15,10 +15,20 @@ pub const ARGUMENTS_MAX: usize = 1 << 20;
 /// Longest `*count` or `$length` line, in bytes: `$-9223372036854775808` and its CR LF fit.
 pub const HEADER_BYTES_MAX: usize = 32;
 
-/// Largest request, in bytes (Redis: `client-query-buffer-limit`).
+/// Largest request that `--max-request` allows, in bytes (Redis: `client-query-buffer-limit`).
 pub const REQUEST_BYTES_MAX: usize = 1 << 30;
 
-/// A connection's read buffer when nothing is under way, in bytes.
+/// Most arguments of a request before `AUTH`, where a password is asked for (Redis's bound).
+pub const STRANGER_ARGUMENTS_MAX: usize = 10;
+
+/// Longest argument or line of a request before `AUTH`, in bytes (Redis's bound).
+pub const STRANGER_BYTES_MAX: usize = 16 << 10;
+
+/// A connection's read buffer at first, and once its client has been idle for [`TICK_MS`], in bytes. Ten
+/// thousand of them are to be cheap; a request that is longer makes it grow.
+pub const IDLE_BUFFER_BYTES: usize = 512;
+
+/// A connection's read buffer when it is in use, in bytes.
 pub const READ_BUFFER_BYTES: usize = 16 << 10;
 
 /// How far the read buffer grows for a pipelining client, in bytes. Only one large request goes
@@ -69,6 +79,30 @@ pub const LENGTH_BYTES_MAX: u64 = 40 << 20;
 /// How fast slowed writers write, in bytes per second.
 pub const SLOWED_BYTES_PER_S: u64 = 32 << 20;
 
+/// Words of a request that `SLOWLOG` keeps.
+pub const SLOW_ARGUMENTS_MAX: usize = 32;
+
+/// How much of each, in bytes.
+pub const SLOW_ARGUMENT_BYTES_MAX: usize = 128;
+
+/// Entries of `SLOWLOG`.
+pub const SLOWLOG_ENTRIES_MAX: usize = 128;
+
+/// About how long a line of `MONITOR` may be, in bytes; escapes make it up to four times as long.
+pub const MONITOR_LINE_BYTES_MAX: usize = 16 << 10;
+
+/// What may wait for a client that watches, in bytes; more closes it.
+pub const MONITOR_QUEUE_BYTES_MAX: usize = 1 << 20;
+
+/// Longest password, in bytes: comparing takes time for all of it.
+pub const PASSWORD_BYTES_MAX: usize = 512;
+
+/// Longest request to the metrics port, in bytes.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
+
+/// How long one may take, in milliseconds.
+pub const METRICS_MS_MAX: u64 = 2_000;
+
 /// Spare capacity the journal's buffers may keep, in bytes.
 pub const JOURNAL_SPARE_BYTES_MAX: usize = 4 << 20;
 
@@ -102,8 +136,24 @@ pub const SMALL_ALLOCATION_BYTES_MAX: usize = 4 << 20;
 /// it takes addresses only.
 pub const MEMORY_RESERVE_BYTES: usize = 32 << 20;
 
+/// How often a connection that waits for bytes looks at the clock, in milliseconds: once if its client is
+/// idle, again and again while a request has begun.
+pub const TICK_MS: u64 = 1_000;
+
+/// How slowly a request that has begun may come, in bytes per second, once `--request-timeout` is over.
+pub const REQUEST_BYTES_PER_S: u64 = 16 << 10;
+
+/// File descriptors kept for other things than clients: files, listeners, signals (Redis's number).
+pub const DESCRIPTORS_RESERVED: u64 = 32;
+
 /// How long a stopping server lets its clients finish, in milliseconds.
-pub const DRAIN_MS_MAX: u64 = 700;
+pub const DRAIN_MS_MAX: u64 = 600;
+
+/// How long after it was told to stop a server waits for a disk that does not answer, in milliseconds.
+pub const STOP_MS_MAX: u64 = 900;
+
+/// The same while a rewrite goes on, without which there may be no file at all: since it last went on.
+pub const REWRITE_MS_MAX: u64 = 5_000;
 
 /// How long a connection closed by an error waits for its peer to read that error, in milliseconds.
 pub const LINGER_MS_MAX: u64 = 1_000;
@@ -113,8 +163,11 @@ pub const LINGER_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX < REQUEST_BYTES_MAX);
-const _: () = assert!(READ_BUFFER_BYTES <= BURST_BYTES_MAX);
-const _: () = assert!(HEADER_BYTES_MAX < READ_BUFFER_BYTES);
+const _: () =
+    assert!(IDLE_BUFFER_BYTES < READ_BUFFER_BYTES && READ_BUFFER_BYTES <= BURST_BYTES_MAX);
+const _: () = assert!(DRAIN_MS_MAX < STOP_MS_MAX);
+const _: () = assert!(4 * MONITOR_LINE_BYTES_MAX < MONITOR_QUEUE_BYTES_MAX);
+const _: () = assert!(HEADER_BYTES_MAX < IDLE_BUFFER_BYTES);
 const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(DEAD_BYTES_MAX < LENGTH_BYTES_MAX && LENGTH_BYTES_MAX < 64 << 20);
 const _: () = assert!(SMALL_ALLOCATION_BYTES_MAX < MEMORY_RESERVE_BYTES);

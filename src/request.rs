@@ -3,7 +3,8 @@
 //! Each request is sniffed by its first byte: `*` begins a RESP array of bulk strings, anything else
 //! an inline line (LF or CR LF), split by [`crate::text`]. An inline line that begins with `#` is a
 //! comment. Where Redis resynchronises on malformed RESP, coffre refuses: a desync must not run
-//! commands.
+//! commands. Before a request telnet's own commands are understood ([`telnet`]), and in a line that was
+//! typed backspace and delete erase what stands before them.
 //!
 //! Invariants: nothing is reserved from a length or a count that a client merely declares; no byte
 //! of a partial request is looked at twice, but for the short header line of its last argument.
@@ -12,10 +13,52 @@ use std::io::{self, Read};
 use std::ops::{Index, Range};
 
 use crate::limits::{
-    ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, INLINE_BYTES_MAX,
-    READ_BUFFER_BYTES, REQUEST_BYTES_MAX, VALUE_BYTES_MAX,
+    ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, IDLE_BUFFER_BYTES,
+    INLINE_BYTES_MAX, READ_BUFFER_BYTES, REQUEST_BYTES_MAX, STRANGER_ARGUMENTS_MAX,
+    STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
 };
+use crate::memory;
+use crate::telnet::{self, Telnet};
 use crate::text::{self, Words};
+
+/// How large a request may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Words.
+    pub arguments: usize,
+    /// One argument of an array, in bytes.
+    pub argument_bytes: usize,
+    /// A line, in bytes.
+    pub inline_bytes: usize,
+    /// All of it, in bytes.
+    pub request_bytes: usize,
+    /// It is a stranger's, who has yet to give a password.
+    pub is_strangers: bool,
+}
+
+impl Limits {
+    /// What the settings allow.
+    pub const fn new(argument_bytes: usize, request_bytes: usize) -> Self {
+        let inline_bytes = INLINE_BYTES_MAX;
+        let arguments = ARGUMENTS_MAX;
+        Self { arguments, argument_bytes, inline_bytes, request_bytes, is_strangers: false }
+    }
+
+    /// What `AUTH` needs.
+    pub const STRANGER: Self = Self {
+        arguments: STRANGER_ARGUMENTS_MAX,
+        argument_bytes: STRANGER_BYTES_MAX,
+        inline_bytes: STRANGER_BYTES_MAX,
+        request_bytes: 2 * STRANGER_ARGUMENTS_MAX * STRANGER_BYTES_MAX,
+        is_strangers: true,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new(VALUE_BYTES_MAX, REQUEST_BYTES_MAX)
+    }
+}
 
 /// One request: the command's name and its arguments, at least one word in all.
 #[derive(Debug)]
@@ -52,12 +95,18 @@ impl Index<usize> for Request<'_> {
 /// follows can no longer be told apart from data.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// `*count` is no number, or is beyond [`ARGUMENTS_MAX`].
+    /// `*count` is no number, or is beyond [`Limits::arguments`].
     #[error("invalid multibulk length")]
     MultibulkLength,
-    /// `$length` is no number, negative, or beyond [`VALUE_BYTES_MAX`].
+    /// `$length` is no number, negative, or beyond [`Limits::argument_bytes`].
     #[error("invalid bulk length")]
     BulkLength,
+    /// More arguments than a stranger needs.
+    #[error("unauthenticated multibulk length")]
+    StrangersMultibulkLength,
+    /// A longer argument than a stranger needs.
+    #[error("unauthenticated bulk length")]
+    StrangersBulkLength,
     /// `*` and a count that goes on and on.
     #[error("too big mbulk count string")]
     MultibulkHeader,
@@ -70,10 +119,10 @@ pub enum ProtocolError {
     /// A bulk string longer than it said.
     #[error("expected CRLF after bulk")]
     ExpectedCrlf,
-    /// More than [`REQUEST_BYTES_MAX`] in one request.
+    /// More than [`Limits::request_bytes`] in one request.
     #[error("too big request")]
     RequestTooBig,
-    /// More than [`INLINE_BYTES_MAX`] without a line end.
+    /// More than [`Limits::inline_bytes`] without a line end.
     #[error("too big inline request")]
     InlineTooBig,
     /// Quotes of an inline line do not close.
@@ -82,6 +131,9 @@ pub enum ProtocolError {
     /// The first bytes of a TLS handshake.
     #[error("TLS on a plain-text port")]
     Tls,
+    /// There is no memory for the rest of it, or it may not have any.
+    #[error("out of memory")]
+    NoMemory,
     /// A browser or a proxy, perhaps made to speak to us by a hostile page: nothing is answered.
     #[error("an HTTP request")]
     Http,
@@ -128,7 +180,7 @@ pub struct RequestReader {
 impl Default for RequestReader {
     fn default() -> Self {
         Self {
-            buffer: vec![0; READ_BUFFER_BYTES],
+            buffer: vec![0; IDLE_BUFFER_BYTES],
             start: 0,
             end: 0,
             cursor: 0,
@@ -146,8 +198,9 @@ impl RequestReader {
     /// Reads once from `source` into the buffer; `Ok(0)` is the end of the stream.
     ///
     /// Call it when [`next`](Self::next) gave `None`. The buffer doubles only when it is full of
-    /// received bytes, so it never holds more than twice what was received; and it is given back
-    /// when nothing is under way and the last read did not need it.
+    /// received bytes, so it never holds more than twice what was received and [`READ_BUFFER_BYTES`]; and
+    /// it is given back when nothing is under way and the last read did not need it. An error of kind
+    /// `OutOfMemory` says that the request under way may not grow.
     pub fn fill(&mut self, mut source: impl Read) -> io::Result<usize> {
         self.release();
         if self.start > 0 {
@@ -156,7 +209,7 @@ impl RequestReader {
             self.start = 0;
         }
         if self.end == 0 && self.last_read < self.buffer.len() / 4 {
-            self.give_back();
+            self.shrink_to(READ_BUFFER_BYTES);
         }
         if self.end == self.buffer.len() {
             // The last argument, once its length is known, tells where the request ends.
@@ -165,32 +218,66 @@ impl RequestReader {
                 true => self.wanted.max(BURST_BYTES_MAX),
                 false => usize::MAX,
             };
-            self.grow((2 * self.end).min(most));
+            self.grow((2 * self.end).max(READ_BUFFER_BYTES).min(most))?;
         }
         self.last_read = source.read(&mut self.buffer[self.end..])?;
         self.end += self.last_read;
         if self.end == self.buffer.len() && self.end < BURST_BYTES_MAX {
-            self.grow(2 * self.end);
+            // There may be more to read: if there is no memory for it, that is soon enough to say.
+            let _ = self.grow((2 * self.end).max(READ_BUFFER_BYTES));
         }
         Ok(self.last_read)
     }
 
-    fn give_back(&mut self) {
-        if self.buffer.len() > READ_BUFFER_BYTES {
-            self.buffer = vec![0; READ_BUFFER_BYTES];
+    /// The client is idle: gives back what memory it can.
+    pub fn rest(&mut self) {
+        self.release();
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.shrink_to(IDLE_BUFFER_BYTES);
+            self.arguments = Vec::new();
+            self.words = Words::default();
         }
     }
 
-    fn grow(&mut self, length: usize) {
-        self.buffer.reserve_exact(length - self.buffer.len());
-        self.buffer.resize(length, 0);
+    /// Bytes received of a request that is not complete.
+    pub fn pending_bytes(&self) -> usize {
+        match self.handed_out {
+            true => self.end - self.start - self.cursor,
+            false => self.end - self.start,
+        }
     }
 
-    /// The next complete request, `None` if more bytes are needed first.
-    #[expect(clippy::should_implement_trait, reason = "a request borrows the reader")]
-    pub fn next(&mut self) -> Result<Option<Request<'_>>, ProtocolError> {
+    /// Memory it holds, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity() + self.arguments.capacity() * size_of::<Range<usize>>()
+    }
+
+    /// An empty buffer of at most `length`.
+    fn shrink_to(&mut self, length: usize) {
+        if self.buffer.len() > length {
+            self.buffer = vec![0; length];
+        }
+    }
+
+    fn grow(&mut self, length: usize) -> io::Result<()> {
+        if length > BURST_BYTES_MAX && !memory::has_room(length - self.buffer.len()) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.buffer.try_reserve_exact(length - self.buffer.len())?;
+        self.buffer.resize(length, 0);
+        Ok(())
+    }
+
+    /// The next complete request, `None` if more bytes are needed first. What `telnet` says before it is to be
+    /// answered before it.
+    pub fn next(
+        &mut self,
+        limits: &Limits,
+        telnet: &mut Telnet,
+    ) -> Result<Option<Request<'_>>, ProtocolError> {
         self.release();
-        let request = match self.advance()? {
+        let request = match self.advance(limits, telnet)? {
             Found::Nothing => return Ok(None),
             Found::Inline => {
                 let (bytes, spans) = self.words.parts();
@@ -224,14 +311,21 @@ impl RequestReader {
         self.words.clear(CLIENT_SPARE_BYTES_MAX);
     }
 
-    fn advance(&mut self) -> Result<Found, ProtocolError> {
+    fn advance(&mut self, limits: &Limits, telnet: &mut Telnet) -> Result<Found, ProtocolError> {
         loop {
             if self.announced > 0 {
-                return self.array();
+                return self.array(limits);
             }
             match self.buffer[self.start..self.end] {
                 [] => return Ok(Found::Nothing),
                 [0x16, ..] => return Err(ProtocolError::Tls),
+                [telnet::IAC, ..] if self.cursor == 0 => {
+                    match telnet.command(&self.buffer[self.start..self.end]) {
+                        Some(0) => self.cursor = 1,
+                        Some(length) => self.start += length,
+                        None => return Ok(Found::Nothing),
+                    }
+                }
                 [b'*', ..] => {
                     let header = self.header();
                     let header = header.map_err(|fault| match fault {
@@ -242,11 +336,14 @@ impl RequestReader {
                     self.cursor = after;
                     match usize::try_from(count) {
                         Ok(0) | Err(_) => self.skip(),
-                        Ok(count) if count <= ARGUMENTS_MAX => self.announced = count,
+                        Ok(count) if count <= limits.arguments => self.announced = count,
+                        Ok(_) if limits.is_strangers => {
+                            return Err(ProtocolError::StrangersMultibulkLength);
+                        }
                         Ok(_) => return Err(ProtocolError::MultibulkLength),
                     }
                 }
-                _ => match self.inline()? {
+                _ => match self.inline(limits)? {
                     // A blank line or a comment: on to the next.
                     Some(()) if self.words.is_empty() => self.skip(),
                     Some(()) => return Ok(Found::Inline),
@@ -258,22 +355,24 @@ impl RequestReader {
 
     /// Reads the line at `start` into `words`, which stay empty for a comment; `None` if its end has
     /// not arrived.
-    fn inline(&mut self) -> Result<Option<()>, ProtocolError> {
-        let received = &self.buffer[self.start..self.end];
+    fn inline(&mut self, limits: &Limits) -> Result<Option<()>, ProtocolError> {
+        let received = &mut self.buffer[self.start..self.end];
         let Some(ahead) = memchr::memchr(b'\n', &received[self.cursor..]) else {
             self.cursor = received.len();
             let whole = received.strip_suffix(b"\r").unwrap_or(received);
-            return match whole.len() > INLINE_BYTES_MAX {
+            return match whole.len() > limits.inline_bytes {
                 true => Err(ProtocolError::InlineTooBig),
                 false => Ok(None),
             };
         };
-        let line = &received[..self.cursor + ahead];
-        self.cursor = line.len() + 1;
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.len() > INLINE_BYTES_MAX {
+        let mut length = self.cursor + ahead;
+        self.cursor = length + 1;
+        length -= usize::from(received[..length].ends_with(b"\r"));
+        if length > limits.inline_bytes {
             return Err(ProtocolError::InlineTooBig);
         }
+        let length = telnet::erase(&mut received[..length]);
+        let line = &received[..length];
         if line.starts_with(b"#") {
             return Ok(Some(()));
         }
@@ -285,7 +384,7 @@ impl RequestReader {
     }
 
     /// Reads on in the array at `start`.
-    fn array(&mut self) -> Result<Found, ProtocolError> {
+    fn array(&mut self, limits: &Limits) -> Result<Found, ProtocolError> {
         while self.arguments.len() < self.announced {
             let received = &self.buffer[self.start..self.end];
             match received.get(self.cursor) {
@@ -299,11 +398,14 @@ impl RequestReader {
             })?;
             let Some((length, begin)) = header else { return Ok(Found::Nothing) };
             let length = usize::try_from(length).map_err(|_| ProtocolError::BulkLength)?;
-            if length > VALUE_BYTES_MAX {
-                return Err(ProtocolError::BulkLength);
+            if length > limits.argument_bytes {
+                return Err(match limits.is_strangers {
+                    true => ProtocolError::StrangersBulkLength,
+                    false => ProtocolError::BulkLength,
+                });
             }
             let end = begin + length;
-            if end > REQUEST_BYTES_MAX {
+            if end > limits.request_bytes {
                 return Err(ProtocolError::RequestTooBig);
             }
             self.wanted = end + 2;
@@ -312,6 +414,7 @@ impl RequestReader {
                 None | Some(b"" | b"\r") => return Ok(Found::Nothing),
                 Some(_) => return Err(ProtocolError::ExpectedCrlf),
             }
+            self.arguments.try_reserve(1).map_err(|_| ProtocolError::NoMemory)?;
             self.arguments.push(begin..end);
             self.cursor = end + 2;
         }
@@ -363,6 +466,10 @@ const HTTP_METHODS: &[&str] =
 mod tests {
     use super::*;
 
+    fn next(reader: &mut RequestReader) -> Result<Option<Request<'_>>, ProtocolError> {
+        reader.next(&Limits::default(), &mut Telnet::default())
+    }
+
     /// Everything a stream of bytes holds: its requests, then how it ends.
     fn read_all(chunks: &[&[u8]]) -> (Vec<Vec<Vec<u8>>>, Result<usize, ProtocolError>) {
         let mut reader = RequestReader::default();
@@ -372,7 +479,7 @@ mod tests {
             while !rest.is_empty() {
                 reader.fill(&mut rest).unwrap();
                 loop {
-                    match reader.next() {
+                    match next(&mut reader) {
                         Ok(Some(request)) => {
                             requests.push(request.words_from(0).map(<[u8]>::to_vec).collect());
                         }
@@ -468,8 +575,8 @@ mod tests {
             let mut reader = RequestReader::default();
             let mut rest = declared;
             reader.fill(&mut rest).unwrap();
-            assert!(reader.next().unwrap().is_none());
-            assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES);
+            assert!(next(&mut reader).unwrap().is_none());
+            assert_eq!(reader.buffer.capacity(), IDLE_BUFFER_BYTES);
             assert!(reader.arguments.capacity() < 16);
         }
     }
@@ -483,16 +590,58 @@ mod tests {
         request.extend_from_slice(b"\r\n");
         let mut reader = RequestReader::default();
         let mut rest = &request[..];
-        while reader.next().unwrap().is_none() {
+        while next(&mut reader).unwrap().is_none() {
             let received = reader.end + reader.fill(&mut rest).unwrap();
             assert!(reader.buffer.capacity() <= 2 * received.max(READ_BUFFER_BYTES));
         }
         assert_eq!(reader.buffer.capacity(), request.len());
         for _ in 0..2 {
             assert_eq!(reader.fill(&b"PING\r\n"[..]).unwrap(), 6);
-            assert!(reader.next().unwrap().is_some());
+            assert!(next(&mut reader).unwrap().is_some());
         }
         assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES);
+        assert_eq!(reader.fill(&b"PIN"[..]).unwrap(), 3);
+        reader.rest();
+        assert_eq!(reader.buffer.capacity(), READ_BUFFER_BYTES, "half a request is kept");
+        assert_eq!(reader.fill(&b"G\r\n"[..]).unwrap(), 3);
+        assert!(next(&mut reader).unwrap().is_some());
+        reader.rest();
+        assert_eq!(reader.buffer.capacity(), IDLE_BUFFER_BYTES);
+        assert!(next(&mut reader).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_stranger_may_ask_for_little() {
+        let error = |bytes: &[u8]| {
+            let mut reader = RequestReader::default();
+            let mut rest = bytes;
+            loop {
+                reader.fill(&mut rest).unwrap();
+                if let Err(error) = reader.next(&Limits::STRANGER, &mut Telnet::default()) {
+                    return error;
+                }
+            }
+        };
+        assert_eq!(error(b"*11\r\n"), ProtocolError::StrangersMultibulkLength);
+        assert_eq!(error(b"*2\r\n$16385\r\n"), ProtocolError::StrangersBulkLength);
+        assert_eq!(error(&[b'A'; 16_385]), ProtocolError::InlineTooBig);
+    }
+
+    #[test]
+    fn telnet_s_commands_are_no_requests() {
+        // Ctrl-C between two lines and an option it asks for; then IAC as an ordinary byte.
+        let stream = b"PING\r\n\xff\xf4\xff\xfd\x06\xff\xfb\x1fPONF\x08G\r\n\xffx\r\n";
+        let whole = read_all(&[stream]);
+        assert_eq!(whole.0, [[b"PING".to_vec()], [b"PONG".to_vec()], [b"\xffx".to_vec()]]);
+        for cut in 0..=stream.len() {
+            assert_eq!(read_all(&[&stream[..cut], &stream[cut..]]), whole, "cut at {cut}");
+        }
+        let mut reader = RequestReader::default();
+        reader.fill(&stream[6..]).unwrap();
+        let mut telnet = Telnet::default();
+        assert!(reader.next(&Limits::default(), &mut telnet).unwrap().is_some());
+        assert_eq!(telnet.take_answers().unwrap(), b"\xff\xfb\x06\xff\xfe\x1f");
+        assert_eq!(telnet.take_answers(), None);
     }
 
     #[test]
@@ -503,7 +652,7 @@ mod tests {
                 request.resize(request.len() + key_bytes, b'k');
                 request.extend_from_slice(b"\r\n$5\r\nvalue\r\n");
                 let (mut reader, mut rest) = (RequestReader::default(), &request[..]);
-                while reader.next().unwrap().is_none() {
+                while next(&mut reader).unwrap().is_none() {
                     assert!(reader.fill(&mut rest).unwrap() > 0, "a key of {key_bytes} bytes");
                 }
             }
@@ -515,7 +664,7 @@ mod tests {
         let mut request = b"*100001\r\n$6\r\nEXISTS\r\n".to_vec();
         (0..100_000).for_each(|_| request.extend_from_slice(b"$3\r\nkey\r\n"));
         let (mut reader, mut rest, mut reads) = (RequestReader::default(), &request[..], 0);
-        while reader.next().unwrap().is_none() {
+        while next(&mut reader).unwrap().is_none() {
             reader.fill(&mut rest).unwrap();
             reads += 1;
         }

@@ -3,20 +3,23 @@
 //! The sockets listen before the data file is changed and accept once it is loaded, so that a port in
 //! use costs nothing; clients that come meanwhile wait.
 
-use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::command;
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::control::{Client, Control, Event, Refusal, Stop};
 use crate::engine::Engine;
 use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
+use crate::memory;
 use crate::seldom::Seldom;
 use crate::sync::lock;
 
@@ -33,16 +36,16 @@ pub struct BindError {
 /// A socket that listens, and where.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    /// The socket.
+    pub socket: TcpListener,
     /// With the port that was chosen.
     pub address: SocketAddr,
 }
 
-/// Listens on every address of `config`, each once. With port 0 the first gets any free port, the
-/// others the same.
-pub fn listen(config: &Config) -> Result<Vec<Listener>, BindError> {
+/// Listens on every address of `config`, each once, at `port`. With port 0 the first gets any free port,
+/// the others the same.
+pub fn listen(config: &Config, mut port: u16) -> Result<Vec<Listener>, BindError> {
     let mut listeners: Vec<Listener> = Vec::new();
-    let mut port = config.port;
     for ip in &config.bind {
         let wanted = SocketAddr::new(*ip, port);
         if listeners.iter().any(|listener| listener.address == wanted) {
@@ -72,31 +75,17 @@ fn listen_on(wanted: SocketAddr) -> io::Result<Listener> {
 /// The running server.
 #[derive(Debug)]
 pub struct Server {
-    // Constant after construction.
-    config: Config,
+    control: Control,
     engine: Engine,
-
-    // Their own synchronization.
-    stopping: AtomicBool,
-    next_id: AtomicU64,
-
-    /// The streams of the connected clients, by client number.
-    clients: Mutex<HashMap<u64, Arc<TcpStream>>>,
-    /// The last client left, or `stopping` was set.
-    changed: Condvar,
+    /// Closed to accept a client with when there is no other file descriptor, to turn it away.
+    spare: Mutex<Option<File>>,
 }
 
 impl Server {
     /// A server of `engine`'s data that does not accept yet.
     pub fn new(config: Config, engine: Engine) -> Arc<Self> {
-        Arc::new(Self {
-            config,
-            engine,
-            stopping: AtomicBool::new(false),
-            next_id: AtomicU64::new(1),
-            clients: Mutex::default(),
-            changed: Condvar::new(),
-        })
+        let control = Control::new(config, command::names().len());
+        Arc::new(Self { control, engine, spare: Mutex::new(spare()) })
     }
 
     /// Begins to accept, on a thread for each address.
@@ -109,43 +98,25 @@ impl Server {
         Ok(())
     }
 
-    /// Asks the server to stop; [`run`](Self::run) does it.
-    pub fn stop(&self) {
-        let clients = lock(&self.clients);
-        self.stopping.store(true, Ordering::Release);
-        drop(clients);
-        self.changed.notify_all();
-    }
-
-    /// Serves until [`stop`](Self::stop), then lets what was received be answered, for as long as
-    /// [`DRAIN_MS_MAX`]. The journal is the caller's to close.
-    pub fn run(&self, listeners: &[Arc<Listener>]) {
-        let mut clients = lock(&self.clients);
-        while !self.stopping.load(Ordering::Acquire) {
-            clients = crate::sync::wait(&self.changed, clients);
-        }
+    /// Serves until somebody [stops](Control::stop) it, then lets what was received be answered, for as
+    /// long as [`DRAIN_MS_MAX`]. The journal is the caller's to close. Returns how it was to stop.
+    pub fn run(&self, listeners: &[Arc<Listener>]) -> Stop {
+        let how = self.control.wait_for_stop();
         // An accept that is under way ends, and the kernel refuses whoever comes now.
         for listener in listeners {
             let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
         }
         // What the kernel has received can still be read; then the stream ends.
-        for stream in clients.values() {
-            let _ = stream.shutdown(Shutdown::Read);
+        for client in self.control.clients.close() {
+            let _ = client.stream.shutdown(Shutdown::Read);
         }
         let deadline = Instant::now() + Duration::from_millis(DRAIN_MS_MAX);
-        while !clients.is_empty() && Instant::now() < deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            clients = crate::sync::wait_timeout(&self.changed, clients, left);
+        let left = self.control.clients.wait_until_empty(deadline);
+        if left > 0 {
+            log::warn!("{left} clients did not read their replies in time and were cut off");
         }
-        if !clients.is_empty() {
-            log::warn!(
-                "{} clients did not read their replies in time and were cut off",
-                clients.len()
-            );
-        }
-        for stream in clients.values() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.control.clients.all().iter().for_each(|client| client.kill());
+        how
     }
 
     /// The engine, to be closed after [`run`](Self::run).
@@ -153,69 +124,148 @@ impl Server {
         &self.engine
     }
 
+    /// What all connections share beside the engine.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
     fn accept(self: Arc<Self>, listener: &TcpListener) {
         static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
-        while !self.stopping.load(Ordering::Acquire) {
+        while !self.control.is_stopping() {
             match listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => self.receive(stream, peer),
                 Err(error) if is_of_one_client(&error) => {}
-                Err(_) if self.stopping.load(Ordering::Acquire) => return,
+                Err(_) if self.control.is_stopping() => return,
                 Err(error) => {
-                    // No descriptor or no memory: accepting at once again would spin.
                     if LOGGED.now() {
                         log::error!("cannot accept clients for now: {error}");
                     }
+                    self.turn_away_with_the_spare(listener);
+                    // No descriptor or no memory: accepting at once again would spin.
                     thread::sleep(Duration::from_millis(50));
                 }
             }
         }
     }
 
-    /// Gives a new client its thread, or tells it why not.
-    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let stream = Arc::new(stream);
-        let mut clients = lock(&self.clients);
-        if self.stopping.load(Ordering::Acquire) {
-            return;
-        }
-        if clients.len() >= self.config.maxclients as usize {
-            drop(clients);
-            return turn_away(&stream, "ERR max number of clients reached");
-        }
-        clients.insert(id, Arc::clone(&stream));
-        drop(clients);
-        let leave = Leave { server: Arc::clone(self), id };
-        let thread =
-            thread::Builder::new().name(format!("client-{id}")).stack_size(CLIENT_STACK_BYTES);
-        let thread_stream = Arc::clone(&stream);
-        let spawned = thread.spawn(move || {
-            let server = Arc::clone(&leave.server);
-            server.serve(&thread_stream, peer, id);
-            drop(leave);
-        });
-        if let Err(error) = spawned {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
-            if LOGGED.now() {
-                log::error!("no thread for client {id} at {peer}: {error}: closed");
+    /// Without a file descriptor for one more client: gives up the one kept for that, tells the client
+    /// that waits, and takes it back.
+    fn turn_away_with_the_spare(&self, listener: &TcpListener) {
+        let mut kept = lock(&self.spare);
+        if kept.take().is_some() {
+            // Somebody is known to wait, or else there would be no error; but another may be quicker.
+            let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
+            let _ = listener.set_nonblocking(false);
+            if let Ok((stream, _)) = accepted {
+                self.turn_away(&stream, &Refusal::Full.to_string());
             }
-            turn_away(&stream, "ERR no thread for another client");
+        }
+        *kept = spare();
+    }
+
+    /// Lets a client in, or tells it why not.
+    fn receive(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        if self.control.config.denies(peer.ip()) {
+            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+            if LOGGED.now() {
+                log::warn!("{peer} turned away: no password is set (protected mode)");
+            }
+            return self.turn_away(&stream, DENIED);
+        }
+        if memory::is_low() {
+            return self.turn_away(&stream, "ERR no memory for another client");
+        }
+        match self.control.clients.admit(stream, peer) {
+            Ok(client) => self.spawn(client),
+            Err((stream, refusal)) => self.turn_away(&stream, &refusal.to_string()),
         }
     }
 
-    fn serve(&self, stream: &TcpStream, peer: SocketAddr, id: u64) {
-        log::debug!("client {id} at {peer}: connected");
-        let served = stream.set_nodelay(true).and_then(|()| {
-            Connection::new(stream, peer, id, &self.engine, &self.config, &self.stopping).serve()
+    /// Gives a client its thread.
+    fn spawn(self: &Arc<Self>, client: Arc<Client>) {
+        let leave = Leave { server: Arc::clone(self), id: client.id };
+        let name = format!("client-{}", client.id);
+        let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
+        let served = Arc::clone(&client);
+        let spawned = thread.spawn(move || {
+            leave.server.serve(served);
+            drop(leave);
+            memory::settle();
         });
-        match served {
-            Ok(()) => log::debug!("client {id} at {peer}: left"),
-            Err(error) => log::debug!("client {id} at {peer}: {error}"),
+        match spawned {
+            Ok(_) => self.control.statistics.happened(Event::Connected),
+            Err(error) => {
+                static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
+                if LOGGED.now() {
+                    let Client { id, peer, .. } = &*client;
+                    log::error!("no thread for client {id} at {peer}: {error}: closed");
+                }
+                self.turn_away(&client.stream, "ERR no thread for another client");
+            }
+        }
+    }
+
+    fn serve(&self, client: Arc<Client>) {
+        let (id, peer) = (client.id, client.peer);
+        log::debug!("client {id} at {peer}: connected");
+        let serve = || {
+            self.prepare(&client.stream)?;
+            Connection::new(&client, &self.engine, &self.control).serve()
+        };
+        match panic::catch_unwind(AssertUnwindSafe(serve)) {
+            Ok(Ok(())) => log::debug!("client {id} at {peer}: left"),
+            Ok(Err(error)) => log::debug!("client {id} at {peer}: {error}"),
+            Err(_) => {
+                // What it held locked may be half changed: then the process ends here.
+                self.engine.assert_sound();
+                self.control.statistics.happened(Event::Panicked);
+                log::error!("client {id} at {peer}: its thread panicked: closed");
+            }
+        }
+    }
+
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        // Telnet sends part of its Ctrl-C as urgent data: left out it would tear what surrounds it.
+        socket.set_out_of_band_inline(true)?;
+        let seconds = self.control.config.tcp_keepalive;
+        if seconds > 0 {
+            let after = Duration::from_secs(seconds.into());
+            let every = Duration::from_secs((seconds / 3).max(1).into());
+            let keepalive = TcpKeepalive::new().with_time(after).with_interval(every);
+            socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
+        }
+        Ok(())
+    }
+
+    /// Tells a client why it is closed, without ever waiting for it.
+    fn turn_away(&self, mut stream: &TcpStream, reason: &str) {
+        self.control.statistics.happened(Event::Rejected);
+        let told = stream.set_nonblocking(true).and_then(|()| {
+            stream.write_all(format!("-{reason}\r\n").as_bytes())?;
+            stream.shutdown(Shutdown::Write)?;
+            // What it has sent already would reset the connection, and throw the reason away.
+            let _ = stream.read(&mut [0; 1024]);
+            Ok(())
+        });
+        if let Err(error) = told {
+            log::debug!("a client turned away could not be told: {error}");
         }
     }
 }
 
-/// Takes a client off the list when its thread ends, by a panic too.
+/// Redis's text, as far as it is true here.
+const DENIED: &str = "DENIED coffre is running in protected mode because no password is set. In this mode \
+    connections are only accepted from this machine. If you want to connect from others: 1) restart it with \
+    '--requirepass-file', or 2) with '--protected-mode no', but make sure that no stranger can reach the port.";
+
+/// A file that is always there, and needs nothing but a descriptor.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Takes a client off the list when its thread ends, or could not begin.
 struct Leave {
     server: Arc<Server>,
     id: u64,
@@ -223,11 +273,7 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        let mut clients = lock(&self.server.clients);
-        clients.remove(&self.id);
-        if clients.is_empty() {
-            self.server.changed.notify_all();
-        }
+        self.server.control.clients.leave(self.id);
     }
 }
 
@@ -235,15 +281,4 @@ impl Drop for Leave {
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-/// Tells a client why it is closed, without ever waiting for it.
-fn turn_away(mut stream: &TcpStream, reason: &str) {
-    let told = stream
-        .set_nonblocking(true)
-        .and_then(|()| stream.write_all(format!("-{reason}\r\n").as_bytes()))
-        .and_then(|()| stream.shutdown(Shutdown::Both));
-    if let Err(error) = told {
-        log::debug!("a client turned away could not be told: {error}");
-    }
 }

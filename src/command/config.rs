@@ -3,10 +3,11 @@
 use super::{CommandError, Context};
 use crate::config::Config;
 use crate::glob::Pattern;
+use crate::limits::{LISTEN_BACKLOG, SLOWLOG_ENTRIES_MAX};
 use crate::request::Request;
 
 pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), CommandError> {
-    let parameters = parameters(context.config);
+    let parameters = parameters(&context.control.config);
     let mut asked = vec![false; parameters.len()];
     // One pattern at a time: each may take megabytes.
     for word in request.words_from(2) {
@@ -25,22 +26,35 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), C
     Ok(())
 }
 
-/// What is set here, and what clients expect of a server that has no such setting.
+/// What is set here, and what clients expect of a server that has no such setting. The password is not
+/// among them.
 fn parameters(config: &Config) -> Vec<(&'static str, String)> {
     let binds: Vec<_> = config.bind.iter().map(ToString::to_string).collect();
     let folder = config.file.parent().map(|folder| folder.display().to_string());
+    let yes_or_no = |set: bool| if set { "yes" } else { "no" }.to_owned();
     vec![
         ("appendfilename", config.file.file_name().unwrap_or_default().display().to_string()),
         ("appendfsync", config.fsync.name().to_owned()),
         ("appendonly", "yes".to_owned()),
         ("bind", binds.join(" ")),
+        ("client-query-buffer-limit", config.max_request.to_string()),
         ("databases", "1".to_owned()),
         ("dir", folder.unwrap_or_default()),
+        ("enable-debug-command", config.enable_debug_command.name().to_owned()),
         ("maxclients", config.maxclients.to_string()),
-        ("maxmemory", "0".to_owned()),
+        ("maxmemory", config.maxmemory.to_string()),
         ("maxmemory-policy", "noeviction".to_owned()),
+        ("metrics-port", config.metrics_port.unwrap_or(0).to_string()),
         ("port", config.port.to_string()),
+        ("protected-mode", yes_or_no(config.protected_mode)),
+        ("proto-max-bulk-len", config.max_value.to_string()),
+        ("request-timeout", config.request_timeout.to_string()),
         ("save", String::new()),
-        ("timeout", "0".to_owned()),
+        ("slowlog-log-slower-than", config.slowlog_log_slower_than.to_string()),
+        ("slowlog-max-len", SLOWLOG_ENTRIES_MAX.to_string()),
+        ("tcp-backlog", LISTEN_BACKLOG.to_string()),
+        ("tcp-keepalive", config.tcp_keepalive.to_string()),
+        ("timeout", config.timeout.to_string()),
+        ("write-timeout", config.write_timeout.to_string()),
     ]
 }

@@ -2,22 +2,39 @@
 
 use std::fmt::Write;
 
-use super::{CommandError, Context};
+use super::{CommandError, Context, is};
+use crate::control::{Called, Control, Event, unix_time};
+use crate::memory;
+use crate::process;
 use crate::request::Request;
 
 /// Writes a section's lines.
 type Section = fn(&mut Context<'_, '_>, &mut String);
 
-const SECTIONS: &[(&str, Section)] =
-    &[("Server", server), ("Persistence", persistence), ("Keyspace", keyspace)];
+const SECTIONS: &[(&str, Section)] = &[
+    ("Server", server),
+    ("Clients", clients),
+    ("Memory", memory_section),
+    ("Persistence", persistence),
+    ("Stats", stats),
+    ("Replication", replication),
+    ("CPU", cpu),
+    ("Modules", |_, _| {}),
+    ("Commandstats", command_stats),
+    ("Cluster", cluster),
+    ("Keyspace", keyspace),
+];
+
+/// Shown only if it is named, or with `all` and `everything`.
+const NOT_DEFAULT: &str = "Commandstats";
 
 pub fn info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), CommandError> {
-    let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-    let is_all = |word: &[u8]| ["default", "all", "everything"].iter().any(|all| is(word, all));
-    let all = request.len() == 1 || request.words_from(1).any(is_all);
+    let asked = |name: &str| request.words_from(1).any(|word| is(word, name));
+    let all = asked("all") || asked("everything");
+    let default = request.len() == 1 || asked("default");
     let mut text = String::new();
     for (name, write) in SECTIONS {
-        if all || request.words_from(1).any(|word| is(word, name)) {
+        if all || default && *name != NOT_DEFAULT || asked(name) {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
@@ -34,8 +51,22 @@ fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = write!(text, "{line}\r\n");
 }
 
+/// A size for people, as Redis shows it.
+fn human(bytes: u64) -> String {
+    let (mut size, mut unit) = (bytes as f64, "B");
+    for larger in ["K", "M", "G", "T"] {
+        if size < 1024.0 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, larger);
+    }
+    if unit == "B" { format!("{bytes}B") } else { format!("{size:.2}{unit}") }
+}
+
 fn server(context: &mut Context<'_, '_>, text: &mut String) {
+    let Control { config, started, run_id, .. } = context.control;
     let executable = std::env::current_exe().unwrap_or_default();
+    let uptime_s = started.elapsed().as_secs();
     // Client libraries read from this which commands they may use.
     put(text, format_args!("redis_version:7.4.0"));
     put(text, format_args!("redis_mode:standalone"));
@@ -44,9 +75,41 @@ fn server(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("os:{}", std::env::consts::OS));
     put(text, format_args!("arch_bits:{}", usize::BITS));
     put(text, format_args!("process_id:{}", std::process::id()));
-    put(text, format_args!("tcp_port:{}", context.config.port));
+    put(text, format_args!("run_id:{run_id}"));
+    put(text, format_args!("tcp_port:{}", config.port));
+    put(text, format_args!("server_time_usec:{}", unix_time().as_micros()));
+    put(text, format_args!("uptime_in_seconds:{uptime_s}"));
+    put(text, format_args!("uptime_in_days:{}", uptime_s / (24 * 60 * 60)));
     put(text, format_args!("executable:{}", executable.display()));
     put(text, format_args!("config_file:"));
+}
+
+fn clients(context: &mut Context<'_, '_>, text: &mut String) {
+    let Control { config, clients, .. } = context.control;
+    put(text, format_args!("connected_clients:{}", clients.count()));
+    put(text, format_args!("cluster_connections:0"));
+    put(text, format_args!("maxclients:{}", config.maxclients));
+    put(text, format_args!("blocked_clients:0"));
+    put(text, format_args!("tracking_clients:0"));
+    put(text, format_args!("coffre_threads:{}", process::threads()));
+}
+
+fn memory_section(context: &mut Context<'_, '_>, text: &mut String) {
+    let used = memory::used_bytes() as u64;
+    let resident = process::resident_bytes();
+    let mut size = |name: &str, bytes: u64| {
+        put(text, format_args!("{name}:{bytes}"));
+        put(text, format_args!("{name}_human:{}", human(bytes)));
+    };
+    size("used_memory", used);
+    size("used_memory_rss", resident);
+    size("used_memory_peak", memory::peak_bytes() as u64);
+    size("total_system_memory", process::machine_bytes());
+    size("maxmemory", context.control.config.maxmemory as u64);
+    put(text, format_args!("maxmemory_policy:noeviction"));
+    put(text, format_args!("mem_fragmentation_ratio:{:.2}", resident as f64 / used.max(1) as f64));
+    put(text, format_args!("mem_allocator:libc"));
+    put(text, format_args!("coffre_out_of_memory:{}", u8::from(memory::is_low())));
 }
 
 fn persistence(context: &mut Context<'_, '_>, text: &mut String) {
@@ -55,7 +118,9 @@ fn persistence(context: &mut Context<'_, '_>, text: &mut String) {
     let trouble = engine.trouble();
     let went = |well: bool| if well { "ok" } else { "err" };
     let took_s = status.took.map_or(-1, |took| took.as_secs() as i64);
-    let (requested, running) = (u8::from(status.is_requested), u8::from(status.is_running));
+    // Asked for is begun, for whoever waits until it is over.
+    let running = u8::from(status.is_requested || status.is_running);
+    let scheduled = u8::from(status.is_requested && status.is_running);
     put(text, format_args!("loading:0"));
     put(text, format_args!("rdb_bgsave_in_progress:{running}"));
     put(text, format_args!("rdb_last_save_time:{}", status.saved_s));
@@ -63,7 +128,7 @@ fn persistence(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("rdb_last_bgsave_time_sec:{took_s}"));
     put(text, format_args!("aof_enabled:1"));
     put(text, format_args!("aof_rewrite_in_progress:{running}"));
-    put(text, format_args!("aof_rewrite_scheduled:{requested}"));
+    put(text, format_args!("aof_rewrite_scheduled:{scheduled}"));
     put(text, format_args!("aof_last_rewrite_time_sec:{took_s}"));
     put(text, format_args!("aof_last_bgrewrite_status:{}", went(status.succeeded)));
     put(text, format_args!("aof_last_write_status:{}", went(trouble.is_none())));
@@ -75,9 +140,83 @@ fn persistence(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("coffre_times_healed:{}", engine.healed()));
 }
 
+fn stats(context: &mut Context<'_, '_>, text: &mut String) {
+    let statistics = &context.control.statistics;
+    let totals = statistics.totals();
+    let [commands, received, sent] = statistics.per_second();
+    let times = |event| statistics.times(event);
+    put(text, format_args!("total_connections_received:{}", times(Event::Connected)));
+    put(text, format_args!("total_commands_processed:{}", totals.commands()));
+    put(text, format_args!("instantaneous_ops_per_sec:{commands:.0}"));
+    put(text, format_args!("total_net_input_bytes:{}", totals.received));
+    put(text, format_args!("total_net_output_bytes:{}", totals.sent));
+    put(text, format_args!("instantaneous_input_kbps:{:.2}", received / 1024.0));
+    put(text, format_args!("instantaneous_output_kbps:{:.2}", sent / 1024.0));
+    put(text, format_args!("rejected_connections:{}", times(Event::Rejected)));
+    put(text, format_args!("expired_keys:0"));
+    put(text, format_args!("evicted_keys:0"));
+    put(text, format_args!("keyspace_hits:{}", totals.hits));
+    put(text, format_args!("keyspace_misses:{}", totals.misses));
+    put(text, format_args!("pubsub_channels:0"));
+    put(text, format_args!("pubsub_patterns:0"));
+    put(text, format_args!("total_error_replies:{}", totals.errors()));
+    put(text, format_args!("acl_access_denied_auth:{}", times(Event::WrongPassword)));
+    put(text, format_args!("coffre_malformed_requests:{}", times(Event::Malformed)));
+    put(text, format_args!("coffre_timed_out_clients:{}", times(Event::TimedOut)));
+    put(text, format_args!("coffre_not_reading_clients:{}", times(Event::NotReading)));
+    put(text, format_args!("coffre_panicked_clients:{}", times(Event::Panicked)));
+}
+
+fn replication(_context: &mut Context<'_, '_>, text: &mut String) {
+    put(text, format_args!("role:master"));
+    put(text, format_args!("connected_slaves:0"));
+    put(text, format_args!("master_repl_offset:0"));
+}
+
+fn cpu(_context: &mut Context<'_, '_>, text: &mut String) {
+    let [user, system] = process::processor_time();
+    put(text, format_args!("used_cpu_sys:{:.6}", system.as_secs_f64()));
+    put(text, format_args!("used_cpu_user:{:.6}", user.as_secs_f64()));
+}
+
+fn command_stats(context: &mut Context<'_, '_>, text: &mut String) {
+    let totals = context.control.statistics.totals();
+    for (name, called) in super::names().iter().zip(totals.called) {
+        let Called { calls, ns, rejected, failed } = called;
+        if calls + rejected > 0 {
+            let (us, per_call) = (ns / 1000, ns as f64 / 1000.0 / calls.max(1) as f64);
+            let counts = format!("rejected_calls={rejected},failed_calls={failed}");
+            put(
+                text,
+                format_args!(
+                    "cmdstat_{name}:calls={calls},usec={us},usec_per_call={per_call:.2},{counts}"
+                ),
+            );
+        }
+    }
+}
+
+fn cluster(_context: &mut Context<'_, '_>, text: &mut String) {
+    put(text, format_args!("cluster_enabled:0"));
+}
+
 fn keyspace(context: &mut Context<'_, '_>, text: &mut String) {
     let keys = context.session.count();
     if keys > 0 {
         put(text, format_args!("db0:keys={keys},expires=0,avg_ttl=0"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_as_redis_does() {
+        for (bytes, shown) in
+            [(0, "0B"), (1023, "1023B"), (1536, "1.50K"), (1 << 20, "1.00M"), (3 << 30, "3.00G")]
+        {
+            assert_eq!(human(bytes), shown);
+        }
     }
 }

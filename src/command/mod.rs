@@ -9,11 +9,17 @@ mod data;
 mod help;
 mod info;
 mod persist;
+mod server;
 mod table;
 
-use crate::config::Config;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use crate::control::{Burst, Called, Client, Control, Feed, Paused};
 use crate::engine::{Session, WriteError};
 use crate::glob;
+use crate::memory;
 use crate::persistence::WriteRefused;
 use crate::reply::Replies;
 use crate::request::Request;
@@ -21,15 +27,43 @@ use crate::text;
 
 pub use table::{Argument, Arity, Command, Flag, Group, TABLE};
 
-/// What the server knows of a connection's client, for the commands that ask.
+/// What was said on a connection that changes what comes.
 #[derive(Debug)]
-pub struct Client {
-    /// Its number: 1 for the first client of this run.
-    pub id: u64,
-    /// What `CLIENT SETNAME` gave it.
-    pub name: Vec<u8>,
-    /// It said `QUIT`: close once its replies are sent.
-    pub quit: bool,
+pub struct Conversation {
+    /// It gave the password, or none is asked for.
+    pub authenticated: bool,
+    /// It said `QUIT`, or ended itself: close once its replies are sent.
+    pub is_over: bool,
+    /// It watches every command.
+    pub feed: Option<Arc<Feed>>,
+    silence: Silence,
+}
+
+/// What `CLIENT REPLY` asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// Replies to everything.
+    None,
+    /// No reply to so many commands, that one included.
+    Next(u8),
+    /// No reply to anything.
+    All,
+}
+
+impl Conversation {
+    /// One that has just begun.
+    pub fn new(authenticated: bool) -> Self {
+        Self { authenticated, is_over: false, feed: None, silence: Silence::None }
+    }
+
+    /// Whether the command just run gets no reply; ask once for each.
+    pub fn is_silent(&mut self) -> bool {
+        let silence = self.silence;
+        if let Silence::Next(count) = silence {
+            self.silence = if count > 1 { Silence::Next(count - 1) } else { Silence::None };
+        }
+        silence != Silence::None
+    }
 }
 
 /// What a command works with.
@@ -38,10 +72,12 @@ pub struct Context<'a, 'e> {
     pub session: &'a mut Session<'e>,
     /// Where its reply goes.
     pub replies: &'a mut Replies,
+    /// What was said before.
+    pub conversation: &'a mut Conversation,
     /// The client itself.
-    pub client: &'a mut Client,
-    /// The running configuration.
-    pub config: &'a Config,
+    pub client: &'a Client,
+    /// The server.
+    pub control: &'a Control,
 }
 
 /// Why a command was not run. The text is the reply.
@@ -84,9 +120,27 @@ pub enum CommandError {
     /// `CLIENT SETINFO` of something else than the library's name and version.
     #[error("ERR Unrecognized option '{0}'")]
     Option(String),
+    /// An argument whose value is none that it may have.
+    #[error("ERR {0}")]
+    Value(&'static str),
+    /// The same, with what it was.
+    #[error("ERR {0} '{1}'")]
+    NoSuch(&'static str, String),
     /// `HELP` on what is no command.
     #[error("ERR no command '{0}'; HELP lists them")]
     NoHelp(String),
+    /// The client has yet to give the password.
+    #[error("NOAUTH Authentication required.")]
+    NoAuth,
+    /// A wrong password, or another user than `default`.
+    #[error("WRONGPASS invalid username-password pair or user is disabled.")]
+    WrongPassword,
+    /// A password where none is asked for.
+    #[error(
+        "ERR AUTH <password> called without any password configured for the default user. \
+         Are you sure your configuration is correct?"
+    )]
+    NoPassword,
     /// The journal takes no writes, or not this one.
     #[error("MISCONF Errors writing to the AOF file: {0}")]
     Refused(#[from] WriteRefused),
@@ -96,9 +150,24 @@ pub enum CommandError {
     /// A value beyond the limit.
     #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
     TooLong,
+    /// More memory is used than `--maxmemory` allows.
+    #[error("OOM command not allowed when used memory > 'maxmemory'.")]
+    MaxMemory,
     /// There is no memory for what it would add, or for its reply.
     #[error("OOM command not allowed: out of memory")]
     NoMemory,
+    /// It watches every command.
+    #[error("ERR Can't execute '{0}': only PING, QUIT and MONITOR are allowed while monitoring")]
+    Watching(String),
+    /// `DEBUG` without `--enable-debug-command`.
+    #[error(
+        "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
+         run it from a local connection, otherwise you need to set this option when you start the server."
+    )]
+    NoDebug,
+    /// `SHUTDOWN` while the data file is in trouble.
+    #[error("ERR Errors trying to SHUTDOWN. Check logs.")]
+    Shutdown,
     /// See [`glob::TooLong`].
     #[error("ERR {0}")]
     Pattern(#[from] glob::TooLong),
@@ -117,50 +186,193 @@ impl From<WriteError> for CommandError {
 /// Longest part of a request that an error echoes, in bytes (Redis's own bound).
 const ECHO_BYTES_MAX: usize = 128;
 
-/// Runs one request and writes its one reply.
-pub fn run(request: &Request<'_>, context: &mut Context<'_, '_>) {
-    let start = context.replies.position();
-    let result = find(request).and_then(|command| (command.run)(context, request));
-    let lost = context.replies.recover(start);
-    if let Err(error) = if lost { Err(CommandError::NoMemory) } else { result } {
-        context.replies.truncate(start);
-        context.replies.error(&error.to_string());
+/// A command, or subcommand, and its number.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// What the table says of it.
+    pub command: &'static Command,
+    /// Its place among all commands and subcommands.
+    number: usize,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy)]
+pub enum Outcome {
+    /// It names no command.
+    Unknown,
+    /// Its command was not run.
+    Rejected(Found),
+    /// Its command was run.
+    Ran {
+        /// Which.
+        found: Found,
+        /// It was answered by an error.
+        failed: bool,
+    },
+}
+
+/// What a request names, and why that cannot be run, if it cannot.
+pub struct Asked {
+    found: Option<Found>,
+    error: Option<CommandError>,
+}
+
+/// What is run while clients are paused, whatever is paused: it may end the pause.
+fn is_never_paused(command: &Command) -> bool {
+    matches!(command.name, "UNPAUSE" | "SHUTDOWN" | "QUIT")
+}
+
+/// The kind of pause that holds a command up, if any does.
+pub fn held_up_by(asked: &Asked) -> Option<Paused> {
+    match asked.found {
+        Some(Found { command, .. }) if is_never_paused(command) => None,
+        Some(Found { command, .. }) if command.flags.contains(&Flag::Write) => Some(Paused::Writes),
+        _ => Some(Paused::All),
     }
 }
 
-/// The command, or subcommand, that a request names, if it has the right number of arguments.
-fn find(request: &Request<'_>) -> Result<&'static Command, CommandError> {
-    let Some(command) = lookup(&request[0]) else { return Err(unknown(request)) };
-    let subcommand = match command.subcommands {
-        [_, ..] if request.len() > 1 => Some(find_subcommand(command, &request[1])?),
-        _ => None,
+/// Runs one request and writes its one reply.
+pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
+    let start = context.replies.position();
+    let rejection = match asked.found {
+        None => asked.error,
+        Some(found) => {
+            context.client.last_command.store(found.number, Ordering::Relaxed);
+            asked.error.or_else(|| obstacle(found.command, context))
+        }
     };
-    let found = subcommand.unwrap_or(command);
-    if found.arity.allows(request.len()) {
-        return Ok(found);
+    let (outcome, result) = match (asked.found, rejection) {
+        (Some(found), None) => {
+            let result = (found.command.run)(context, request);
+            let lost = context.replies.recover(start);
+            let result = if lost { Err(CommandError::NoMemory) } else { result };
+            (Outcome::Ran { found, failed: result.is_err() }, result)
+        }
+        (found, rejection) => {
+            let outcome = found.map_or(Outcome::Unknown, Outcome::Rejected);
+            (outcome, rejection.map_or(Ok(()), Err))
+        }
+    };
+    if let Err(error) = result {
+        context.replies.truncate(start);
+        context.replies.error(&error.to_string());
     }
-    let mut name = command.name.to_ascii_lowercase();
-    if let Some(subcommand) = subcommand {
-        name.push('|');
-        name.push_str(&subcommand.name.to_ascii_lowercase());
+    outcome
+}
+
+/// What forbids a command just now.
+fn obstacle(command: &Command, context: &Context<'_, '_>) -> Option<CommandError> {
+    let is = |flag| command.flags.contains(&flag);
+    if !context.conversation.authenticated && !is(Flag::NoAuth) {
+        return Some(CommandError::NoAuth);
     }
-    Err(CommandError::Arity(name))
+    if is(Flag::Denyoom) && memory::is_full() {
+        return Some(CommandError::MaxMemory);
+    }
+    if is(Flag::Denyoom) && memory::is_low() {
+        return Some(CommandError::NoMemory);
+    }
+    let allowed = matches!(command.name, "PING" | "QUIT" | "MONITOR");
+    (context.conversation.feed.is_some() && !allowed)
+        .then(|| CommandError::Watching(command.name.to_ascii_lowercase()))
+}
+
+/// Tells those who want to know what became of a request: the counters, the slow log, who watches.
+pub fn record(
+    outcome: &Outcome,
+    request: &Request<'_>,
+    took: Duration,
+    client: &Client,
+    control: &Control,
+    done: &mut Burst,
+) {
+    let (found, called) = match outcome {
+        Outcome::Unknown => return,
+        Outcome::Rejected(found) => (found, Called::not()),
+        Outcome::Ran { found, failed } => (found, Called::once(took, *failed)),
+    };
+    control.statistics.count(client.id, done, found.number, called);
+    if matches!(outcome, Outcome::Rejected(_)) {
+        return;
+    }
+    let is = |flag| found.command.flags.contains(&flag);
+    if control.slowlog.is_slow(took) && !is(Flag::Secret) {
+        control.slowlog.add(client, request.words_from(0), took);
+    }
+    if control.monitors.is_any() && !is(Flag::Secret) && !is(Flag::Admin) {
+        control.monitors.show(client.peer, request.words_from(0));
+    }
+}
+
+/// The command, or subcommand, that a request names, and whether it has the right number of arguments.
+pub fn find(request: &Request<'_>) -> Asked {
+    let Some((index, command)) = lookup_numbered(&request[0]) else {
+        return Asked { found: None, error: Some(unknown(request)) };
+    };
+    let number = NUMBERS.first[index];
+    let found = match command.subcommands {
+        [_, ..] if request.len() > 1 => match find_subcommand(command, &request[1]) {
+            Ok((place, subcommand)) => Found { command: subcommand, number: number + 1 + place },
+            Err(error) => {
+                return Asked { found: Some(Found { command, number }), error: Some(error) };
+            }
+        },
+        _ => Found { command, number },
+    };
+    let allowed = found.command.arity.allows(request.len());
+    let error = (!allowed).then(|| CommandError::Arity(name(found.number).to_owned()));
+    Asked { found: Some(found), error }
 }
 
 fn find_subcommand(
     command: &'static Command,
     name: &[u8],
-) -> Result<&'static Command, CommandError> {
-    let is = |known: &&Command| name.eq_ignore_ascii_case(known.name.as_bytes());
-    command.subcommands.iter().find(is).ok_or_else(|| CommandError::UnknownSubcommand {
+) -> Result<(usize, &'static Command), CommandError> {
+    let is = |known: &(usize, &Command)| name.eq_ignore_ascii_case(known.1.name.as_bytes());
+    let found = command.subcommands.iter().enumerate().find(is);
+    found.ok_or_else(|| CommandError::UnknownSubcommand {
         name: lossy(name, ECHO_BYTES_MAX),
         command: command.name,
     })
 }
 
+/// All commands and subcommands have numbers: a command's subcommands follow it.
+static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| {
+    let mut numbers = Numbers { first: Vec::new(), names: Vec::new() };
+    for command in TABLE {
+        let name = command.name.to_ascii_lowercase();
+        numbers.first.push(numbers.names.len());
+        let subcommand = |sub: &Command| format!("{name}|{}", sub.name.to_ascii_lowercase());
+        let subcommands: Vec<_> = command.subcommands.iter().map(subcommand).collect();
+        numbers.names.push(name);
+        numbers.names.extend(subcommands);
+    }
+    numbers
+});
+
+struct Numbers {
+    /// By the place of a command in the table, its number.
+    first: Vec<usize>,
+    /// By number, the name, as `config|get`.
+    names: Vec<String>,
+}
+
+/// The names of all commands and subcommands, as `config|get`, by their numbers.
+pub fn names() -> &'static [String] {
+    &NUMBERS.names
+}
+
+fn name(number: usize) -> &'static str {
+    NUMBERS.names.get(number).map_or("NULL", String::as_str)
+}
+
 /// Finds a command by its name or alias, in any letter case.
 pub fn lookup(name: &[u8]) -> Option<&'static Command> {
-    TABLE.iter().find(|command| {
+    lookup_numbered(name).map(|(_, command)| command)
+}
+
+fn lookup_numbered(name: &[u8]) -> Option<(usize, &'static Command)> {
+    TABLE.iter().enumerate().find(|(_, command)| {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         is(command.name) || command.alias.is_some_and(is)
     })
@@ -184,4 +396,9 @@ fn lossy(bytes: &[u8], most: usize) -> String {
 
 fn integer(word: &[u8]) -> Result<i64, CommandError> {
     text::integer(word).ok_or(CommandError::NotAnInteger)
+}
+
+/// Whether a word is this one, in any letter case.
+fn is(word: &[u8], known: &str) -> bool {
+    word.eq_ignore_ascii_case(known.as_bytes())
 }

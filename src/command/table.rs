@@ -1,6 +1,6 @@
 //! The one table of commands.
 
-use super::{CommandError, Context, client, config, data, help, info, persist};
+use super::{CommandError, Context, client, config, data, help, info, persist, server};
 use crate::request::Request;
 
 /// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.
@@ -47,6 +47,12 @@ pub enum Flag {
     Denyoom,
     /// Takes constant time.
     Fast,
+    /// On the server, not on data; `MONITOR` does not show it.
+    Admin,
+    /// Allowed before the password is given.
+    NoAuth,
+    /// Holds a password: neither `MONITOR` nor `SLOWLOG` shows it.
+    Secret,
 }
 
 impl Flag {
@@ -57,6 +63,9 @@ impl Flag {
             Self::Readonly => "readonly",
             Self::Denyoom => "denyoom",
             Self::Fast => "fast",
+            Self::Admin => "admin",
+            Self::NoAuth => "no_auth",
+            Self::Secret => "skip_monitor",
         }
     }
 }
@@ -387,11 +396,26 @@ pub static TABLE: &[Command] = &[
         name: "QUIT",
         alias: Some("EXIT"),
         arity: Arity::AtLeast(1),
-        flags: &[Flag::Fast],
+        flags: &[Flag::Fast, Flag::NoAuth],
         group: Group::Connection,
         summary: "Closes the connection.",
         example: "QUIT",
         run: client::quit,
+        ..PLAIN
+    },
+    Command {
+        name: "AUTH",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Fast, Flag::NoAuth, Flag::Secret],
+        group: Group::Connection,
+        summary: "Gives the password.",
+        arguments: &[
+            Argument::new("username", "string").optional(),
+            Argument::new("password", "string"),
+        ],
+        example: "AUTH sesame",
+        notes: &["The only user is default."],
+        run: client::auth,
         ..PLAIN
     },
     Command {
@@ -411,8 +435,8 @@ pub static TABLE: &[Command] = &[
         arity: Arity::AtLeast(2),
         group: Group::Connection,
         since: "2.4.0",
-        summary: "Names and identifies this connection.",
-        example: "CLIENT ID",
+        summary: "Lists, names and ends connections.",
+        example: "CLIENT LIST",
         subcommands: CLIENT,
         run: help::subcommands,
         ..PLAIN
@@ -435,6 +459,56 @@ pub static TABLE: &[Command] = &[
         example: "CONFIG GET *",
         subcommands: CONFIG,
         run: help::subcommands,
+        ..PLAIN
+    },
+    Command {
+        name: "SLOWLOG",
+        arity: Arity::AtLeast(2),
+        since: "2.2.12",
+        summary: "Lists the commands that took long.",
+        example: "SLOWLOG GET 10",
+        subcommands: SLOWLOG,
+        run: help::subcommands,
+        ..PLAIN
+    },
+    Command {
+        name: "MONITOR",
+        flags: &[Flag::Admin],
+        summary: "Shows every command that the server runs, until QUIT.",
+        example: "MONITOR",
+        run: server::monitor,
+        ..PLAIN
+    },
+    Command {
+        name: "SHUTDOWN",
+        arity: Arity::AtLeast(1),
+        flags: &[Flag::Admin],
+        summary: "Stops the server, with everything on disk.",
+        arguments: &[Argument {
+            one_of: &["NOSAVE", "SAVE"],
+            ..Argument::new("save-selector", "oneof").optional()
+        }],
+        example: "SHUTDOWN",
+        notes: &[
+            "While the data file is in trouble it is refused, unless NOSAVE or FORCE is said.",
+            "NOSAVE does not try to write a new file then. NOW changes nothing.",
+        ],
+        run: server::shutdown,
+        ..PLAIN
+    },
+    Command {
+        name: "DEBUG",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Admin],
+        summary: "Makes the server sleep or fail, for tests.",
+        arguments: &[Argument::new("subcommand", "string")],
+        example: "DEBUG SLEEP 0.1",
+        notes: &[
+            "SLEEP seconds                         this connection sleeps",
+            "PANIC [CONNECTION | SHARD | JOURNAL]  it panics, with that locked",
+            "Only with --enable-debug-command.",
+        ],
+        run: server::debug,
         ..PLAIN
     },
 ];
@@ -490,6 +564,95 @@ const CLIENT: &[Command] = &[
         run: client::set_info,
         ..PLAIN
     },
+    Command {
+        name: "LIST",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Admin],
+        group: Group::Connection,
+        since: "2.4.0",
+        summary: "Lists the connected clients.",
+        arguments: &[Argument::new("TYPE type | ID id ...", "string").optional()],
+        run: client::list,
+        ..PLAIN
+    },
+    Command {
+        name: "INFO",
+        arity: Arity::Exactly(2),
+        group: Group::Connection,
+        since: "6.2.0",
+        summary: "Returns this connection's line of CLIENT LIST.",
+        run: client::info,
+        ..PLAIN
+    },
+    Command {
+        name: "KILL",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Admin],
+        group: Group::Connection,
+        since: "2.4.0",
+        summary: "Ends connections and counts them.",
+        arguments: &[Argument::new("address | filter value ...", "string")],
+        run: client::kill,
+        ..PLAIN
+    },
+    Command {
+        name: "NO-EVICT",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Admin],
+        group: Group::Connection,
+        since: "7.0.0",
+        summary: "Does nothing: no client is ended to make room.",
+        arguments: &[Argument { one_of: &["ON", "OFF"], ..Argument::new("enabled", "oneof") }],
+        run: client::no_evict,
+        ..PLAIN
+    },
+    Command {
+        name: "NO-TOUCH",
+        arity: Arity::Exactly(3),
+        group: Group::Connection,
+        since: "7.2.0",
+        summary: "Does nothing: no key is old because nobody reads it.",
+        arguments: &[Argument { one_of: &["ON", "OFF"], ..Argument::new("enabled", "oneof") }],
+        run: client::no_touch,
+        ..PLAIN
+    },
+    Command {
+        name: "PAUSE",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Admin],
+        group: Group::Connection,
+        since: "3.0.0",
+        summary: "Holds up the commands of all clients for a time in milliseconds.",
+        arguments: &[
+            Argument::new("timeout", "integer"),
+            Argument { one_of: &["WRITE", "ALL"], ..Argument::new("mode", "oneof").optional() },
+        ],
+        run: client::pause,
+        ..PLAIN
+    },
+    Command {
+        name: "REPLY",
+        arity: Arity::Exactly(3),
+        group: Group::Connection,
+        since: "3.2.0",
+        summary: "Turns this connection's replies on or off, or skips the next.",
+        arguments: &[Argument {
+            one_of: &["ON", "OFF", "SKIP"],
+            ..Argument::new("action", "oneof")
+        }],
+        run: client::reply,
+        ..PLAIN
+    },
+    Command {
+        name: "UNPAUSE",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        group: Group::Connection,
+        since: "6.2.0",
+        summary: "Ends a pause.",
+        run: client::unpause,
+        ..PLAIN
+    },
     Command { group: Group::Connection, ..SUBCOMMAND_HELP },
 ];
 
@@ -539,6 +702,38 @@ const CONFIG: &[Command] = &[
         summary: "Returns the parameters that match the patterns.",
         arguments: &[Argument::new("parameter", "pattern").multiple()],
         run: config::get,
+        ..PLAIN
+    },
+    SUBCOMMAND_HELP,
+];
+
+const SLOWLOG: &[Command] = &[
+    Command {
+        name: "GET",
+        arity: Arity::Between(2, 3),
+        flags: &[Flag::Admin],
+        since: "2.2.12",
+        summary: "Returns the newest entries, 10 if it is not said how many.",
+        arguments: &[Argument::new("count", "integer").optional()],
+        run: server::slowlog_get,
+        ..PLAIN
+    },
+    Command {
+        name: "LEN",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "2.2.12",
+        summary: "Returns the number of entries.",
+        run: server::slowlog_len,
+        ..PLAIN
+    },
+    Command {
+        name: "RESET",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "2.2.12",
+        summary: "Forgets all entries.",
+        run: server::slowlog_reset,
         ..PLAIN
     },
     SUBCOMMAND_HELP,

@@ -183,18 +183,45 @@ impl Engine {
 
     /// Makes everything durable and refuses all further writes, see [`Journal::close`].
     ///
-    /// In trouble it tries once more to heal: memory may be all there is. A compaction that is under way
-    /// gives up; it is waited for a little, to clean up after itself.
+    /// In trouble it tries once more to heal: memory may be all there is.
     pub fn close(&self) -> Result<(), WriteRefused> {
-        let closed = self.journal.close().or_else(|refused| match self.heal() {
+        self.close_without_healing().or_else(|refused| match self.heal() {
             Ok(()) => self.journal.close(),
             Err(error) => {
                 log::error!("{}: {error}", self.path().display());
                 Err(refused)
             }
-        });
+        })
+    }
+
+    /// The same, but in trouble nothing more is tried. A compaction that is under way gives up; it is waited
+    /// for a little, to clean up after itself.
+    pub fn close_without_healing(&self) -> Result<(), WriteRefused> {
+        let closed = self.journal.close();
         self.compactor.wait_for_end(Duration::from_millis(200));
         closed
+    }
+}
+
+/// For tests of what a panic does.
+impl Engine {
+    /// Panics with a shard locked.
+    pub fn panic_in_shard(&self) -> ! {
+        let _shard = self.store.lock_nth(0);
+        panic!("asked for, with a shard locked");
+    }
+
+    /// Panics with the journal locked.
+    pub fn panic_in_journal(&self) -> ! {
+        self.journal.panic_locked()
+    }
+
+    /// After a panic: ends the process if it left a lock behind.
+    pub fn assert_sound(&self) {
+        self.store.each().for_each(drop);
+        self.journal.has_failed();
+        self.compaction_status();
+        drop((lock(&self.healing), lock(&self.taking_back)));
     }
 }
 

@@ -550,6 +550,12 @@ impl Journal {
         lock(&self.state).trouble.is_some()
     }
 
+    /// Panics with the state locked, for tests of what that does.
+    pub fn panic_locked(&self) -> ! {
+        let _state = lock(&self.state);
+        panic!("asked for, with the journal locked");
+    }
+
     /// Takes no more, commits what is pending, makes everything durable whatever the mode, and marks
     /// it so. After an error some acknowledged writes may not be durable.
     pub fn close(&self) -> Result<(), WriteRefused> {

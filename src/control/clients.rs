@@ -1,0 +1,257 @@
+//! The list of connected clients: who they are and what they do, as others may see and end them.
+//!
+//! A client's own thread writes what it does into its entry with plain stores, once a burst; whoever lists
+//! the clients reads it. Entries are in the order of their numbers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::Burst;
+use crate::sync::{lock, wait_timeout};
+
+/// Who is connected.
+#[derive(Debug)]
+pub struct Clients {
+    // Constant after construction.
+    most: usize,
+    started: Instant,
+
+    // Its own synchronization.
+    next_id: AtomicU64,
+
+    state: Mutex<State>,
+    /// The last one left.
+    empty: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    all: BTreeMap<u64, Arc<Client>>,
+    /// Nobody is let in any more.
+    closed: bool,
+}
+
+/// Why a client is not let in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There are as many as there may be.
+    #[error("ERR max number of clients reached")]
+    Full,
+    /// The server stops.
+    #[error("ERR server is shutting down")]
+    Closed,
+}
+
+/// A connected client, as others see it.
+#[derive(Debug)]
+pub struct Client {
+    // Constant after construction.
+    /// Its number: 1 for the first client of this run.
+    pub id: u64,
+    /// Its own address.
+    pub peer: SocketAddr,
+    /// The connection.
+    pub stream: TcpStream,
+    /// When it came.
+    pub connected: Instant,
+    started: Instant,
+
+    // Their own synchronization; written by its own thread.
+    /// When it last sent something, in milliseconds since the server's start.
+    seen_ms: AtomicU64,
+    /// Commands run.
+    pub commands: AtomicU64,
+    /// Bytes received.
+    pub received: AtomicU64,
+    /// Bytes sent.
+    pub sent: AtomicU64,
+    /// The number of the command it last sent, in the table; [`Client::NO_COMMAND`] at first.
+    pub last_command: AtomicUsize,
+    /// Bytes received of requests that are not complete.
+    pub pending_bytes: AtomicUsize,
+    /// Memory its buffers hold, in bytes.
+    pub buffer_bytes: AtomicUsize,
+    /// Bytes of replies that it has not taken yet.
+    pub queued_bytes: AtomicUsize,
+    /// It watches every command.
+    pub is_monitor: AtomicBool,
+    /// It asked for `CLIENT NO-EVICT`.
+    pub no_evict: AtomicBool,
+    /// It asked for `CLIENT NO-TOUCH`.
+    pub no_touch: AtomicBool,
+    killed: AtomicBool,
+
+    names: Mutex<Names>,
+}
+
+/// What a client calls itself.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// What `CLIENT SETNAME` gave it.
+    pub name: String,
+    /// Its library, and the version of that.
+    pub library: [String; 2],
+}
+
+impl Clients {
+    /// At most so many; times count from `started`.
+    pub fn new(most: usize, started: Instant) -> Self {
+        Self {
+            most,
+            started,
+            next_id: AtomicU64::new(1),
+            state: Mutex::default(),
+            empty: Condvar::new(),
+        }
+    }
+
+    /// Takes a client in, or gives its stream back.
+    pub fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Arc<Client>, (TcpStream, Refusal)> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut state = lock(&self.state);
+        match state.all.len() < self.most {
+            _ if state.closed => Err((stream, Refusal::Closed)),
+            false => Err((stream, Refusal::Full)),
+            true => {
+                let client = Arc::new(Client::new(id, stream, peer, self.started));
+                state.all.insert(id, Arc::clone(&client));
+                Ok(client)
+            }
+        }
+    }
+
+    /// Takes a client off the list.
+    pub fn leave(&self, id: u64) {
+        let mut state = lock(&self.state);
+        let client = state.all.remove(&id);
+        let is_empty = state.all.is_empty();
+        drop(state);
+        // The last one to hold it closes the connection: not with the list locked.
+        drop(client);
+        if is_empty {
+            self.empty.notify_all();
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.state).all.len()
+    }
+
+    /// All of them, in the order in which they came.
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        lock(&self.state).all.values().cloned().collect()
+    }
+
+    /// Lets nobody in any more, and returns who is here.
+    pub fn close(&self) -> Vec<Arc<Client>> {
+        lock(&self.state).closed = true;
+        self.all()
+    }
+
+    /// Waits until all have left, at most until `deadline`; returns how many have not.
+    pub fn wait_until_empty(&self, deadline: Instant) -> usize {
+        let mut state = lock(&self.state);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.all.is_empty() || left.is_zero() {
+                return state.all.len();
+            }
+            state = wait_timeout(&self.empty, state, left);
+        }
+    }
+}
+
+impl Client {
+    /// What stands in `last_command` before its first.
+    pub const NO_COMMAND: usize = usize::MAX;
+
+    fn new(id: u64, stream: TcpStream, peer: SocketAddr, started: Instant) -> Self {
+        let connected = Instant::now();
+        let client = Self {
+            id,
+            peer,
+            stream,
+            connected,
+            started,
+            seen_ms: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            last_command: AtomicUsize::new(Self::NO_COMMAND),
+            pending_bytes: AtomicUsize::new(0),
+            buffer_bytes: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+            is_monitor: AtomicBool::new(false),
+            no_evict: AtomicBool::new(false),
+            no_touch: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            names: Mutex::default(),
+        };
+        client.seen(connected);
+        client
+    }
+
+    /// It just sent something.
+    pub fn seen(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.started);
+        self.seen_ms.store(since.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// It did what a burst says.
+    pub fn did(&self, burst: &Burst) {
+        let add = |counter: &AtomicU64, more: u64| {
+            // Its own thread is the only one to write.
+            counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        };
+        add(&self.commands, burst.commands);
+        add(&self.received, burst.received);
+        add(&self.sent, burst.sent);
+    }
+
+    /// How long it has sent nothing.
+    pub fn idle(&self) -> Duration {
+        let seen = Duration::from_millis(self.seen_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(seen)
+    }
+
+    /// What it calls itself.
+    pub fn names(&self) -> Names {
+        lock(&self.names).clone()
+    }
+
+    /// Changes what it calls itself.
+    pub fn rename(&self, change: impl FnOnce(&mut Names)) {
+        change(&mut lock(&self.names));
+    }
+
+    /// Our address, as it sees us.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// The number of its file descriptor.
+    pub fn descriptor(&self) -> i32 {
+        self.stream.as_raw_fd()
+    }
+
+    /// Ends the connection: its thread finds the stream closed, whatever it is waiting for there.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Whether somebody ended it.
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+}

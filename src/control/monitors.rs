@@ -1,0 +1,146 @@
+//! `MONITOR`: every command, as it is run, to whoever watches.
+//!
+//! The threads that run commands never wait for one that watches: a line goes into its queue, and a thread
+//! of its own sends what is there. A queue that grows beyond its bound closes its client.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::unix_time;
+use crate::limits::{MONITOR_LINE_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX};
+use crate::sync::{lock, wait};
+
+/// Who watches every command.
+#[derive(Debug, Default)]
+pub struct Monitors {
+    /// How many: all that a command looks at when there is none.
+    count: AtomicUsize,
+    feeds: Mutex<Vec<Arc<Feed>>>,
+}
+
+/// What is on its way to one who watches.
+#[derive(Debug, Default)]
+pub struct Feed {
+    queue: Mutex<Queue>,
+    /// There is something, or there will be nothing more.
+    woken: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+impl Monitors {
+    /// Whether anybody watches.
+    pub fn is_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Begins to feed one more.
+    pub fn add(&self, feed: Arc<Feed>) {
+        let mut feeds = lock(&self.feeds);
+        feeds.push(feed);
+        self.count.store(feeds.len(), Ordering::Relaxed);
+    }
+
+    /// Shows a client's command to all who watch.
+    pub fn show<'a>(&self, peer: SocketAddr, words: impl Iterator<Item = &'a [u8]>) {
+        let line = line(peer, words);
+        let mut feeds = lock(&self.feeds);
+        feeds.retain(|feed| feed.push(line.as_bytes()));
+        self.count.store(feeds.len(), Ordering::Relaxed);
+    }
+}
+
+impl Feed {
+    /// Adds bytes to the queue; `false` if it is closed, or was because it grew too long.
+    pub fn push(&self, bytes: &[u8]) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.closed |= queue.bytes.len() + bytes.len() > MONITOR_QUEUE_BYTES_MAX;
+        if !queue.closed {
+            queue.bytes.extend_from_slice(bytes);
+        }
+        self.woken.notify_one();
+        !queue.closed
+    }
+
+    /// Waits for bytes and takes them all into `taken`, whose buffer is used again; `false` once there
+    /// will be no more.
+    pub fn take(&self, taken: &mut Vec<u8>) -> bool {
+        taken.clear();
+        let mut queue = lock(&self.queue);
+        while queue.bytes.is_empty() && !queue.closed {
+            queue = wait(&self.woken, queue);
+        }
+        std::mem::swap(&mut queue.bytes, taken);
+        !taken.is_empty()
+    }
+
+    /// Nothing more is added.
+    pub fn close(&self) {
+        lock(&self.queue).closed = true;
+        self.woken.notify_one();
+    }
+}
+
+/// As Redis: the time in seconds, the database and the client's address, the words in quotes.
+fn line<'a>(peer: SocketAddr, words: impl Iterator<Item = &'a [u8]>) -> String {
+    let now = unix_time();
+    let mut line = format!("+{}.{:06} [0 {peer}]", now.as_secs(), now.subsec_micros());
+    for word in words {
+        let room = MONITOR_LINE_BYTES_MAX.saturating_sub(line.len());
+        line.push_str(" \"");
+        for byte in word.iter().take(room) {
+            // A string takes everything.
+            let _ = match byte {
+                b'"' | b'\\' => write!(line, "\\{}", *byte as char),
+                b'\n' => write!(line, "\\n"),
+                b'\r' => write!(line, "\\r"),
+                b'\t' => write!(line, "\\t"),
+                0x07 => write!(line, "\\a"),
+                0x08 => write!(line, "\\b"),
+                b' '..=b'~' => write!(line, "{}", *byte as char),
+                _ => write!(line, "\\x{byte:02x}"),
+            };
+        }
+        line.push('"');
+        if word.len() > room {
+            let _ = write!(line, "... ({} more bytes)", word.len() - room);
+            break;
+        }
+    }
+    line.push_str("\r\n");
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_redis_s() {
+        let words = [&b"SET"[..], b"a b", b"\x00\"\\\n\xc3\xa9"];
+        let line = line("127.0.0.1:6".parse().unwrap(), words.into_iter());
+        let rest = line.split_once(' ').unwrap().1;
+        assert_eq!(rest, "[0 127.0.0.1:6] \"SET\" \"a b\" \"\\x00\\\"\\\\\\n\\xc3\\xa9\"\r\n");
+    }
+
+    #[test]
+    fn a_feed_that_nobody_takes_from_is_closed() {
+        let (monitors, feed) = (Monitors::default(), Arc::new(Feed::default()));
+        monitors.add(Arc::clone(&feed));
+        let (word, mut shown) = (vec![b'x'; 1 << 20], 0);
+        while monitors.is_any() {
+            monitors.show("127.0.0.1:6".parse().unwrap(), [&word[..]].into_iter());
+            shown += 1;
+        }
+        assert_eq!(shown, MONITOR_QUEUE_BYTES_MAX / (MONITOR_LINE_BYTES_MAX + 64) + 1);
+        let mut taken = Vec::new();
+        assert!(feed.take(&mut taken) && taken.len() <= MONITOR_QUEUE_BYTES_MAX);
+        assert!(!feed.take(&mut taken));
+    }
+}
