@@ -51,7 +51,7 @@ use limits::{DRAIN_MS_MAX, REWRITE_MS_MAX, STOP_MS_MAX};
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
 use server::{BindError, Listener, Server};
-use sync::AbortOnPanic;
+use sync::vital;
 
 /// Why the server did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
@@ -202,13 +202,12 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     let spawn = |name: &str, work: fn(&Server)| {
         let server = Arc::clone(server);
         let run = move || {
-            let _guard = AbortOnPanic;
             loop {
                 work(&server);
                 memory::settle();
             }
         };
-        thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+        thread::Builder::new().name(name.to_owned()).spawn(|| vital(run)).map(drop)
     };
     spawn("journal", |server| tend_journal(server.engine()))?;
     spawn("compaction", |server| server.engine().tend_compaction(Duration::from_millis(100)))?;

@@ -1,5 +1,9 @@
 //! Accepts clients, gives each its thread, and stops them all.
 //!
+//! One thread accepts and another one starts the threads of those let in: to start a thread takes longer than
+//! to connect, and where thousands connect at once the kernel's queue must not overflow meanwhile. (It drops
+//! whoever comes then, who tries again after a second.)
+//!
 //! The sockets listen before the data file is changed and accept once it is loaded, so that a port in
 //! use costs nothing; clients that come meanwhile wait.
 
@@ -7,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +26,7 @@ use crate::engine::Engine;
 use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
 use crate::memory;
 use crate::seldom::Seldom;
-use crate::sync::lock;
+use crate::sync::{lock, vital};
 
 /// An address that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +95,16 @@ impl Server {
 
     /// Begins to accept, on a thread for each address.
     pub fn start(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> io::Result<()> {
+        let (admitted, to_be_served) = mpsc::channel();
+        let server = Arc::clone(self);
+        let spawn = move || to_be_served.into_iter().for_each(|client| server.spawn(client));
+        thread::Builder::new().name("spawn".to_owned()).spawn(|| vital(spawn))?;
         for listener in listeners {
             let (server, listener) = (Arc::clone(self), Arc::clone(listener));
-            let name = format!("accept-{}", listener.address.port());
-            thread::Builder::new().name(name).spawn(move || server.accept(&listener.socket))?;
+            let (name, admitted) =
+                (format!("accept-{}", listener.address.port()), admitted.clone());
+            let accept = move || server.accept(&listener.socket, &admitted);
+            thread::Builder::new().name(name).spawn(|| vital(accept))?;
         }
         Ok(())
     }
@@ -129,11 +140,11 @@ impl Server {
         &self.control
     }
 
-    fn accept(self: Arc<Self>, listener: &TcpListener) {
+    fn accept(&self, listener: &TcpListener, admitted: &Sender<Arc<Client>>) {
         static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
         while !self.control.is_stopping() {
             match listener.accept() {
-                Ok((stream, peer)) => self.receive(stream, peer),
+                Ok((stream, peer)) => self.receive(stream, peer, admitted),
                 Err(error) if is_of_one_client(&error) => {}
                 Err(_) if self.control.is_stopping() => return,
                 Err(error) => {
@@ -164,7 +175,7 @@ impl Server {
     }
 
     /// Lets a client in, or tells it why not.
-    fn receive(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn receive(&self, stream: TcpStream, peer: SocketAddr, admitted: &Sender<Arc<Client>>) {
         if self.control.config.denies(peer.ip()) {
             static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
             if LOGGED.now() {
@@ -176,7 +187,8 @@ impl Server {
             return self.turn_away(&stream, "ERR no memory for another client");
         }
         match self.control.clients.admit(stream, peer) {
-            Ok(client) => self.spawn(client),
+            // Its thread is started by one that ends with this process.
+            Ok(client) => drop(admitted.send(client)),
             Err((stream, refusal)) => self.turn_away(&stream, &refusal.to_string()),
         }
     }

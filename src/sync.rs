@@ -30,6 +30,13 @@ fn die() -> ! {
     abort()
 }
 
+/// Does `work`, which others rely on: if it panics, the process ends.
+pub fn vital(work: impl FnOnce()) {
+    let guard = AbortOnPanic;
+    work();
+    std::mem::forget(guard);
+}
+
 /// Ends the process if it is dropped, which only a panic does: forget it when the work is done.
 pub struct AbortOnPanic;
 
