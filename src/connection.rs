@@ -7,11 +7,11 @@
 //! has begun then, it gives its memory back and sleeps until there are bytes, or until its client has been
 //! idle for too long; otherwise it looks at the clock each time. A write gives up by itself.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::command::{self, CommandError, Context, Conversation};
@@ -45,6 +45,8 @@ pub struct Connection<'a> {
     begun: Option<Instant>,
     /// How long a read waits.
     patience: Option<Duration>,
+    /// The thread that sends what this client watches.
+    watcher: Option<JoinHandle<()>>,
 }
 
 /// How a burst ended.
@@ -87,6 +89,7 @@ impl<'a> Connection<'a> {
             done: Done::default(),
             begun: None,
             patience: None,
+            watcher: None,
         }
     }
 
@@ -96,6 +99,10 @@ impl<'a> Connection<'a> {
         self.add_up();
         if let Some(feed) = &self.conversation.feed {
             feed.close();
+        }
+        if let Some(watcher) = self.watcher.take() {
+            // It sends what is left, then closes.
+            let _ = watcher.join();
         }
         if let Err(error) = &served
             && is_timeout(error)
@@ -160,9 +167,12 @@ impl<'a> Connection<'a> {
                 Err(error) => return Ok(Burst::Broken(error)),
             };
             self.begun = None;
-            let found = command::find(&request);
+            let asked = command::find(&request);
+            if let Some(number) = asked.number() {
+                client.last_command.store(number, Ordering::Relaxed);
+            }
             if control.pause.is_on()
-                && let Some(kind) = command::held_up_by(&found)
+                && let Some(kind) = command::held_up_by(&asked)
             {
                 self.done.sent += self.output.send(&mut self.session)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_killed());
@@ -173,10 +183,10 @@ impl<'a> Connection<'a> {
                 session: &mut self.session,
                 replies: &mut self.output.replies,
                 conversation: &mut self.conversation,
-                client: client.as_ref(),
+                client,
                 control,
             };
-            let outcome = command::run(found, &request, &mut context);
+            let outcome = command::run(asked, &request, &mut context);
             let now = Instant::now();
             let took = now - before;
             before = now;
@@ -331,6 +341,9 @@ impl<'a> Connection<'a> {
     /// Closes so that the peer can read the last reply: closing with bytes unread would reset the
     /// connection and throw that reply away.
     fn linger(&self) -> io::Result<()> {
+        if self.watcher.is_some() {
+            return Ok(());
+        }
         let mut stream = &self.client.stream;
         stream.shutdown(Shutdown::Write)?;
         let deadline = Instant::now() + Duration::from_millis(LINGER_MS_MAX);
@@ -355,16 +368,14 @@ impl<'a> Connection<'a> {
 
     /// From here on a thread of its own sends this client what it watches, and its replies.
     fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
-        let (client, taken_from) = (Arc::clone(self.client), Arc::clone(&feed));
+        let sent = Arc::clone(&feed);
         let send = move || {
-            let mut lines = Vec::new();
-            while taken_from.take(&mut lines) && (&client.stream).write_all(&lines).is_ok() {}
-            taken_from.close();
-            client.kill();
+            sent.send();
             memory::settle();
         };
         let name = format!("monitor-{}", self.client.id);
-        thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES).spawn(send)?;
+        let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
+        self.watcher = Some(thread.spawn(send)?);
         self.output.feed = Some(feed);
         Ok(())
     }

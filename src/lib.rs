@@ -31,7 +31,7 @@ mod seldom;
 pub mod server;
 pub mod store;
 mod sync;
-mod telnet;
+pub mod telnet;
 pub mod text;
 pub mod value;
 

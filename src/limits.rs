@@ -126,6 +126,10 @@ pub const MARKS_PER_SHARD: usize = 128;
 /// under 16 KiB of it, and only touched pages take memory.
 pub const CLIENT_STACK_BYTES: usize = 256 << 10;
 
+/// Memory that must be there before a client's thread is started, in bytes: its stacks are not our
+/// allocator's, and a thread that finds no memory for the second of them ends the process.
+pub const THREAD_BYTES: usize = CLIENT_STACK_BYTES + (2 << 20);
+
 /// Connections the kernel may hold for us before `accept`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 

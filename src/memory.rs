@@ -77,8 +77,11 @@ pub fn set_limit(bytes: usize) {
     LIMIT.store(bytes, Ordering::Relaxed);
 }
 
-/// Whether `more` bytes stay within the bound.
+/// Whether `more` bytes stay within the bound. While memory is low there is no room for anything.
 pub fn has_room(more: usize) -> bool {
+    if more > 0 && is_low() {
+        return false;
+    }
     let limit = LIMIT.load(Ordering::Relaxed);
     limit == 0 || used_bytes().saturating_add(more) <= limit
 }
@@ -91,6 +94,22 @@ pub fn is_full() -> bool {
 /// Whether the system refused memory and the reserve is spent.
 pub fn is_low() -> bool {
     LOW.load(Ordering::Relaxed)
+}
+
+/// Whether the system would map so many bytes just now, once the reserve is given back if need be.
+pub fn could_map(bytes: usize) -> bool {
+    try_map(bytes) || spend_reserve() && try_map(bytes)
+}
+
+fn try_map(bytes: usize) -> bool {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: at no address of our choice it takes the place of nothing.
+    match unsafe { mmap_anonymous(ptr::null_mut(), bytes, access, MapFlags::PRIVATE) } {
+        // SAFETY: it was mapped above, and nobody has seen it.
+        Ok(mapped) => unsafe { munmap(mapped, bytes) }.is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// Takes the reserve, at first or anew; `false` while the system refuses it.

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::control::{Client, Control, Event, Refusal, Stop};
 use crate::engine::Engine;
-use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
+use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG, THREAD_BYTES};
 use crate::memory;
 use crate::seldom::Seldom;
 use crate::sync::{lock, vital};
@@ -183,9 +183,6 @@ impl Server {
             }
             return self.turn_away(&stream, DENIED);
         }
-        if memory::is_low() {
-            return self.turn_away(&stream, "ERR no memory for another client");
-        }
         match self.control.clients.admit(stream, peer) {
             // Its thread is started by one that ends with this process.
             Ok(client) => drop(admitted.send(client)),
@@ -196,6 +193,9 @@ impl Server {
     /// Gives a client its thread.
     fn spawn(self: &Arc<Self>, client: Arc<Client>) {
         let leave = Leave { server: Arc::clone(self), id: client.id };
+        if !memory::could_map(THREAD_BYTES) {
+            return self.turn_away(&client.stream, "ERR no memory for another client");
+        }
         let name = format!("client-{}", client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
         let served = Arc::clone(&client);

@@ -196,7 +196,8 @@ fn kind(word: &[u8]) -> std::result::Result<Kind, CommandError> {
 
 impl Wanted {
     fn is(&self, client: &Client) -> bool {
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&client.id))
+        !client.is_killed()
+            && self.ids.as_ref().is_none_or(|ids| ids.contains(&client.id))
             && self.kind.is_none_or(|kind| kind == Kind::Normal)
             && self.peer.is_none_or(|peer| peer == client.peer)
             && self.local.is_none_or(|local| client.local().is_ok_and(|own| own == local))

@@ -12,7 +12,6 @@ mod persist;
 mod server;
 mod table;
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -75,7 +74,7 @@ pub struct Context<'a, 'e> {
     /// What was said before.
     pub conversation: &'a mut Conversation,
     /// The client itself.
-    pub client: &'a Client,
+    pub client: &'a Arc<Client>,
     /// The server.
     pub control: &'a Control,
 }
@@ -217,6 +216,13 @@ pub struct Asked {
     error: Option<CommandError>,
 }
 
+impl Asked {
+    /// The number of the command, if there is such a command.
+    pub fn number(&self) -> Option<usize> {
+        self.found.map(|found| found.number)
+    }
+}
+
 /// What is run while clients are paused, whatever is paused: it may end the pause.
 fn is_never_paused(command: &Command) -> bool {
     matches!(command.name, "UNPAUSE" | "SHUTDOWN" | "QUIT")
@@ -236,10 +242,7 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
     let start = context.replies.position();
     let rejection = match asked.found {
         None => asked.error,
-        Some(found) => {
-            context.client.last_command.store(found.number, Ordering::Relaxed);
-            asked.error.or_else(|| obstacle(found.command, context))
-        }
+        Some(found) => asked.error.or_else(|| obstacle(found.command, context)),
     };
     let (outcome, result) = match (asked.found, rejection) {
         (Some(found), None) => {

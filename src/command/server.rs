@@ -14,7 +14,7 @@ type Result = std::result::Result<(), CommandError>;
 
 pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if context.conversation.feed.is_none() {
-        let feed = Arc::new(Feed::default());
+        let feed = Arc::new(Feed::new(Arc::clone(context.client)));
         context.control.monitors.add(Arc::clone(&feed));
         context.conversation.feed = Some(feed);
         context.client.is_monitor.store(true, Ordering::Relaxed);

@@ -3,12 +3,13 @@
 //! The threads that run commands never wait for one that watches: a line goes into its queue, and a thread
 //! of its own sends what is there. A queue that grows beyond its bound closes its client.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::unix_time;
+use super::{Client, unix_time};
 use crate::limits::{MONITOR_LINE_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX};
 use crate::sync::{lock, wait};
 
@@ -21,8 +22,9 @@ pub struct Monitors {
 }
 
 /// What is on its way to one who watches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Feed {
+    client: Arc<Client>,
     queue: Mutex<Queue>,
     /// There is something, or there will be nothing more.
     woken: Condvar,
@@ -57,10 +59,19 @@ impl Monitors {
 }
 
 impl Feed {
-    /// Adds bytes to the queue; `false` if it is closed, or was because it grew too long.
+    /// For `client`.
+    pub fn new(client: Arc<Client>) -> Self {
+        Self { client, queue: Mutex::default(), woken: Condvar::new() }
+    }
+
+    /// Adds bytes to the queue; `false` if it is closed. If it would grow too long, its client is.
     pub fn push(&self, bytes: &[u8]) -> bool {
         let mut queue = lock(&self.queue);
-        queue.closed |= queue.bytes.len() + bytes.len() > MONITOR_QUEUE_BYTES_MAX;
+        if queue.bytes.len() + bytes.len() > MONITOR_QUEUE_BYTES_MAX {
+            queue.closed = true;
+            // Its thread may be waiting for it to read.
+            self.client.kill();
+        }
         if !queue.closed {
             queue.bytes.extend_from_slice(bytes);
         }
@@ -68,9 +79,17 @@ impl Feed {
         !queue.closed
     }
 
+    /// Sends what comes until there will be no more, then ends the connection.
+    pub fn send(&self) {
+        let mut lines = Vec::new();
+        while self.take(&mut lines) && (&self.client.stream).write_all(&lines).is_ok() {}
+        self.close();
+        self.client.kill();
+    }
+
     /// Waits for bytes and takes them all into `taken`, whose buffer is used again; `false` once there
     /// will be no more.
-    pub fn take(&self, taken: &mut Vec<u8>) -> bool {
+    fn take(&self, taken: &mut Vec<u8>) -> bool {
         taken.clear();
         let mut queue = lock(&self.queue);
         while queue.bytes.is_empty() && !queue.closed {
@@ -120,6 +139,10 @@ fn line<'a>(peer: SocketAddr, words: impl Iterator<Item = &'a [u8]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Clients;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Instant;
 
     #[test]
     fn a_line_is_redis_s() {
@@ -131,7 +154,11 @@ mod tests {
 
     #[test]
     fn a_feed_that_nobody_takes_from_is_closed() {
-        let (monitors, feed) = (Monitors::default(), Arc::new(Feed::default()));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut watcher = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        let client = Clients::new(1, Instant::now()).admit(stream, peer).unwrap();
+        let (monitors, feed) = (Monitors::default(), Arc::new(Feed::new(client)));
         monitors.add(Arc::clone(&feed));
         let (word, mut shown) = (vec![b'x'; 1 << 20], 0);
         while monitors.is_any() {
@@ -142,5 +169,6 @@ mod tests {
         let mut taken = Vec::new();
         assert!(feed.take(&mut taken) && taken.len() <= MONITOR_QUEUE_BYTES_MAX);
         assert!(!feed.take(&mut taken));
+        assert_eq!(watcher.read(&mut [0; 10]).unwrap(), 0, "its connection is closed");
     }
 }

@@ -7,14 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{COFFRE, Client, Reply, Server, dump, folder, run_to_end, wait_until};
+use crate::harness::{
+    COFFRE, Client, Reply, Server, dump, folder, info_of, run_to_end, wait_until,
+};
 
-/// A field of `INFO persistence`.
 fn info(client: &mut Client, name: &str) -> String {
-    let Reply::Bulk(info) = client.line("INFO persistence") else { panic!() };
-    let info = String::from_utf8(info).unwrap();
-    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("{name} is not in {info}")).to_owned()
+    info_of(client, "persistence", name)
 }
 
 fn id(file: &Path) -> String {

@@ -170,7 +170,11 @@ pub struct Client {
 
 impl Client {
     pub fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Self::of(TcpStream::connect(("127.0.0.1", port)).unwrap())
+    }
+
+    /// A client on a connection that is there.
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -198,6 +202,15 @@ impl Client {
         let mut bytes = Vec::new();
         self.reader.read_to_end(&mut bytes).unwrap();
         bytes
+    }
+
+    /// Everything until the server closes, `None` if that takes longer.
+    pub fn read_within(&mut self, time: Duration) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let end = self.reader.read_to_end(&mut bytes);
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        end.is_ok().then_some(bytes)
     }
 
     /// One reply, or `None` where the connection ends.
@@ -319,6 +332,18 @@ pub fn state(session: &mut Session<'_>) -> State {
     state
 }
 
+/// A field of `INFO`.
+pub fn info(client: &mut Client, name: &str) -> String {
+    info_of(client, "", name)
+}
+
+/// A field of a section of `INFO`.
+pub fn info_of(client: &mut Client, section: &str, name: &str) -> String {
+    let info = String::from_utf8(client.line(&format!("INFO {section}")).into_bytes()).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{name} is not in {info}")).to_owned()
+}
+
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -356,7 +381,33 @@ pub fn recover(file: &Path) -> Result<Recovery, Error> {
 
 /// Resident memory of a process in bytes.
 pub fn resident_bytes(pid: u32) -> u64 {
+    status_of(pid, "VmRSS") * 1024
+}
+
+/// A number in `/proc/PID/status`, as it stands there.
+pub fn status_of(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// How many file descriptors a process has.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Processor time a process has used.
+pub fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(10 * ticks)
+}
+
+/// A command that runs coffre on a free port under limits of the shell: `ulimit` and its arguments.
+pub fn limited(file: &Path, limits: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit {limits} && exec \"$0\" --port 0 --file \"$@\""), COFFRE]);
+    command.arg(file).args(flags);
+    command
 }

@@ -3,6 +3,13 @@
 //!
 //! - [`sessions`]: what is sent and what comes back, as transcripts in `sessions/`
 //! - [`protocol`]: abuse of the protocol that no transcript can show
+//! - [`protocol_fuzz`]: requests mutated at random
+//! - [`clients`]: the list of clients, and what the server tells of itself
+//! - [`deadlines`]: clients that are idle, slow, deaf or gone
+//! - [`overload`]: too many clients, too little memory, no thread or descriptor for another
+//! - [`security`]: passwords, strangers, foreign protocols
+//! - [`stopping`]: signals, `SHUTDOWN`, and panics
+//! - [`soak`]: all kinds of clients at once, good and bad
 //! - [`concurrency`]: many clients against an oracle
 //! - [`durability`]: `kill -9`, restarts, a full disk
 //! - [`compaction`]: a smaller file while clients go on
@@ -17,20 +24,27 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod clients;
 mod compaction;
 mod concurrency;
 mod corruption;
+mod deadlines;
 mod durability;
 mod harness;
 mod healing;
 mod injected_faults;
 mod mutations;
 mod offline;
+mod overload;
 mod protocol;
+mod protocol_fuzz;
 mod races;
 mod real_clients;
 mod real_disks;
+mod security;
 mod sessions;
 mod simulated_disk;
 mod simulation;
+mod soak;
 mod startup;
+mod stopping;

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Reply, Server, folder, request, resident_bytes, wait_until};
+use crate::harness::{Reply, Server, folder, request, resident_bytes, status_of, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -220,9 +220,7 @@ fn what_a_burst_keeps_for_taking_writes_back_is_bounded() {
         let mut client = server.client();
         client.send(line.repeat(50).as_bytes());
         (0..100).for_each(|_| assert!(!matches!(client.reply(), Reply::Error(_))));
-        let peak = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-        let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        let peak = status_of(server.pid(), "VmHWM");
         assert!(peak < 128 << 10, "{line}: {peak} kB");
     }
 }

@@ -1,0 +1,157 @@
+//! Clients that are idle, slow, deaf or gone.
+
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Reply, Server, folder, info_of, request, wait_until};
+
+fn pong() -> Reply {
+    Reply::Status("PONG".to_owned())
+}
+
+/// The connections of a server but the one that asks.
+fn others(server: &Server) -> u64 {
+    let count = info_of(&mut server.client(), "clients", "connected_clients");
+    count.parse::<u64>().unwrap() - 1
+}
+
+#[test]
+fn an_idle_client_is_closed_if_that_is_asked_for() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--timeout", "2"]);
+    let mut idle = server.client();
+    assert_eq!(idle.line("PING"), pong());
+    let (mut busy, mut watcher) = (server.client(), server.client());
+    assert_eq!(watcher.line("MONITOR"), Reply::ok());
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3) {
+        assert_eq!(busy.line("PING"), pong());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(idle.read_to_end(), b"");
+    assert_eq!(info_of(&mut busy, "stats", "coffre_timed_out_clients"), "1");
+    // Who watches says nothing, and is not idle.
+    assert!(matches!(watcher.reply(), Reply::Status(_)));
+}
+
+#[test]
+fn an_idle_client_stays_otherwise_and_may_go_on() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    let value = vec![b'v'; 100_000];
+    for _ in 0..2 {
+        assert_eq!(client.call(&[b"SET", b"a", &value]), Reply::ok());
+        // It gives its buffers back after a second.
+        std::thread::sleep(Duration::from_millis(1300));
+        assert_eq!(client.call(&[b"GET", b"a"]), Reply::Bulk(value.clone()));
+    }
+}
+
+#[test]
+fn half_a_request_is_never_run_however_it_ends() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let set = request(&[b"SET", b"half", b"value"]);
+    for length in 1..set.len() {
+        let mut client = server.client();
+        client.send(&set[..length]);
+        match length % 3 {
+            0 => drop(client),
+            1 => {
+                client.half_close();
+                assert_eq!(client.read_to_end(), b"");
+            }
+            _ => {
+                let socket = socket2::SockRef::from(&client.stream);
+                socket.set_linger(Some(Duration::ZERO)).unwrap();
+                drop(client);
+            }
+        }
+    }
+    wait_until("all have left", || others(&server) == 0);
+    assert_eq!(server.client().line("EXISTS half"), Reply::Integer(0));
+    // What was complete before the end is answered.
+    let mut client = server.client();
+    client.send(b"SET a 1\r\nGET a\r\n");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read_to_end(), b"+OK\r\n$1\r\n1\r\n");
+}
+
+#[test]
+fn a_request_has_a_deadline_as_a_whole() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--request-timeout", "2"]);
+    let told = b"-ERR Protocol error: it took too long\r\n";
+    // Silence in the middle, and a byte now and then.
+    let mut silent = server.client();
+    silent.send(b"PING\r\n*2\r\n$3\r\nGET\r\n");
+    let mut trickling: Vec<_> = (0..20).map(|_| server.client()).collect();
+    let started = Instant::now();
+    let mut sent = 0;
+    while started.elapsed() < Duration::from_secs(4) {
+        for client in &mut trickling {
+            use std::io::Write;
+            // Once it is closed that fails.
+            let _ = client.stream.write_all(b"A");
+        }
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(sent > 10);
+    let took = started.elapsed();
+    assert_eq!(silent.read_to_end(), [b"+PONG\r\n", &told[..]].concat());
+    for client in &mut trickling {
+        let mut all = Vec::new();
+        // What it sent after it was closed may have reset it.
+        while let Some(reply) = client.try_reply() {
+            all.push(reply);
+        }
+        assert!(all.len() <= 1, "{all:?} after {took:?}");
+    }
+    wait_until("their places are free", || others(&server) == 0);
+    let stats = info_of(&mut server.client(), "stats", "coffre_timed_out_clients");
+    assert_eq!(stats, "21");
+}
+
+#[test]
+fn a_large_request_that_goes_on_has_all_the_time_it_needs() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--request-timeout", "1"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 300_000];
+    let set = request(&[b"SET", b"a", &value]);
+    // For three seconds, faster than 16 KiB each.
+    for piece in set.chunks(10_000) {
+        client.send(piece);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(client.reply(), Reply::ok());
+    assert_eq!(client.call(&[b"GET", b"a"]), Reply::Bulk(value));
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_closed() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--write-timeout", "1"]);
+    let mut client = server.client();
+    client.call(&[b"SET", b"big", &vec![b'v'; 8 << 20]]);
+    let mut deaf = server.client();
+    deaf.send(&b"GET big\r\n".repeat(3));
+    wait_until("its bytes wait", || {
+        let Reply::Bulk(list) = client.line("CLIENT LIST ID 2") else { panic!() };
+        String::from_utf8(list).unwrap().contains(" omem=8388")
+    });
+    wait_until("it is closed", || others(&server) == 1);
+    assert_eq!(info_of(&mut client, "stats", "coffre_not_reading_clients"), "1");
+    server.expect_log("does not read its replies: closed");
+    // A slow one that takes something each time is served.
+    let mut slow = server.client();
+    slow.send(b"GET big\r\n");
+    for _ in 0..16 {
+        slow.read(512 << 10);
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    slow.read(12);
+    assert_eq!(slow.line("PING"), pong());
+}
