@@ -27,7 +27,7 @@ pub fn slowlog_get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Resu
     const DEFAULT: usize = 10;
     let most = match request.len() {
         2 => DEFAULT,
-        _ => match integer(&request[2])? {
+        _ => match integer(&request[2]).unwrap_or(i64::MIN) {
             -1 => usize::MAX,
             count => usize::try_from(count)
                 .map_err(|_| CommandError::Value("count should be greater than or equal to -1"))?,
