@@ -152,8 +152,8 @@ pub fn run(mut config: Config) -> Result<(), Error> {
         let _ = writeln!(io::stdout(), "coffre ready on {address}");
     }
 
-    let how = server.run(&listeners);
-    close(&server, how)?;
+    let (how, asked) = server.run(&listeners);
+    close(&server, how, asked)?;
     log::info!("stopped; every acknowledged write is on disk");
     Ok(())
 }
@@ -293,8 +293,7 @@ fn heal(engine: &Engine) {
 
 /// Closes the engine. A disk that does not answer is given up soon; a rewrite is waited for while it goes
 /// on, because memory may be all there is.
-fn close(server: &Arc<Server>, how: Stop) -> Result<(), Error> {
-    let told = Instant::now();
+fn close(server: &Arc<Server>, how: Stop, asked: Instant) -> Result<(), Error> {
     let (sender, receiver) = mpsc::channel();
     let closing = Arc::clone(server);
     let close = move || {
@@ -307,14 +306,17 @@ fn close(server: &Arc<Server>, how: Stop) -> Result<(), Error> {
     thread::Builder::new().name("close".to_owned()).spawn(close)?;
     let engine = server.engine();
     let mut progress = engine.progress();
-    let mut patience = Duration::from_millis(STOP_MS_MAX - DRAIN_MS_MAX);
+    // What is left of it after the clients were let finish, which may have taken longer than it should.
+    let least = Duration::from_millis(STOP_MS_MAX - DRAIN_MS_MAX) / 2;
+    let mut patience =
+        Duration::from_millis(STOP_MS_MAX).saturating_sub(asked.elapsed()).max(least);
     loop {
         match receiver.recv_timeout(patience) {
             Ok(closed) => return Ok(closed?),
             Err(_) if engine.trouble().is_none() => return Err(Error::Hung),
             Err(_) => {
                 let before = std::mem::replace(&mut progress, engine.progress());
-                if told.elapsed() > Duration::from_millis(REWRITE_MS_MAX) && progress == before {
+                if asked.elapsed() > Duration::from_millis(REWRITE_MS_MAX) && progress == before {
                     return Err(Error::Hung);
                 }
                 patience = Duration::from_millis(REWRITE_MS_MAX);

@@ -110,9 +110,10 @@ impl Server {
     }
 
     /// Serves until somebody [stops](Control::stop) it, then lets what was received be answered, for as
-    /// long as [`DRAIN_MS_MAX`]. The journal is the caller's to close. Returns how it was to stop.
-    pub fn run(&self, listeners: &[Arc<Listener>]) -> Stop {
-        let how = self.control.wait_for_stop();
+    /// long as [`DRAIN_MS_MAX`]. The journal is the caller's to close. Returns how it was to stop, and when
+    /// that was asked for.
+    pub fn run(&self, listeners: &[Arc<Listener>]) -> (Stop, Instant) {
+        let (how, asked) = self.control.wait_for_stop();
         // An accept that is under way ends, and the kernel refuses whoever comes now.
         for listener in listeners {
             let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
@@ -121,13 +122,13 @@ impl Server {
         for client in self.control.clients.close() {
             let _ = client.stream.shutdown(Shutdown::Read);
         }
-        let deadline = Instant::now() + Duration::from_millis(DRAIN_MS_MAX);
+        let deadline = asked + Duration::from_millis(DRAIN_MS_MAX);
         let left = self.control.clients.wait_until_empty(deadline);
         if left > 0 {
             log::warn!("{left} clients did not read their replies in time and were cut off");
         }
         self.control.clients.all().iter().for_each(|client| client.kill());
-        how
+        (how, asked)
     }
 
     /// The engine, to be closed after [`run`](Self::run).

@@ -47,7 +47,8 @@ pub struct Control {
     pub pause: Pause,
     stopping: AtomicBool,
 
-    stop: Mutex<Option<Stop>>,
+    /// How it is to stop, and since when.
+    stop: Mutex<Option<(Stop, Instant)>>,
     stopped: Condvar,
 }
 
@@ -81,7 +82,7 @@ impl Control {
 
     /// Asks the server to stop. Who asks first says how.
     pub fn stop(&self, how: Stop) {
-        lock(&self.stop).get_or_insert(how);
+        lock(&self.stop).get_or_insert((how, Instant::now()));
         self.stopping.store(true, Ordering::Release);
         self.stopped.notify_all();
         self.pause.wake();
@@ -92,12 +93,12 @@ impl Control {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Waits until it is asked to stop.
-    pub fn wait_for_stop(&self) -> Stop {
+    /// Waits until it is asked to stop; returns how, and when that was.
+    pub fn wait_for_stop(&self) -> (Stop, Instant) {
         let mut stop = lock(&self.stop);
         loop {
-            if let Some(how) = *stop {
-                return how;
+            if let Some(asked) = *stop {
+                return asked;
             }
             stop = wait(&self.stopped, stop);
         }

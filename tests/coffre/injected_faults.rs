@@ -61,6 +61,31 @@ fn prepare(file: &Path) {
     assert!(server.terminate().0.success());
 }
 
+/// With a thousand clients waiting and a disk that does not answer: out within a second, and not with 0.
+#[test]
+#[ignore = "needs strace"]
+fn a_dead_disk_does_not_delay_the_end() {
+    let (_folder, file) = folder();
+    prepare(&file);
+    let mut server = Traced::start(&file, "fdatasync:delay_enter=8000000:when=1+", &[]);
+    let mut clients: Vec<_> = (0..1000).map(|_| server.strace.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.line("PING").error_or_status(), "PONG");
+    }
+    clients.iter_mut().take(10).for_each(|client| client.send(b"SET a 1\r\n"));
+    std::thread::sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    signal(server.coffre, "TERM");
+    // What it waits for cannot be ended before it answers: its threads are, and its sockets are closed.
+    server.strace.expect_log("stopped, but not everything is known to be on disk");
+    let took = started.elapsed();
+    // Under strace a thousand threads take their time to end.
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    assert_eq!(server.strace.wait().code(), Some(5));
+    let server = Server::start(&file);
+    assert_eq!(server.client().line("GET before"), Reply::bulk("1"));
+}
+
 #[test]
 #[ignore = "needs strace"]
 fn a_read_waits_for_the_write_it_shows() {
