@@ -3,7 +3,9 @@
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Reply, Server, folder, info_of, request, wait_until};
+use crate::harness::{
+    Reply, Server, descriptors, folder, info_of, request, resident_bytes, status_of, wait_until,
+};
 
 fn pong() -> Reply {
     Reply::Status("PONG".to_owned())
@@ -154,4 +156,50 @@ fn a_reader_that_takes_nothing_is_closed() {
     }
     slow.read(12);
     assert_eq!(slow.line("PING"), pong());
+}
+
+#[test]
+fn the_network_is_asked_whether_a_silent_client_is_still_there() {
+    let (_folder, file) = folder();
+    for (flags, timer) in [(&[][..], "02"), (&["--tcp-keepalive", "0"], "00")] {
+        let server = Server::with(&file, flags);
+        let mut client = server.client();
+        assert_eq!(client.line("PING"), pong());
+        // The kernel's own list: local address, peer, state 01 for established, queues, timer.
+        let peer = format!(":{:04X}", client.stream.local_addr().unwrap().port());
+        wait_until("no packet is on its way", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let ours = |words: &Vec<&str>| words[2].ends_with(&peer) && words[3] == "01";
+            line.filter(ours).any(|words| words[5].starts_with(timer))
+        });
+    }
+}
+
+/// Half of them are reset, some before they are accepted.
+#[test]
+fn clients_that_come_and_go_at_once_leave_nothing() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let files = descriptors(server.pid());
+    let rush = || {
+        std::thread::scope(|scope| {
+            for half in 0..2 {
+                let server = &server;
+                scope.spawn(move || {
+                    for _ in 0..2000 {
+                        let client = server.client();
+                        let linger = (half == 0).then_some(Duration::ZERO);
+                        socket2::SockRef::from(&client.stream).set_linger(linger).unwrap();
+                    }
+                });
+            }
+        });
+        wait_until("all have left", || others(&server) == 0);
+        wait_until("their threads have ended", || status_of(server.pid(), "Threads") < 12);
+        wait_until("their connections are closed", || descriptors(server.pid()) == files);
+        resident_bytes(server.pid())
+    };
+    let (before, after) = (rush(), rush());
+    assert!(after <= before + (4 << 20), "{before} {after}");
 }

@@ -1,6 +1,9 @@
 //! Signals, `SHUTDOWN`, and panics: how it ends, and what is there afterwards.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::harness::{Reply, Server, folder, info_of, wait_until};
 
@@ -121,4 +124,33 @@ fn a_panic_inside_a_lock_ends_the_process_and_a_restart_has_everything() {
         let server = Server::start(&file);
         assert_eq!(server.client().line("DBSIZE"), Reply::Integer(100));
     }
+}
+
+#[test]
+fn a_storm_of_signals_has_no_effect() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let pid = rustix::process::Pid::from_raw(server.pid() as i32).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for signal in [Signal::WINCH, Signal::USR1, Signal::HUP] {
+                    rustix::process::kill_process(pid, signal).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let mut client = server.client();
+        let value = vec![b'v'; 100_000];
+        for number in 0..200 {
+            let key = format!("key:{}", number % 5);
+            assert_eq!(client.call(&[b"SET", key.as_bytes(), &value]), Reply::ok());
+            assert_eq!(client.call(&[b"GET", key.as_bytes()]), Reply::Bulk(value.clone()));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+    assert_eq!(Server::start(&file).client().line("DBSIZE"), Reply::Integer(5));
 }
