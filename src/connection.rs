@@ -5,7 +5,7 @@
 //!
 //! A connection looks after its own deadlines: a read wakes up after [`TICK_MS`] at the latest. If nothing
 //! has begun then, it gives its memory back and sleeps until there are bytes, or until its client has been
-//! idle for too long; otherwise it looks at the clock each time. A write gives up by itself.
+//! idle for too long; otherwise it looks at the clock each time. So does a write ([`Client::writer`]).
 
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -15,11 +15,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::command::{self, CommandError, Context, Conversation};
-use crate::control::{Burst as Done, Client, Control, Event, Feed};
+use crate::control::{Client, Control, Done, Event, Feed};
 use crate::engine::{Engine, Session};
 use crate::limits::{
     CLIENT_STACK_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX, REQUEST_BYTES_PER_S,
-    TICK_MS,
+    THREAD_BYTES, TICK_MS,
 };
 use crate::memory;
 use crate::output::Output;
@@ -84,7 +84,7 @@ impl<'a> Connection<'a> {
             conversation: Conversation::new(authenticated),
             requests: RequestReader::default(),
             telnet: Telnet::default(),
-            output: Output::new(client),
+            output: Output::new(client, Duration::from_secs(config.write_timeout.into())),
             limits: if authenticated { limits } else { Limits::STRANGER },
             done: Done::default(),
             begun: None,
@@ -98,7 +98,7 @@ impl<'a> Connection<'a> {
         let served = self.converse();
         self.add_up();
         if let Some(feed) = &self.conversation.feed {
-            feed.close();
+            self.control.monitors.remove(feed);
         }
         if let Some(watcher) = self.watcher.take() {
             // It sends what is left, then closes.
@@ -118,9 +118,7 @@ impl<'a> Connection<'a> {
     }
 
     fn converse(&mut self) -> io::Result<()> {
-        let seconds = self.control.config.write_timeout;
-        let timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
-        self.client.stream.set_write_timeout(timeout)?;
+        self.client.stream.set_write_timeout(Some(TICK))?;
         self.wait_for(Some(TICK))?;
         loop {
             let end = self.burst()?;
@@ -172,10 +170,13 @@ impl<'a> Connection<'a> {
                 client.last_command.store(number, Ordering::Relaxed);
             }
             if control.pause.is_on()
-                && let Some(kind) = command::held_up_by(&asked)
+                && let Some(kind) = command::held_up_by(&asked, &self.conversation)
             {
                 self.done.sent += self.output.send(&mut self.session)?;
-                control.pause.wait(kind, || !control.is_stopping() && !client.is_killed());
+                control.pause.wait(kind, || !control.is_stopping() && !client.is_gone());
+                if client.is_gone() {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
                 before = Instant::now();
             }
             let start = self.output.replies.position();
@@ -210,6 +211,13 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// Says something that is no reply, to who did not ask for silence.
+    fn say(&mut self, error: &str) {
+        if !self.conversation.is_mute() {
+            self.output.replies.error(error);
+        }
+    }
+
     /// Answers bytes that are no request.
     fn refuse(&mut self, error: &ProtocolError) {
         static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
@@ -220,10 +228,8 @@ impl<'a> Connection<'a> {
         }
         match error {
             ProtocolError::Http => {}
-            ProtocolError::NoMemory => {
-                self.output.replies.error(&CommandError::NoMemory.to_string())
-            }
-            _ => self.output.replies.error(&format!("ERR Protocol error: {error}")),
+            ProtocolError::NoMemory => self.say(&CommandError::NoMemory.to_string()),
+            _ => self.say(&format!("ERR Protocol error: {error}")),
         }
     }
 
@@ -246,8 +252,10 @@ impl<'a> Connection<'a> {
     /// Waits for more bytes.
     fn receive(&mut self) -> io::Result<Received> {
         let pending = self.requests.pending_bytes();
-        if pending > 0 && self.begun.is_none() {
-            self.begun = Some(Instant::now());
+        match pending {
+            // A blank line, a comment: no request has begun, whatever came in pieces.
+            0 => self.begun = None,
+            _ => drop(self.begun.get_or_insert_with(Instant::now)),
         }
         self.client.pending_bytes.store(pending, Ordering::Relaxed);
         let buffers = self.requests.capacity() + self.output.replies.capacity();
@@ -284,9 +292,6 @@ impl<'a> Connection<'a> {
         if self.is_late() || self.begun.is_some() && !within.is_zero() && silence >= within {
             return Ok(Some(Received::TooSlow));
         }
-        if self.begun.is_some() || !self.conversation.authenticated {
-            return Ok(None);
-        }
         let idle = Duration::from_secs(config.timeout.into());
         let never = idle.is_zero() || self.output.feed.is_some();
         if !never && silence >= idle {
@@ -296,7 +301,11 @@ impl<'a> Connection<'a> {
         self.output.rest();
         self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);
         memory::settle();
-        self.wait_for((!never).then(|| idle - silence))?;
+        let has_deadline = self.begun.is_some() || !self.conversation.authenticated;
+        match has_deadline && !within.is_zero() {
+            true => {}
+            false => self.wait_for((!never).then(|| idle - silence))?,
+        }
         Ok(None)
     }
 
@@ -325,7 +334,7 @@ impl<'a> Connection<'a> {
     /// The stream ended. If it was us who ended it, the client is told.
     fn farewell(&mut self) -> io::Result<()> {
         if self.control.is_stopping() {
-            self.output.replies.error("ERR server is shutting down");
+            self.say("ERR server is shutting down");
             self.send()?;
         }
         Ok(())
@@ -333,7 +342,7 @@ impl<'a> Connection<'a> {
 
     /// Tells the client why its connection ends.
     fn dismiss(&mut self, reason: &str) -> io::Result<()> {
-        self.output.replies.error(reason);
+        self.say(reason);
         self.send()?;
         self.linger()
     }
@@ -368,16 +377,29 @@ impl<'a> Connection<'a> {
 
     /// From here on a thread of its own sends this client what it watches, and its replies.
     fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
+        if !memory::could_map(THREAD_BYTES) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         let sent = Arc::clone(&feed);
         let send = move || {
             sent.send();
-            memory::settle();
+            drop(sent);
+            memory::leave();
         };
         let name = format!("monitor-{}", self.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
         self.watcher = Some(thread.spawn(send)?);
         self.output.feed = Some(feed);
         Ok(())
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        // By a panic, too: what feeds a client holds on to its connection.
+        if let Some(feed) = &self.conversation.feed {
+            self.control.monitors.remove(feed);
+        }
     }
 }
 

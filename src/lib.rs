@@ -37,7 +37,8 @@ pub mod value;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ use signal_hook::iterator::Signals;
 use config::{Config, PasswordFileError};
 use control::Stop;
 use engine::Engine;
-use limits::{DRAIN_MS_MAX, REWRITE_MS_MAX, STOP_MS_MAX};
+use limits::{DRAIN_MS_MAX, METRICS_THREADS, REWRITE_MS_MAX, STOP_MS_MAX};
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
 use server::{BindError, Listener, Server};
@@ -131,6 +132,7 @@ pub fn run(mut config: Config) -> Result<(), Error> {
     let _ = running.set(Arc::clone(&server));
     tend_engine(&server)?;
     serve_metrics(&server, metrics)?;
+    let closing = prepare_to_close(&server)?;
     server.start(&listeners)?;
 
     let shown = |addresses: &[SocketAddr]| {
@@ -153,7 +155,7 @@ pub fn run(mut config: Config) -> Result<(), Error> {
     }
 
     let (how, asked) = server.run(&listeners);
-    close(&server, how, asked)?;
+    close(server.engine(), &closing, how, asked)?;
     log::info!("stopped; every acknowledged write is on disk");
     Ok(())
 }
@@ -218,7 +220,7 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
 fn tick(server: &Server) {
     thread::sleep(Duration::from_secs(1));
     server.control().statistics.sample();
-    memory::used_bytes();
+    memory::tick();
     if memory::is_low() {
         static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
         match memory::take_reserve() {
@@ -231,12 +233,14 @@ fn tick(server: &Server) {
     }
 }
 
-/// A thread for each address at which metrics are asked for.
+/// Some threads for each address at which metrics are asked for.
 fn serve_metrics(server: &Arc<Server>, listeners: Vec<Listener>) -> io::Result<()> {
-    for listener in listeners {
-        let server = Arc::clone(server);
-        let serve = move || metrics::serve(&listener.socket, server.control(), server.engine());
-        thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
+    for listener in listeners.into_iter().map(Arc::new) {
+        for _ in 0..METRICS_THREADS {
+            let (server, listener) = (Arc::clone(server), Arc::clone(&listener));
+            let serve = move || metrics::serve(&listener.socket, server.control(), server.engine());
+            thread::Builder::new().name("metrics".to_owned()).spawn(|| vital(serve))?;
+        }
     }
     Ok(())
 }
@@ -291,28 +295,47 @@ fn heal(engine: &Engine) {
     }
 }
 
-/// Closes the engine. A disk that does not answer is given up soon; a rewrite is waited for while it goes
-/// on, because memory may be all there is.
-fn close(server: &Arc<Server>, how: Stop, asked: Instant) -> Result<(), Error> {
-    let (sender, receiver) = mpsc::channel();
-    let closing = Arc::clone(server);
+/// What is waited for at the end.
+struct Closing {
+    begin: Sender<Stop>,
+    end: Receiver<Result<(), WriteRefused>>,
+}
+
+/// A thread that closes the engine when it is told how. It is there from the beginning: at the end there may
+/// be no memory for another.
+fn prepare_to_close(server: &Arc<Server>) -> io::Result<Closing> {
+    let (begin, told) = mpsc::channel();
+    let (ended, end) = mpsc::channel();
+    let server = Arc::clone(server);
     let close = move || {
-        let closed = match how {
-            Stop::Save => closing.engine().close(),
-            Stop::NoSave => closing.engine().close_without_healing(),
-        };
-        drop(sender.send(closed));
+        if let Ok(how) = told.recv() {
+            let closed = match how {
+                Stop::Save => server.engine().close(),
+                Stop::NoSave => server.engine().close_without_healing(),
+            };
+            drop(ended.send(closed));
+        }
     };
     thread::Builder::new().name("close".to_owned()).spawn(close)?;
-    let engine = server.engine();
+    Ok(Closing { begin, end })
+}
+
+/// Closes the engine. A disk that does not answer is given up soon; a rewrite is waited for while it goes
+/// on, because memory may be all there is.
+fn close(engine: &Engine, closing: &Closing, how: Stop, asked: Instant) -> Result<(), Error> {
+    let _ = closing.begin.send(how);
     let mut progress = engine.progress();
     // What is left of it after the clients were let finish, which may have taken longer than it should.
     let least = Duration::from_millis(STOP_MS_MAX - DRAIN_MS_MAX) / 2;
     let mut patience =
         Duration::from_millis(STOP_MS_MAX).saturating_sub(asked.elapsed()).max(least);
     loop {
-        match receiver.recv_timeout(patience) {
-            Ok(closed) => return Ok(closed?),
+        match closing.end.recv_timeout(patience) {
+            Ok(closed) => {
+                // It gives up, and cleans up after itself.
+                engine.wait_for_compaction(Duration::from_millis(200));
+                return Ok(closed?);
+            }
             Err(_) if engine.trouble().is_none() => return Err(Error::Hung),
             Err(_) => {
                 let before = std::mem::replace(&mut progress, engine.progress());

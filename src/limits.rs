@@ -88,6 +88,9 @@ pub const SLOW_ARGUMENT_BYTES_MAX: usize = 128;
 /// Entries of `SLOWLOG`.
 pub const SLOWLOG_ENTRIES_MAX: usize = 128;
 
+/// A request longer than this, in bytes, is one that `--maxmemory` may refuse before it is complete.
+pub const LARGE_REQUEST_BYTES: usize = 4 << 20;
+
 /// About how long a line of `MONITOR` may be, in bytes; escapes make it up to four times as long.
 pub const MONITOR_LINE_BYTES_MAX: usize = 16 << 10;
 
@@ -101,7 +104,10 @@ pub const PASSWORD_BYTES_MAX: usize = 512;
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
 
 /// How long one may take, in milliseconds.
-pub const METRICS_MS_MAX: u64 = 2_000;
+pub const METRICS_MS_MAX: u64 = 500;
+
+/// Threads that answer there, for each address.
+pub const METRICS_THREADS: usize = 4;
 
 /// Spare capacity the journal's buffers may keep, in bytes.
 pub const JOURNAL_SPARE_BYTES_MAX: usize = 4 << 20;
@@ -130,11 +136,16 @@ pub const CLIENT_STACK_BYTES: usize = 256 << 10;
 /// allocator's, and a thread that finds no memory for the second of them ends the process.
 pub const THREAD_BYTES: usize = CLIENT_STACK_BYTES + (2 << 20);
 
+/// Where there is less than this, in bytes, threads are started one after the other, each once the one before
+/// has its stacks.
+pub const AMPLE_BYTES: usize = 64 << 20;
+
 /// Connections the kernel may hold for us before `accept`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
-/// An allocation up to this size, in bytes, may rely on the reserve; a larger one must be able to fail.
-pub const SMALL_ALLOCATION_BYTES_MAX: usize = 4 << 20;
+/// An allocation up to this size, in bytes, may rely on the reserve; a larger one must be able to fail. The
+/// words of an inline line are the largest.
+pub const SMALL_ALLOCATION_BYTES_MAX: usize = 8 << 20;
 
 /// Memory kept for the moment when the system refuses a small request, in bytes. It is never touched, so
 /// it takes addresses only.
@@ -175,6 +186,9 @@ const _: () = assert!(HEADER_BYTES_MAX < IDLE_BUFFER_BYTES);
 const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(DEAD_BYTES_MAX < LENGTH_BYTES_MAX && LENGTH_BYTES_MAX < 64 << 20);
 const _: () = assert!(SMALL_ALLOCATION_BYTES_MAX < MEMORY_RESERVE_BYTES);
+const _: () = assert!(
+    INLINE_BYTES_MAX / 2 * size_of::<std::ops::Range<usize>>() <= SMALL_ALLOCATION_BYTES_MAX
+);
 const _: () = assert!(VALUE_BLOCK_BYTES < SMALL_ALLOCATION_BYTES_MAX);
 const _: () = assert!(4 * SNAPSHOT_VALUE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(SHARDS.is_power_of_two() && MARKS_PER_SHARD.is_power_of_two());

@@ -1,6 +1,6 @@
 //! `--metrics-port`: the server's state for Prometheus at `/metrics`, and for a health check at `/health`.
 //!
-//! HTTP by hand, as little as both need: one request a connection, one connection at a time, each bounded
+//! HTTP by hand, as little as both need: one request a connection, a few connections at a time, each bounded
 //! in bytes and in time. Who holds this port up holds up nobody else.
 
 use std::fmt::Write as _;

@@ -6,11 +6,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::command::CommandError;
 use crate::control::{Client, Feed};
 use crate::engine::Session;
-use crate::limits::CLIENT_SPARE_BYTES_MAX;
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX};
 use crate::persistence::Mark;
 use crate::reply::Replies;
 
@@ -18,6 +19,7 @@ use crate::reply::Replies;
 #[derive(Debug)]
 pub struct Output<'a> {
     client: &'a Client,
+    patience: Duration,
     /// Those not sent yet.
     pub replies: Replies,
     /// Of these, those that show something uncommitted: where each begins and ends, and its mark.
@@ -27,9 +29,9 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// To `client`.
-    pub fn new(client: &'a Client) -> Self {
-        Self { client, replies: Replies::default(), uncommitted: Vec::new(), feed: None }
+    /// To `client`, who may take nothing for so long; zero is for ever.
+    pub fn new(client: &'a Client, patience: Duration) -> Self {
+        Self { client, patience, replies: Replies::default(), uncommitted: Vec::new(), feed: None }
     }
 
     /// The reply from `start` on shows what `mark` says. It may be empty: then there is something to be
@@ -56,9 +58,12 @@ impl<'a> Output<'a> {
         let bytes = self.replies.len();
         self.client.queued_bytes.store(bytes, Ordering::Relaxed);
         match &self.feed {
-            None => self.replies.write_to(&self.client.stream)?,
+            None => self.replies.write_to(self.client.writer(self.patience))?,
             Some(feed) => {
-                let mut copy = Vec::new();
+                if bytes > MONITOR_QUEUE_BYTES_MAX {
+                    return Err(io::ErrorKind::OutOfMemory.into());
+                }
+                let mut copy = Vec::with_capacity(bytes);
                 self.replies.write_to(&mut copy)?;
                 // If it is closed, its thread has closed the connection.
                 feed.push(&copy);

@@ -216,7 +216,7 @@ impl Replies {
     fn grow(&mut self, more: usize) -> bool {
         let is_large = self.bytes.len() + more > LARGE_REPLY_BYTES;
         let may = !is_large || memory::has_room(self.bytes.len().max(more));
-        may && self.bytes.try_reserve(more).is_ok()
+        may && memory::try_to(|| self.bytes.try_reserve(more)).is_ok()
     }
 }
 

@@ -14,8 +14,8 @@ use std::ops::{Index, Range};
 
 use crate::limits::{
     ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, IDLE_BUFFER_BYTES,
-    INLINE_BYTES_MAX, READ_BUFFER_BYTES, REQUEST_BYTES_MAX, STRANGER_ARGUMENTS_MAX,
-    STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
+    INLINE_BYTES_MAX, LARGE_REQUEST_BYTES, READ_BUFFER_BYTES, REQUEST_BYTES_MAX,
+    STRANGER_ARGUMENTS_MAX, STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::memory;
 use crate::telnet::{self, Telnet};
@@ -261,10 +261,10 @@ impl RequestReader {
     }
 
     fn grow(&mut self, length: usize) -> io::Result<()> {
-        if length > BURST_BYTES_MAX && !memory::has_room(length - self.buffer.len()) {
+        if length > LARGE_REQUEST_BYTES && !memory::has_room(length - self.buffer.len()) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.buffer.try_reserve_exact(length - self.buffer.len())?;
+        memory::try_to(|| self.buffer.try_reserve_exact(length - self.buffer.len()))?;
         self.buffer.resize(length, 0);
         Ok(())
     }
@@ -414,7 +414,8 @@ impl RequestReader {
                 None | Some(b"" | b"\r") => return Ok(Found::Nothing),
                 Some(_) => return Err(ProtocolError::ExpectedCrlf),
             }
-            self.arguments.try_reserve(1).map_err(|_| ProtocolError::NoMemory)?;
+            let room = memory::try_to(|| self.arguments.try_reserve(1));
+            room.map_err(|_| ProtocolError::NoMemory)?;
             self.arguments.push(begin..end);
             self.cursor = end + 2;
         }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::command;
@@ -152,7 +153,9 @@ impl Server {
                     if LOGGED.now() {
                         log::error!("cannot accept clients for now: {error}");
                     }
-                    self.turn_away_with_the_spare(listener);
+                    if is_of_resources(&error) {
+                        self.turn_away_with_the_spare(listener);
+                    }
                     // No descriptor or no memory: accepting at once again would spin.
                     thread::sleep(Duration::from_millis(50));
                 }
@@ -193,20 +196,33 @@ impl Server {
 
     /// Gives a client its thread.
     fn spawn(self: &Arc<Self>, client: Arc<Client>) {
-        let leave = Leave { server: Arc::clone(self), id: client.id };
+        let leave = Leave { server: Arc::clone(self), client: Arc::clone(&client) };
+        if client.is_gone() {
+            // Where many come and go at once, those who stay need not wait for threads of the others.
+            return;
+        }
         if !memory::could_map(THREAD_BYTES) {
             return self.turn_away(&client.stream, "ERR no memory for another client");
         }
         let name = format!("client-{}", client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
         let served = Arc::clone(&client);
+        let (started, has_started) = mpsc::channel();
+        let is_tight = !memory::could_map_amply();
         let spawned = thread.spawn(move || {
+            drop(started);
             leave.server.serve(served);
             drop(leave);
-            memory::settle();
+            memory::leave();
         });
         match spawned {
-            Ok(_) => self.control.statistics.happened(Event::Connected),
+            Ok(_) => {
+                self.control.statistics.happened(Event::Connected);
+                if is_tight {
+                    // It has its stacks once it lets go of this.
+                    let _: Result<(), _> = has_started.recv();
+                }
+            }
             Err(error) => {
                 static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
                 if LOGGED.now() {
@@ -281,13 +297,23 @@ fn spare() -> Option<File> {
 /// Takes a client off the list when its thread ends, or could not begin.
 struct Leave {
     server: Arc<Server>,
-    id: u64,
+    client: Arc<Client>,
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.server.control.clients.leave(self.id);
+        // Whoever lists the clients just now holds on to it: the peer need not wait for that.
+        let _ = self.client.stream.shutdown(Shutdown::Both);
+        self.server.control.clients.leave(self.client.id);
     }
+}
+
+/// Errors of `accept` that say that somebody waits, and there is nothing to take him with.
+fn is_of_resources(error: &io::Error) -> bool {
+    let number = Errno::from_io_error(error);
+    number.is_some_and(|number| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&number)
+    })
 }
 
 /// Errors of `accept` that speak of the client it would have returned.

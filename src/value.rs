@@ -2,16 +2,18 @@
 //!
 //! Whoever reads a long value takes hold of its blocks and lets go of the lock at once: a reply of half a
 //! gigabyte copies nothing, however slowly its client reads. A change copies the blocks it touches, and
-//! only those that somebody still reads.
+//! only those that somebody still reads. Padding is one block of NULs, shared by all: half a gigabyte of it
+//! takes no more than the list of its blocks.
 //!
 //! Invariant: each block but the last is [`VALUE_BLOCK_BYTES`] long. (Between [`Value::reserve`] and
-//! [`Value::write`] empty ones may follow the last.)
+//! [`Value::write`], or [`Value::give_back`], others may follow the last.)
 
 use std::collections::TryReserveError;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::limits::VALUE_BLOCK_BYTES;
+use crate::memory;
 
 /// Bytes that several may read at once.
 pub type Block = Arc<Vec<u8>>;
@@ -31,6 +33,9 @@ pub struct Long {
     blocks: Vec<Block>,
     length: usize,
 }
+
+/// What padding consists of.
+static NULS: LazyLock<Block> = LazyLock::new(|| Arc::new(vec![0; VALUE_BLOCK_BYTES]));
 
 impl Default for Value {
     fn default() -> Self {
@@ -82,7 +87,7 @@ impl Value {
     /// A copy of `range`, which is within the value; an error if there is no memory for it.
     pub fn copy(&self, range: Range<usize>) -> Result<Vec<u8>, TryReserveError> {
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(range.len())?;
+        memory::try_to(|| bytes.try_reserve_exact(range.len()))?;
         self.pieces(range).for_each(|piece| bytes.extend_from_slice(piece));
         Ok(bytes)
     }
@@ -101,25 +106,40 @@ impl Value {
     }
 
     /// Makes room, so that a [`write`](Self::write) of so many bytes at `offset` takes no memory that may
-    /// not be there. After an error the value is as it was.
+    /// not be there. After an error the value holds what it held, and no more memory.
     pub fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), TryReserveError> {
         let end = offset + bytes;
         match self {
             Self::Short(short) if end <= VALUE_BLOCK_BYTES => {
-                match short.is_empty() {
+                let more = end.saturating_sub(short.len());
+                memory::try_to(|| match short.is_empty() {
                     // Most values never grow.
-                    true => short.try_reserve_exact(end),
-                    false => short.try_reserve(end.saturating_sub(short.len())),
-                }
+                    true => short.try_reserve_exact(more),
+                    false => short.try_reserve(more),
+                })
             }
             Self::Short(short) => {
                 let mut long = Long { blocks: Vec::new(), length: 0 };
-                long.reserve(0, end)?;
+                long.reserve(0, short.len())?;
                 long.write(0, short);
+                long.reserve(offset, bytes)?;
                 *self = Self::Long(Box::new(long));
                 Ok(())
             }
-            Self::Long(long) => long.reserve(offset, bytes),
+            Self::Long(long) => {
+                let reserved = long.reserve(offset, bytes);
+                if reserved.is_err() {
+                    long.give_back();
+                }
+                reserved
+            }
+        }
+    }
+
+    /// The write that room was made for does not come.
+    pub fn give_back(&mut self) {
+        if let Self::Long(long) = self {
+            long.give_back();
         }
     }
 
@@ -179,21 +199,28 @@ impl Long {
         self.blocks.clone()
     }
 
+    fn give_back(&mut self) {
+        self.blocks.truncate(self.length.div_ceil(VALUE_BLOCK_BYTES));
+    }
+
     fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), TryReserveError> {
         let end = offset + bytes;
         // What lies between the old end and the offset is written too, as NULs.
         let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
         let count = end.div_ceil(VALUE_BLOCK_BYTES);
-        self.blocks.try_reserve(count.saturating_sub(self.blocks.len()))?;
+        let more = count.saturating_sub(self.blocks.len());
+        memory::try_to(|| self.blocks.try_reserve(more))?;
         for index in first..count {
-            let room = (end - index * VALUE_BLOCK_BYTES).min(VALUE_BLOCK_BYTES);
-            let Some(block) = self.blocks.get_mut(index) else {
-                self.blocks.push(Arc::new(copy(&[], room)?));
-                continue;
-            };
-            match Arc::get_mut(block) {
-                Some(own) => own.try_reserve(room.saturating_sub(own.len()))?,
-                None => *block = Arc::new(copy(block, room)?),
+            let start = index * VALUE_BLOCK_BYTES;
+            let room = (end - start).min(VALUE_BLOCK_BYTES);
+            let is_padding = offset >= start + VALUE_BLOCK_BYTES;
+            match self.blocks.get_mut(index) {
+                None if is_padding => self.blocks.push(Arc::clone(&NULS)),
+                None => self.blocks.push(Arc::new(copy(&[], room)?)),
+                Some(block) => match Arc::get_mut(block) {
+                    Some(own) => grow(own, room)?,
+                    None => *block = Arc::new(copy(block, room)?),
+                },
             }
         }
         Ok(())
@@ -207,23 +234,33 @@ impl Long {
             if self.blocks.len() == index {
                 self.blocks.push(Block::default());
             }
-            let block = Arc::make_mut(&mut self.blocks[index]);
+            let block = &mut self.blocks[index];
             let from = offset.max(start);
             let to = end.min(start + VALUE_BLOCK_BYTES);
             match from < to {
-                true => put(block, from - start, &bytes[from - offset..to - offset]),
+                true => put(Arc::make_mut(block), from - start, &bytes[from - offset..to - offset]),
+                false if Arc::ptr_eq(block, &NULS) => {}
                 // All of it lies before the offset.
-                false => block.resize(VALUE_BLOCK_BYTES, 0),
+                false => Arc::make_mut(block).resize(VALUE_BLOCK_BYTES, 0),
             }
         }
         self.length = self.length.max(end);
     }
 }
 
+/// Makes room for a block of `room` bytes: twice what it was, but no more than a block has.
+fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), TryReserveError> {
+    if room <= block.capacity() {
+        return Ok(());
+    }
+    let wanted = room.max((2 * block.capacity()).min(VALUE_BLOCK_BYTES));
+    memory::try_to(|| block.try_reserve_exact(wanted - block.len()))
+}
+
 /// A copy of `bytes` with room for `capacity`.
 fn copy(bytes: &[u8], capacity: usize) -> Result<Vec<u8>, TryReserveError> {
     let mut copy = Vec::new();
-    copy.try_reserve_exact(capacity.max(bytes.len()))?;
+    memory::try_to(|| copy.try_reserve_exact(capacity.max(bytes.len())))?;
     copy.extend_from_slice(bytes);
     Ok(copy)
 }
@@ -272,6 +309,10 @@ mod tests {
                         let bytes = vec![step; lengths[random.usize(..lengths.len())]];
                         value.reserve(offset, bytes.len()).unwrap();
                         assert!(value.all().flatten().eq(&model), "seed {seed}: room is no change");
+                        if random.u8(..4) == 0 {
+                            value.give_back();
+                            continue;
+                        }
                         value.write(offset, &bytes);
                         if !bytes.is_empty() {
                             model.resize(model.len().max(offset + bytes.len()), 0);
@@ -299,6 +340,21 @@ mod tests {
         let (Value::Long(old), Value::Long(new)) = (&seen, &value) else { panic!() };
         let shared = |index: usize| Arc::ptr_eq(&old.blocks[index], &new.blocks[index]);
         assert_eq!([0, 1, 2, 3].map(shared), [true, true, false, true]);
+    }
+
+    #[test]
+    fn padding_takes_no_memory() {
+        let mut value = Value::copy_of(b"a").unwrap();
+        value.reserve(1000 * BLOCK, 1).unwrap();
+        value.write(1000 * BLOCK, b"z");
+        let Value::Long(long) = &value else { panic!() };
+        let shared = long.blocks.iter().filter(|block| Arc::ptr_eq(block, &NULS)).count();
+        assert_eq!((shared, value.len()), (999, 1000 * BLOCK + 1));
+        // And is as good as any other.
+        value.reserve(500 * BLOCK, 3).unwrap();
+        value.write(500 * BLOCK, b"xyz");
+        assert_eq!(value.copy(500 * BLOCK - 1..500 * BLOCK + 4).unwrap(), b"\0xyz\0");
+        assert!(NULS.iter().all(|byte| *byte == 0));
     }
 
     #[test]

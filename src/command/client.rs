@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{CommandError, Context, ECHO_BYTES_MAX, Silence, integer, is, lossy, name};
 use crate::control::{Client, Event, Paused};
+use crate::memory;
 use crate::request::Request;
 use crate::seldom::Seldom;
 
@@ -106,17 +107,24 @@ pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         }
         4.. if is(&request[2], "ID") => {
             let id = |word: &[u8]| integer(word).ok().and_then(|id| u64::try_from(id).ok());
-            let ids: Option<Vec<_>> = request.words_from(3).map(id).collect();
-            let ids = ids.ok_or(CommandError::Value("Invalid client ID"))?;
+            let mut ids = Vec::new();
+            let room = memory::try_to(|| ids.try_reserve_exact(request.len()));
+            room.map_err(|_| CommandError::NoMemory)?;
+            for word in request.words_from(3) {
+                ids.push(id(word).ok_or(CommandError::Value("Invalid client ID"))?);
+            }
+            ids.sort_unstable();
             Wanted { ids: Some(ids), ..Wanted::default() }
         }
         _ => return Err(CommandError::Syntax),
     };
-    let mut text = String::new();
+    let mut text = Vec::new();
     for client in context.control.clients.all().iter().filter(|client| wanted.is(client)) {
-        text.push_str(&line(client));
+        let line = line(client);
+        memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NoMemory)?;
+        text.extend_from_slice(line.as_bytes());
     }
-    context.replies.bulk(text.as_bytes());
+    context.replies.bulk(&text);
     Ok(())
 }
 
@@ -169,6 +177,7 @@ fn line(client: &Client) -> String {
 /// Which clients are meant.
 #[derive(Debug, Default)]
 struct Wanted {
+    /// Sorted.
     ids: Option<Vec<u64>>,
     kind: Option<Kind>,
     peer: Option<SocketAddr>,
@@ -197,7 +206,7 @@ fn kind(word: &[u8]) -> std::result::Result<Kind, CommandError> {
 impl Wanted {
     fn is(&self, client: &Client) -> bool {
         !client.is_killed()
-            && self.ids.as_ref().is_none_or(|ids| ids.contains(&client.id))
+            && self.ids.as_ref().is_none_or(|ids| ids.binary_search(&client.id).is_ok())
             && self.kind.is_none_or(|kind| kind == Kind::Normal)
             && self.peer.is_none_or(|peer| peer == client.peer)
             && self.local.is_none_or(|local| client.local().is_ok_and(|own| own == local))
@@ -227,9 +236,8 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() % 2 == 1 {
         return Err(CommandError::Syntax);
     }
-    let words: Vec<_> = request.words_from(2).collect();
-    for pair in words.chunks(2) {
-        let (filter, value) = (pair[0], pair[1]);
+    for index in (2..request.len()).step_by(2) {
+        let (filter, value) = (&request[index], &request[index + 1]);
         match filter {
             _ if is(filter, "ID") => {
                 let id = at_least_one(value, "client-id should be greater than 0")?;

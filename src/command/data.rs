@@ -50,11 +50,12 @@ const SET_OPTIONS: &[&str] =
 
 /// What a person meant who typed `SET nom Jean Dupont`.
 fn unquoted(request: &Request<'_>) -> CommandError {
-    let words: Vec<_> = request.words_from(2).collect();
-    let value = words.join(&b' ');
-    if value.len() > 128 {
+    const VALUE_BYTES_MAX: usize = 128;
+    let length: usize = request.words_from(2).map(|word| word.len() + 1).sum();
+    if length > VALUE_BYTES_MAX {
         return CommandError::Syntax;
     }
+    let value = request.words_from(2).collect::<Vec<_>>().join(&b' ');
     CommandError::Unquoted(format!("SET {} {}", quoted(&request[1]), quoted(&value)))
 }
 

@@ -15,7 +15,7 @@ mod table;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::control::{Burst, Called, Client, Control, Feed, Paused};
+use crate::control::{Called, Client, Control, Done, Feed, Paused};
 use crate::engine::{Session, WriteError};
 use crate::glob;
 use crate::memory;
@@ -53,6 +53,11 @@ impl Conversation {
     /// One that has just begun.
     pub fn new(authenticated: bool) -> Self {
         Self { authenticated, is_over: false, feed: None, silence: Silence::None }
+    }
+
+    /// Whether it asked for no replies at all.
+    pub fn is_mute(&self) -> bool {
+        self.silence == Silence::All
     }
 
     /// Whether the command just run gets no reply; ask once for each.
@@ -177,7 +182,8 @@ impl From<WriteError> for CommandError {
         match error {
             WriteError::Refused(refused) => Self::Refused(refused),
             WriteError::TooLong => Self::TooLong,
-            WriteError::NoMemory(_) => Self::NoMemory,
+            WriteError::Full if !memory::is_low() => Self::MaxMemory,
+            WriteError::Full | WriteError::NoMemory(_) => Self::NoMemory,
         }
     }
 }
@@ -225,15 +231,16 @@ impl Asked {
 
 /// What is run while clients are paused, whatever is paused: it may end the pause.
 fn is_never_paused(command: &Command) -> bool {
-    matches!(command.name, "UNPAUSE" | "SHUTDOWN" | "QUIT")
+    matches!(command.name, "AUTH" | "UNPAUSE" | "SHUTDOWN" | "QUIT")
 }
 
-/// The kind of pause that holds a command up, if any does.
-pub fn held_up_by(asked: &Asked) -> Option<Paused> {
-    match asked.found {
-        Some(Found { command, .. }) if is_never_paused(command) => None,
-        Some(Found { command, .. }) if command.flags.contains(&Flag::Write) => Some(Paused::Writes),
-        _ => Some(Paused::All),
+/// The kind of pause that holds a command up, if any does: not what is refused anyway.
+pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> {
+    let Asked { found: Some(Found { command, .. }), error: None } = asked else { return None };
+    match conversation.authenticated && !is_never_paused(command) {
+        false => None,
+        true if command.flags.contains(&Flag::Write) => Some(Paused::Writes),
+        true => Some(Paused::All),
     }
 }
 
@@ -259,6 +266,10 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
     if let Err(error) = result {
         context.replies.truncate(start);
         context.replies.error(&error.to_string());
+    }
+    if context.replies.recover(start) {
+        // Not even for that: a reply too few, and all that follow would answer something else.
+        context.conversation.is_over = true;
     }
     outcome
 }
@@ -287,7 +298,7 @@ pub fn record(
     took: Duration,
     client: &Client,
     control: &Control,
-    done: &mut Burst,
+    done: &mut Done,
 ) {
     let (found, called) = match outcome {
         Outcome::Unknown => return,

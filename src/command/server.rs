@@ -14,7 +14,8 @@ type Result = std::result::Result<(), CommandError>;
 
 pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if context.conversation.feed.is_none() {
-        let feed = Arc::new(Feed::new(Arc::clone(context.client)));
+        let patience = Duration::from_secs(context.control.config.write_timeout.into());
+        let feed = Arc::new(Feed::new(Arc::clone(context.client), patience));
         context.control.monitors.add(Arc::clone(&feed));
         context.conversation.feed = Some(feed);
         context.client.is_monitor.store(true, Ordering::Relaxed);

@@ -4,14 +4,19 @@
 //! the clients reads it. Entries are in the order of their numbers.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::Burst;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use super::Done;
+use crate::limits::TICK_MS;
+use crate::memory;
 use crate::sync::{lock, wait_timeout};
 
 /// Who is connected.
@@ -208,7 +213,7 @@ impl Client {
     }
 
     /// It did what a burst says.
-    pub fn did(&self, burst: &Burst) {
+    pub fn did(&self, burst: &Done) {
         let add = |counter: &AtomicU64, more: u64| {
             // Its own thread is the only one to write.
             counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
@@ -244,6 +249,23 @@ impl Client {
         self.stream.as_raw_fd()
     }
 
+    /// Where its replies go. A write that gets on gets all the time it needs; one of which nothing was taken
+    /// for `patience` (zero is for ever) fails, with `WouldBlock`; and after a second where memory is missed,
+    /// of which what waits here may hold a lot.
+    pub fn writer(&self, patience: Duration) -> impl Write {
+        Patient { client: self, patience, blocked_since: None }
+    }
+
+    /// Whether it was ended, or has left with nothing more to say: for who does not read from it now.
+    pub fn is_gone(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut [0; 1], flags) {
+            _ if self.is_killed() => true,
+            Ok((_, count)) => count == 0,
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+        }
+    }
+
     /// Ends the connection: its thread finds the stream closed, whatever it is waiting for there.
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
@@ -253,5 +275,49 @@ impl Client {
     /// Whether somebody ended it.
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
+    }
+}
+
+/// See [`Client::writer`].
+struct Patient<'a> {
+    client: &'a Client,
+    patience: Duration,
+    /// Since when nothing has been taken.
+    blocked_since: Option<Instant>,
+}
+
+impl Write for Patient<'_> {
+    /// The stream's own writes give up after [`TICK_MS`], to look at the clock.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const IN_NEED: Duration = Duration::from_millis(TICK_MS);
+        loop {
+            match (&self.client.stream).write(bytes) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    let tick = Duration::from_millis(TICK_MS);
+                    let since = *self.blocked_since.get_or_insert_with(|| {
+                        Instant::now().checked_sub(tick).unwrap_or(self.client.connected)
+                    });
+                    let blocked = since.elapsed();
+                    let is_needed = memory::is_missed();
+                    let is_over = !self.patience.is_zero() && blocked >= self.patience;
+                    if is_over || is_needed && blocked >= IN_NEED {
+                        return Err(error);
+                    }
+                }
+                written => {
+                    self.blocked_since = None;
+                    return written;
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! What all connections share beside the data: the list of clients, the counters, the slow log, the
 //! monitors, the pause, and the wish to stop.
 //!
-//! Nothing here waits for a client or a disk. Each part has a lock of its own, held for moments, and none
-//! is taken with another held.
+//! Nothing here waits for a client or a disk. Each part has a lock of its own, held for moments. Lock order:
+//! the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
 mod monitors;
@@ -21,7 +21,7 @@ pub use clients::{Client, Clients, Names, Refusal};
 pub use monitors::{Feed, Monitors};
 pub use pause::{Pause, Paused};
 pub use slowlog::{Slow, Slowlog};
-pub use statistics::{Burst, Called, Event, Statistics, Totals};
+pub use statistics::{Called, Done, Event, Statistics, Totals};
 
 /// What all connections share beside the data.
 #[derive(Debug)]

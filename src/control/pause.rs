@@ -41,7 +41,8 @@ impl Pause {
 
     /// Ends it.
     pub fn end(&self) {
-        *lock(&self.now) = None;
+        let mut now = lock(&self.now);
+        *now = None;
         self.on.store(false, Ordering::Release);
         self.changed.notify_all();
     }
@@ -57,7 +58,7 @@ impl Pause {
         self.changed.notify_all();
     }
 
-    /// Waits while what `kind` says is held up and `should_wait`.
+    /// Waits while what `kind` says is held up and `should_wait`, which is asked each second.
     pub fn wait(&self, kind: Paused, should_wait: impl Fn() -> bool) {
         let mut now = lock(&self.now);
         while let Some((until, held)) = *now {
@@ -71,7 +72,7 @@ impl Pause {
             if held < kind || !should_wait() {
                 return;
             }
-            now = wait_timeout(&self.changed, now, left);
+            now = wait_timeout(&self.changed, now, left.min(Duration::from_secs(1)));
         }
     }
 }

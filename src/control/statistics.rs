@@ -103,7 +103,7 @@ impl Totals {
 
 /// What a connection did since it last added it up.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Burst {
+pub struct Done {
     /// The command that `called` speaks of.
     command: usize,
     called: Called,
@@ -157,7 +157,7 @@ impl Statistics {
     }
 
     /// Client number `id` had a command run, answered or not run. Adds up what it did with others before.
-    pub fn count(&self, id: u64, burst: &mut Burst, command: usize, called: Called) {
+    pub fn count(&self, id: u64, burst: &mut Done, command: usize, called: Called) {
         if burst.command != command {
             self.add_called(id, burst);
             burst.command = command;
@@ -170,10 +170,10 @@ impl Statistics {
     }
 
     /// Adds up what client number `id` did.
-    pub fn add(&self, id: u64, burst: &mut Burst) {
+    pub fn add(&self, id: u64, burst: &mut Done) {
         self.add_called(id, burst);
         let stripe = self.stripe(id);
-        let Burst { hits, misses, received, sent, .. } = *burst;
+        let Done { hits, misses, received, sent, .. } = *burst;
         for (counter, more) in [
             (&stripe.hits, hits),
             (&stripe.misses, misses),
@@ -182,10 +182,10 @@ impl Statistics {
         ] {
             add(counter, more);
         }
-        *burst = Burst { command: burst.command, ..Burst::default() };
+        *burst = Done { command: burst.command, ..Done::default() };
     }
 
-    fn add_called(&self, id: u64, burst: &mut Burst) {
+    fn add_called(&self, id: u64, burst: &mut Done) {
         let Called { calls, ns, rejected, failed } = std::mem::take(&mut burst.called);
         let counters = &self.stripe(id).called[burst.command];
         for (counter, more) in counters.iter().zip([calls, ns, rejected, failed]) {
@@ -265,7 +265,7 @@ mod tests {
     fn bursts_add_up_whatever_they_mix() {
         let statistics = Statistics::new(3);
         for id in 0..100 {
-            let mut burst = Burst { received: 10, sent: 20, ..Burst::default() };
+            let mut burst = Done { received: 10, sent: 20, ..Done::default() };
             for command in [0, 0, 2, 0, 2, 2] {
                 let called = Called::once(Duration::from_nanos(5), command == 2);
                 statistics.count(id, &mut burst, command, called);

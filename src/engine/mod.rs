@@ -194,12 +194,14 @@ impl Engine {
         })
     }
 
-    /// The same, but in trouble nothing more is tried. A compaction that is under way gives up; it is waited
-    /// for a little, to clean up after itself.
+    /// The same, but in trouble nothing more is tried.
     pub fn close_without_healing(&self) -> Result<(), WriteRefused> {
-        let closed = self.journal.close();
-        self.compactor.wait_for_end(Duration::from_millis(200));
-        closed
+        self.journal.close()
+    }
+
+    /// Waits for at most `timeout` until no compaction is under way; one gives up once this is closed.
+    pub fn wait_for_compaction(&self, timeout: Duration) {
+        self.compactor.wait_for_end(timeout);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::MutexGuard;
 use super::Engine;
 use super::compaction::unix_time_s;
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::memory;
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Mark, WriteRefused};
 use crate::store::{Place, Shard, Undo};
@@ -24,6 +25,9 @@ pub enum WriteError {
     /// The value would be longer than values may be.
     #[error("the value would be too long")]
     TooLong,
+    /// It would take more memory than may be used.
+    #[error("it would take too much memory")]
+    Full,
     /// The system has no memory for it.
     #[error("{0}")]
     NoMemory(#[from] TryReserveError),
@@ -152,13 +156,14 @@ impl<'a> Session<'a> {
     ) -> Result<usize, WriteError> {
         self.begin(b"", b"")?;
         let mut named = Vec::new();
-        named.try_reserve_exact(keys.len())?;
+        memory::try_to(|| named.try_reserve_exact(keys.len()))?;
         named.extend(keys.map(|key| (self.engine.store.place(key), key)));
         // A key named twice is removed once.
         named.sort_unstable();
         named.dedup();
         // Each byte as `\xHH`, and quotes, a blank or the beginning of a line around each key.
-        self.record.try_reserve(named.iter().map(|(_, key)| 4 * key.len() + 8).sum())?;
+        let most = named.iter().map(|(_, key)| 4 * key.len() + 8).sum();
+        memory::try_to(|| self.record.try_reserve(most))?;
         let mut locked = self.engine.store.lock_all(named.iter().map(|(place, _)| *place));
         named.retain(|(place, key)| {
             let shard = locked.shard(*place);
@@ -234,7 +239,13 @@ impl<'a> Session<'a> {
                 let bytes = old.copy(start..end)?;
                 old.reserve(offset, value.len())?;
                 write_set_range(key, offset, value, &mut self.record);
-                let stamp = self.append_record(1)?;
+                let stamp = match self.append_record(1) {
+                    Ok(stamp) => stamp,
+                    Err(refused) => {
+                        old.give_back();
+                        return Err(refused.into());
+                    }
+                };
                 old.write(offset, value);
                 self.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
                 let undo = Undo::Range { key: undo_key, offset: start, bytes, length };
@@ -300,7 +311,7 @@ impl<'a> Session<'a> {
             bytes.clear();
             ends.clear();
             for key in shard.entries.keys() {
-                bytes.try_reserve(key.len())?;
+                memory::try_to(|| bytes.try_reserve(key.len()))?;
                 bytes.extend_from_slice(key);
                 ends.push(bytes.len());
             }
@@ -352,9 +363,13 @@ impl<'a> Session<'a> {
         self.record.clear();
         self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
         if key.len() + value.len() > CLIENT_SPARE_BYTES_MAX {
+            // Others may be about to take as much: a small one need not ask.
+            if !memory::has_room(key.len() + value.len()) {
+                return Err(WriteError::Full);
+            }
             const REST_BYTES: usize = 256;
             let bytes = 2 * quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
-            self.record.try_reserve_exact(bytes)?;
+            memory::try_to(|| self.record.try_reserve_exact(bytes))?;
         }
         Ok(())
     }
@@ -394,13 +409,13 @@ impl<'a> Session<'a> {
 /// A key's bytes, for good; an error if there is no memory for them.
 fn copy_of(key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
     let mut copy = Vec::new();
-    copy.try_reserve_exact(key.len())?;
+    memory::try_to(|| copy.try_reserve_exact(key.len()))?;
     copy.extend_from_slice(key);
     Ok(copy.into_boxed_slice())
 }
 
 /// Makes room in `shard` for one more key, and copies it.
 fn room_for(shard: &mut Shard, key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
-    shard.entries.try_reserve(1)?;
+    memory::try_to(|| shard.entries.try_reserve(1))?;
     copy_of(key)
 }

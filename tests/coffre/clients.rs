@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Reply, Server, folder, info, info_of, wait_until};
+use crate::harness::{Client, Reply, Server, descriptors, folder, info, info_of, wait_until};
 
 fn pong() -> Reply {
     Reply::Status("PONG".to_owned())
@@ -166,6 +166,14 @@ fn a_pause_holds_up_what_it_says_and_ends() {
     assert_eq!(client.line("PING"), pong());
     assert!(started.elapsed() >= Duration::from_millis(300));
 
+    // Who leaves while it waits frees its place, and nothing of it is run.
+    assert_eq!(admin.line("CLIENT PAUSE 60000"), Reply::ok());
+    let mut gone = server.client();
+    gone.send(b"SET gone 1\r\n");
+    std::thread::sleep(Duration::from_millis(100));
+    drop(gone);
+    assert_eq!(admin.line("CLIENT UNPAUSE"), Reply::ok());
+
     // One who waits can be ended, and a stop waits for nobody.
     assert_eq!(admin.line("CLIENT PAUSE 60000 WRITE"), Reply::ok());
     client.send(b"SET a 2\r\n");
@@ -204,6 +212,17 @@ fn monitor_shows_every_command_but_secrets() {
     let rest = String::from_utf8(watcher.read_to_end()).unwrap();
     assert!(rest.contains("\"QUIT\"\r\n") && rest.ends_with("+PONG\r\n+OK\r\n"), "{rest}");
     assert_eq!(client.line("PING"), pong());
+}
+
+#[test]
+fn monitors_that_leave_leave_nothing_behind() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let files = descriptors(server.pid());
+    for _ in 0..100 {
+        assert_eq!(server.client().line("MONITOR"), Reply::ok());
+    }
+    wait_until("their connections are closed", || descriptors(server.pid()) == files);
 }
 
 #[test]
@@ -414,8 +433,9 @@ fn metrics_and_health_are_served_by_http() {
     assert!(http(port, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     assert!(http(port, "POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
     assert_eq!(http(port, &"x".repeat(20_000)), "");
-    // One who says nothing is closed, and the next is answered.
-    let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // Those who say nothing are closed, and the next is answered.
+    let silent: Vec<_> =
+        (0..20).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     assert!(health().starts_with("HTTP/1.1 200 "));
     drop(silent);
     // Without its folder it cannot be well.

@@ -148,6 +148,11 @@ fn maxmemory_refuses_what_adds_and_nothing_else() {
     }
     assert!(matches!(client.line("GET key:0"), Reply::Bulk(_)));
     assert!(matches!(client.line("KEYS *"), Reply::Array(keys) if keys.len() >= count));
+    // Many keys in one request, of a megabyte.
+    let keys: Vec<_> =
+        (0..30_000).map(|number| format!("a key that is not there:{number}")).collect();
+    let del = [&b"DEL"[..]].into_iter().chain(keys.iter().map(String::as_bytes));
+    assert_eq!(client.call(&del.collect::<Vec<_>>()), Reply::Integer(0));
     assert_eq!(client.line("DEL key:0 key:1 key:2"), Reply::Integer(3));
     wait_until("there is room", || client.line("SET a 1") == Reply::ok());
     // Requests count, complete or not: one that is too large for the rest is refused as a whole.
@@ -312,6 +317,89 @@ fn unread_replies_take_at_most_two_mebibytes_each() {
             info_of(&mut client, "clients", "connected_clients") == "1"
         });
     }
+}
+
+/// A reader that takes nothing may keep a value that is gone, until somebody misses the memory.
+#[test]
+fn a_deaf_reader_gives_way_where_memory_is_missed() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no", "--maxmemory", "100mb"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 24 << 20];
+    let mut deaf = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(client.call(&[b"SET", b"big", &value]), Reply::ok());
+        let mut reader = server.client();
+        reader.send(b"GET big\r\n");
+        assert_eq!(reader.read(11), b"$25165824\r\n");
+        deaf.push(reader);
+        assert_eq!(client.line("DEL big"), Reply::Integer(1));
+    }
+    wait_until("there is room", || {
+        let mut client = server.client();
+        let set = request(&[b"SET", b"big", &value]);
+        client.stream.write_all(&set).is_ok() && client.try_reply() == Some(Reply::ok())
+    });
+    assert!(!deaf.is_empty());
+}
+
+/// What is only padding takes no memory, however long, and what is refused keeps none.
+#[test]
+fn a_short_command_takes_little_memory() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let mut deaf = Vec::new();
+    for _ in 0..20 {
+        assert_eq!(client.line("SETRANGE k 300000000 x"), Reply::Integer(300_000_001));
+        let mut reader = server.client();
+        reader.send(b"GET k\r\n");
+        assert_eq!(reader.read(12), b"$300000001\r\n");
+        deaf.push(reader);
+        assert_eq!(client.line("DEL k"), Reply::Integer(1));
+    }
+    let used = used_memory(&mut client);
+    assert!(used < 8 * MIB, "{used} for twenty values of 300 MB padding");
+    let value = vec![b'v'; 100_000];
+    assert_eq!(client.call(&[b"SET", b"k", &value]), Reply::ok());
+    assert!(matches!(client.line("SETRANGE k 536870911 xx"), Reply::Error(_)));
+    assert!(used_memory(&mut client) < 8 * MIB);
+}
+
+/// Words by the million, where the system has no memory for as many.
+#[test]
+fn requests_of_many_words_fail_without_harm() {
+    let (_folder, file) = folder();
+    let mut command = limited(&file, "-v 260000", &["--fsync", "no"]);
+    command.env("MALLOC_ARENA_MAX", "1");
+    let server = Server::spawn(command);
+    let kill =
+        [b"*1048576\r\n$6\r\nCLIENT\r\n$4\r\nKILL\r\n".to_vec(), b"$1\r\n1\r\n".repeat(1_048_574)]
+            .concat();
+    let list = [
+        b"*1048576\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n$2\r\nID\r\n".to_vec(),
+        b"$1\r\n1\r\n".repeat(1_048_573),
+    ]
+    .concat();
+    let line = [b"DEL".to_vec(), b" a".repeat(500_000), b"\r\n".to_vec()].concat();
+    let typed = [b"SET a".to_vec(), b" a".repeat(500_000), b"\r\n".to_vec()].concat();
+    for request in [&kill, &list, &line, &typed] {
+        let mut clients: Vec<_> = (0..4).map(|_| server.client()).collect();
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(move || {
+                    let _ = client.stream.write_all(request);
+                    client.try_reply()
+                });
+            }
+        });
+    }
+    wait_until("a client is let in", || {
+        let mut client = server.client();
+        client.send(b"SET a 1\r\n");
+        client.try_reply() == Some(Reply::ok())
+    });
+    assert!(server.terminate().0.success());
 }
 
 /// A large value is not copied for each who reads it, and what they read is what it was.

@@ -327,6 +327,7 @@ fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&file);
     server.client().call(&[b"SET", b"big", &vec![b'v'; 16 << 20]]);
     let mut deaf = server.client();
+    assert_eq!(deaf.line("PING"), Reply::Status("PONG".to_owned()));
     deaf.send(&b"GET big\r\n".repeat(4));
     // Two kinds: the system may make one of two signals of a kind.
     server.signal("INT");

@@ -34,6 +34,7 @@ use super::disk::Disk;
 use super::draft::Segment;
 use super::format::{Checksum, Seal};
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
+use crate::memory;
 use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
 
 pub use switch::{SwitchError, Tee};
@@ -252,6 +253,8 @@ impl Journal {
         if state.pending.is_empty() && records.len() > CLIENT_SPARE_BYTES_MAX {
             std::mem::swap(&mut state.pending, records);
         } else {
+            let room = memory::try_to(|| state.pending.try_reserve(records.len()));
+            room.map_err(|error| WriteRefused(error.to_string().into()))?;
             state.pending.extend_from_slice(records);
         }
         state.pending_records += count;
