@@ -173,8 +173,8 @@ impl<'a> Connection<'a> {
                 && let Some(kind) = command::held_up_by(&asked, &self.conversation)
             {
                 self.done.sent += self.output.send(&mut self.session)?;
-                control.pause.wait(kind, || !control.is_stopping() && !client.is_gone());
-                if client.is_gone() {
+                control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
+                if client.is_cut_off() {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 before = Instant::now();

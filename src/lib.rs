@@ -15,9 +15,11 @@ pub mod command;
 pub mod config;
 pub mod connection;
 pub mod control;
+mod crew;
 pub mod engine;
 pub mod glob;
 pub mod limits;
+pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod offline;
@@ -191,7 +193,10 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
                 }
                 // Nothing was acknowledged yet.
                 (_, None) => signal_hook::low_level::exit(0),
-                _ => signal_hook::low_level::exit(128 + signal),
+                _ => {
+                    logging::flush();
+                    signal_hook::low_level::exit(128 + signal)
+                }
             }
         }
     };

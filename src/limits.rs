@@ -140,6 +140,18 @@ pub const THREAD_BYTES: usize = CLIENT_STACK_BYTES + (2 << 20);
 /// has its stacks.
 pub const AMPLE_BYTES: usize = 64 << 20;
 
+/// Log lines that may wait to be written.
+pub const LOG_LINES_MAX: usize = 1024;
+
+/// Threads that may wait for another client once theirs has left.
+pub const IDLE_THREADS_MAX: usize = 64;
+
+/// How long each waits, in milliseconds.
+pub const IDLE_THREAD_MS: u64 = 1_000;
+
+/// While memory is low nobody gets more than this at once who can do without, in bytes.
+pub const LOW_ALLOCATION_BYTES_MAX: usize = 16 << 10;
+
 /// Connections the kernel may hold for us before `accept`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 

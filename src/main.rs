@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use coffre::config::Arguments;
-use coffre::offline;
+use coffre::{logging, offline};
 
 fn main() -> ExitCode {
     let Arguments { config, tool } = Arguments::parse();
     let filter = if tool.is_some() { "warn" } else { "info" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    if let Err(error) = logging::begin(filter) {
+        return exit(Err(coffre::Error::from(error)), coffre::Error::exit_code);
+    }
     match tool {
         Some(tool) => exit(offline::run(&tool), offline::ToolError::exit_code),
         None => exit(coffre::run(config).map(|()| 0), coffre::Error::exit_code),
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
 }
 
 fn exit<E: std::error::Error>(result: Result<u8, E>, code: fn(&E) -> u8) -> ExitCode {
+    logging::flush();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

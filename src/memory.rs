@@ -24,7 +24,9 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
-use crate::limits::{AMPLE_BYTES, MEMORY_RESERVE_BYTES, SMALL_ALLOCATION_BYTES_MAX};
+use crate::limits::{
+    AMPLE_BYTES, LOW_ALLOCATION_BYTES_MAX, MEMORY_RESERVE_BYTES, SMALL_ALLOCATION_BYTES_MAX,
+};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -54,10 +56,15 @@ thread_local! {
     static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
 }
 
-const RESERVE_LAYOUT: Layout = match Layout::from_size_align(MEMORY_RESERVE_BYTES, 16) {
-    Ok(layout) => layout,
-    Err(_) => panic!("the reserve is no allocation"),
-};
+/// How large the reserve is, in bytes: where there is not so much any more, half of it will do, and so on.
+static RESERVE_BYTES: AtomicUsize = AtomicUsize::new(0);
+const RESERVE_HALVINGS: u32 = 4;
+
+/// The layout of a reserve of so many bytes.
+fn reserve_layout(bytes: usize) -> Layout {
+    // An alignment of one fits every size that there is.
+    Layout::array::<u8>(bytes).unwrap_or(Layout::new::<u8>())
+}
 
 /// How much is allocated, in bytes, with what the allocator adds to each piece. The stacks of threads and
 /// what the allocator keeps for later are not in it: resident memory is.
@@ -111,7 +118,8 @@ pub fn has_room(more: usize) -> bool {
     }
     let used = USED.load(Ordering::Relaxed) + BALANCE.get();
     let has_room = usize::try_from(used).unwrap_or(0).saturating_add(more) <= limit;
-    if !has_room {
+    // What could never be there is not missed.
+    if !has_room && more <= limit / 2 {
         MISSED_FOR.store(MISSED_TICKS, Ordering::Relaxed);
     }
     has_room
@@ -139,9 +147,13 @@ pub fn is_low() -> bool {
     LOW.load(Ordering::Relaxed)
 }
 
-/// Whether the system would map so many bytes just now, once the reserve is given back if need be.
+/// Whether the system would map so many bytes just now, once the reserve is given back if need be. While memory
+/// is low half of that is kept.
 pub fn could_map(bytes: usize) -> bool {
-    try_map(bytes) || spend_reserve() && try_map(bytes)
+    if !is_low() && (try_map(bytes) || !spend_reserve()) {
+        return true;
+    }
+    try_map(bytes + MEMORY_RESERVE_BYTES / 2)
 }
 
 /// Whether there is so much that nobody need be careful.
@@ -160,25 +172,24 @@ fn try_map(bytes: usize) -> bool {
     }
 }
 
-/// Takes the reserve, at first or anew; `false` while the system refuses it.
+/// Takes the reserve, at first or anew; `false` while the system refuses it. For one thread to call.
 pub fn take_reserve() -> bool {
-    if RESERVE.load(Ordering::Acquire).is_null() {
+    if !RESERVE.load(Ordering::Acquire).is_null() {
+        return true;
+    }
+    for halvings in 0..RESERVE_HALVINGS {
+        let bytes = MEMORY_RESERVE_BYTES >> halvings;
         // SAFETY: the layout's size is not zero.
-        let reserve = unsafe { System.alloc(RESERVE_LAYOUT) };
-        if reserve.is_null() {
-            return false;
-        }
-        // Before it is there to be spent, not after.
-        LOW.store(false, Ordering::SeqCst);
-        if RESERVE
-            .compare_exchange(ptr::null_mut(), reserve, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
-            // SAFETY: it was allocated above with this layout, and nobody else has seen it.
-            unsafe { System.dealloc(reserve, RESERVE_LAYOUT) };
+        let reserve = unsafe { System.alloc(reserve_layout(bytes)) };
+        if !reserve.is_null() {
+            // Both before it is there to be spent, not after.
+            LOW.store(false, Ordering::SeqCst);
+            RESERVE_BYTES.store(bytes, Ordering::SeqCst);
+            RESERVE.store(reserve, Ordering::SeqCst);
+            return true;
         }
     }
-    true
+    false
 }
 
 /// Gives the reserve back to the system; `false` if it is spent.
@@ -188,8 +199,10 @@ fn spend_reserve() -> bool {
         return false;
     }
     LOW.store(true, Ordering::SeqCst);
-    // SAFETY: only `take_reserve` puts a pointer here, allocated with this layout, and the swap makes it ours.
-    unsafe { System.dealloc(reserve, RESERVE_LAYOUT) };
+    let layout = reserve_layout(RESERVE_BYTES.load(Ordering::SeqCst));
+    // SAFETY: only `take_reserve` puts a pointer here, allocated with this layout, whose size it keeps until
+    // the pointer is taken, and the swap makes it ours.
+    unsafe { System.dealloc(reserve, layout) };
     true
 }
 
@@ -197,6 +210,11 @@ fn spend_reserve() -> bool {
 struct Counting;
 
 impl Counting {
+    /// While memory is low what is left is for those who cannot do without.
+    fn is_refused(size: usize) -> bool {
+        is_low() && size > LOW_ALLOCATION_BYTES_MAX && MAY_FAIL.try_with(Cell::get).unwrap_or(false)
+    }
+
     /// Makes a request again that the system refused, if it is small and must not fail: with the reserve
     /// given back; or another thread is just doing that.
     fn again(layout: Layout, request: impl Fn() -> *mut u8) -> *mut u8 {
@@ -240,6 +258,9 @@ impl Counting {
 // second try after null is a request of its own. Nothing here allocates, unwinds, or keeps a pointer.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if Self::is_refused(layout.size()) {
+            return ptr::null_mut();
+        }
         // SAFETY: the caller's promises are those of `System`.
         let request = || unsafe { System.alloc(layout) };
         let mut memory = request();
@@ -253,6 +274,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if Self::is_refused(layout.size()) {
+            return ptr::null_mut();
+        }
         // SAFETY: the caller's promises are those of `System`.
         let request = || unsafe { System.alloc_zeroed(layout) };
         let mut memory = request();
@@ -266,6 +290,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if Self::is_refused(size) {
+            return ptr::null_mut();
+        }
         // SAFETY: the caller's promises are those of `System`; after null `old` is still what it was.
         let request = || unsafe { System.realloc(old, layout, size) };
         let mut memory = request();
@@ -336,11 +363,12 @@ mod tests {
         };
         assert!(try_to(|| Counting::again(layout, request)).is_null(), "what may fail fails");
         assert!(!is_low());
-        assert!(!Counting::again(layout, request).is_null());
-        assert!(is_low() && served.get() == 1);
         let large = Layout::from_size_align(SMALL_ALLOCATION_BYTES_MAX + 1, 1).unwrap();
         assert!(Counting::again(large, request).is_null(), "large ones take no for an answer");
+        // Others of this process must not be refused because of this: nothing is in between.
+        let (memory, was_low) = (Counting::again(layout, request), is_low());
         assert!(take_reserve() && !is_low());
+        assert!(!memory.is_null() && was_low && served.get() == 1);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::command;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::control::{Client, Control, Event, Refusal, Stop};
+use crate::crew::Crew;
 use crate::engine::Engine;
 use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG, THREAD_BYTES};
 use crate::memory;
@@ -85,13 +86,15 @@ pub struct Server {
     engine: Engine,
     /// Closed to accept a client with when there is no other file descriptor, to turn it away.
     spare: Mutex<Option<File>>,
+    /// The threads of clients that have left.
+    crew: Crew<Leave>,
 }
 
 impl Server {
     /// A server of `engine`'s data that does not accept yet.
     pub fn new(config: Config, engine: Engine) -> Arc<Self> {
         let control = Control::new(config, command::names().len());
-        Arc::new(Self { control, engine, spare: Mutex::new(spare()) })
+        Arc::new(Self { control, engine, spare: Mutex::new(spare()), crew: Crew::default() })
     }
 
     /// Begins to accept, on a thread for each address.
@@ -196,50 +199,70 @@ impl Server {
 
     /// Gives a client its thread.
     fn spawn(self: &Arc<Self>, client: Arc<Client>) {
-        let leave = Leave { server: Arc::clone(self), client: Arc::clone(&client) };
-        if client.is_gone() {
+        let leave = Leave { server: Arc::clone(self), client };
+        if leave.client.is_gone() {
             // Where many come and go at once, those who stay need not wait for threads of the others.
             return;
         }
-        if !memory::could_map(THREAD_BYTES) {
-            return self.turn_away(&client.stream, "ERR no memory for another client");
-        }
-        let name = format!("client-{}", client.id);
-        let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
-        let served = Arc::clone(&client);
-        let (started, has_started) = mpsc::channel();
-        let is_tight = !memory::could_map_amply();
-        let spawned = thread.spawn(move || {
-            drop(started);
-            leave.server.serve(served);
-            drop(leave);
-            memory::leave();
-        });
-        match spawned {
-            Ok(_) => {
-                self.control.statistics.happened(Event::Connected);
-                if is_tight {
-                    // It has its stacks once it lets go of this.
-                    let _: Result<(), _> = has_started.recv();
-                }
+        self.control.statistics.happened(Event::Connected);
+        if let Err(leave) = self.crew.give(leave)
+            && let Err((leave, error)) = self.start_thread(leave)
+        {
+            static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
+            if LOGGED.now() {
+                let Client { id, peer, .. } = &*leave.client;
+                log::error!("no thread for client {id} at {peer}: {error}: closed");
             }
-            Err(error) => {
-                static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
-                if LOGGED.now() {
-                    let Client { id, peer, .. } = &*client;
-                    log::error!("no thread for client {id} at {peer}: {error}: closed");
-                }
-                self.turn_away(&client.stream, "ERR no thread for another client");
-            }
+            self.turn_away(&leave.client.stream, "ERR no thread for another client");
         }
     }
 
-    fn serve(&self, client: Arc<Client>) {
+    /// Starts a thread that serves a client, and then others; or gives the client back.
+    fn start_thread(&self, leave: Leave) -> Result<(), (Leave, io::Error)> {
+        if !memory::could_map(THREAD_BYTES) {
+            return Err((leave, io::ErrorKind::OutOfMemory.into()));
+        }
+        let name = format!("client-{}", leave.client.id);
+        let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
+        let (started, has_started) = mpsc::channel::<()>();
+        let is_tight = !memory::could_map_amply();
+        let server = Arc::clone(&leave.server);
+        // Not the thread's own until it runs: one that cannot be started takes with it what it owns.
+        let first = Arc::new(Mutex::new(Some(leave)));
+        let taken = Arc::clone(&first);
+        let work = move || {
+            drop(started);
+            let mut next = lock(&taken).take();
+            drop(taken);
+            while let Some(leave) = next {
+                server.serve(&leave.client);
+                drop(leave);
+                memory::settle();
+                next = server.crew.wait_for_work();
+            }
+            drop(server);
+            memory::leave();
+        };
+        match thread.spawn(work) {
+            Ok(_) if is_tight => {
+                // It has its stacks once it lets go of this.
+                let _ = has_started.recv();
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => match lock(&first).take() {
+                Some(leave) => Err((leave, error)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn serve(&self, client: &Arc<Client>) {
         let (id, peer) = (client.id, client.peer);
         log::debug!("client {id} at {peer}: connected");
         let serve = || {
             self.prepare(&client.stream)?;
-            Connection::new(&client, &self.engine, &self.control).serve()
+            Connection::new(client, &self.engine, &self.control).serve()
         };
         match panic::catch_unwind(AssertUnwindSafe(serve)) {
             Ok(Ok(())) => log::debug!("client {id} at {peer}: left"),
@@ -294,7 +317,8 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Takes a client off the list when its thread ends, or could not begin.
+/// Takes a client off the list when it was served, or could not be.
+#[derive(Debug)]
 struct Leave {
     server: Arc<Server>,
     client: Arc<Client>,

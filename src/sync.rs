@@ -27,6 +27,7 @@ pub fn wait_timeout<'a, T>(
 
 fn die() -> ! {
     log::error!("a thread panicked inside a lock: the process ends, a restart replays the journal");
+    crate::logging::flush();
     abort()
 }
 

@@ -79,6 +79,11 @@ impl Value {
         })
     }
 
+    /// Whether a piece is padding that nobody wrote.
+    pub fn is_padding(piece: &[u8]) -> bool {
+        std::ptr::eq(piece.as_ptr(), NULS.as_ptr())
+    }
+
     /// All of it, in pieces.
     pub fn all(&self) -> impl Iterator<Item = &[u8]> {
         self.pieces(0..self.len())

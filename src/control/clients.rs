@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::Done;
-use crate::limits::TICK_MS;
+use crate::limits::{LARGE_REPLY_BYTES, TICK_MS};
 use crate::memory;
 use crate::sync::{lock, wait_timeout};
 
@@ -250,19 +250,32 @@ impl Client {
     }
 
     /// Where its replies go. A write that gets on gets all the time it needs; one of which nothing was taken
-    /// for `patience` (zero is for ever) fails, with `WouldBlock`; and after a second where memory is missed,
-    /// of which what waits here may hold a lot.
+    /// for `patience` (zero is for ever) fails, with `WouldBlock`; and one that holds much memory after a
+    /// second, where that is missed.
     pub fn writer(&self, patience: Duration) -> impl Write {
         Patient { client: self, patience, blocked_since: None }
     }
 
     /// Whether it was ended, or has left with nothing more to say: for who does not read from it now.
     pub fn is_gone(&self) -> bool {
+        self.peek().map_or(true, |count| count == Some(0))
+    }
+
+    /// Whether it was ended, or reset: one that says no more may still wait for its replies.
+    pub fn is_cut_off(&self) -> bool {
+        self.peek().is_err()
+    }
+
+    /// How many bytes could be read just now, at most one; 0 is the end, `None` says that there may be more.
+    fn peek(&self) -> Result<Option<usize>, Errno> {
+        if self.is_killed() {
+            return Err(Errno::CONNABORTED);
+        }
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         match rustix::net::recv(&self.stream, &mut [0; 1], flags) {
-            _ if self.is_killed() => true,
-            Ok((_, count)) => count == 0,
-            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+            Ok((_, count)) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -303,7 +316,8 @@ impl Write for Patient<'_> {
                         Instant::now().checked_sub(tick).unwrap_or(self.client.connected)
                     });
                     let blocked = since.elapsed();
-                    let is_needed = memory::is_missed();
+                    let holds = self.client.queued_bytes.load(Ordering::Relaxed);
+                    let is_needed = memory::is_missed() && holds > LARGE_REPLY_BYTES;
                     let is_over = !self.patience.is_zero() && blocked >= self.patience;
                     if is_over || is_needed && blocked >= IN_NEED {
                         return Err(error);

@@ -275,7 +275,8 @@ impl Loading {
                 if let Some(old) = lock(key).entries.get_mut(key) {
                     self.live_bytes += quoted_bytes(value) as u64;
                     let end = old.len().min(offset + value.len());
-                    dead = old.pieces(offset..end).map(quoted_bytes).sum();
+                    let written = old.pieces(offset..end).filter(|piece| !Value::is_padding(piece));
+                    dead = written.map(quoted_bytes).sum();
                     old.reserve(offset, value.len())?;
                     old.write(offset, value);
                 }

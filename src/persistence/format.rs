@@ -291,9 +291,10 @@ pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// About how many bytes a `SET` record of a value takes.
+/// About how many bytes a `SET` record of a value takes, but for padding, which is not spelled out.
 pub fn set_bytes(key: &[u8], value: &Value) -> usize {
-    let value: usize = value.all().map(text::quoted_bytes).sum();
+    let written = value.all().filter(|piece| !Value::is_padding(piece));
+    let value: usize = written.map(text::quoted_bytes).sum();
     "SET".len() + " ".len() + text::quoted_bytes(key) + " ".len() + value + 1
 }
 

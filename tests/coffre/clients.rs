@@ -180,11 +180,16 @@ fn a_pause_holds_up_what_it_says_and_ends() {
     wait_until("it waits", || list(&mut admin, "CLIENT LIST")[1]["cmd"] == "set");
     assert_eq!(admin.line("CLIENT KILL ID 2"), Reply::Integer(1));
     assert_eq!(client.try_reply(), None);
+    // What was received is answered, half-closed or not.
     let mut late = server.client();
-    late.send(b"SET b 1\r\n");
+    assert_eq!(late.line("PING"), pong());
+    late.send(b"SET b 1\r\nPING\r\n");
+    late.half_close();
+    std::thread::sleep(Duration::from_millis(1200));
     let started = Instant::now();
     assert!(server.terminate().0.success());
     assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(late.read_to_end().starts_with(b"+OK\r\n+PONG\r\n"));
 }
 
 #[test]

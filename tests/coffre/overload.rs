@@ -94,7 +94,7 @@ fn without_descriptors_accept_neither_spins_nor_ends() {
 fn a_client_for_whom_there_is_no_thread_is_told() {
     let (_folder, file) = folder();
     // Addresses for some threads, not for hundreds.
-    let server = Server::spawn(limited(&file, "-v 300000", &[]));
+    let server = Server::spawn(limited(&file, "-v 500000", &[]));
     let mut first = admitted(&server);
     let (mut clients, mut refused) = (Vec::new(), 0);
     for _ in 0..1500 {
