@@ -210,6 +210,21 @@ fn spend_reserve() -> bool {
 struct Counting;
 
 impl Counting {
+    /// Makes a request of the system, and counts what comes of it.
+    fn request(layout: Layout, ask: impl Fn() -> *mut u8) -> *mut u8 {
+        if Self::is_refused(layout.size()) {
+            return ptr::null_mut();
+        }
+        let mut memory = ask();
+        if memory.is_null() {
+            memory = Self::again(layout, ask);
+        }
+        if !memory.is_null() {
+            Self::note(Self::taken(layout.size()));
+        }
+        memory
+    }
+
     /// While memory is low what is left is for those who cannot do without.
     fn is_refused(size: usize) -> bool {
         is_low() && size > LOW_ALLOCATION_BYTES_MAX && MAY_FAIL.try_with(Cell::get).unwrap_or(false)
@@ -258,50 +273,23 @@ impl Counting {
 // second try after null is a request of its own. Nothing here allocates, unwinds, or keeps a pointer.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if Self::is_refused(layout.size()) {
-            return ptr::null_mut();
-        }
         // SAFETY: the caller's promises are those of `System`.
-        let request = || unsafe { System.alloc(layout) };
-        let mut memory = request();
-        if memory.is_null() {
-            memory = Self::again(layout, request);
-        }
-        if !memory.is_null() {
-            Self::note(Self::taken(layout.size()));
-        }
-        memory
+        Self::request(layout, || unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if Self::is_refused(layout.size()) {
-            return ptr::null_mut();
-        }
         // SAFETY: the caller's promises are those of `System`.
-        let request = || unsafe { System.alloc_zeroed(layout) };
-        let mut memory = request();
-        if memory.is_null() {
-            memory = Self::again(layout, request);
-        }
-        if !memory.is_null() {
-            Self::note(Self::taken(layout.size()));
-        }
-        memory
+        Self::request(layout, || unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if Self::is_refused(size) {
+        let Ok(wanted) = Layout::from_size_align(size, layout.align()) else {
             return ptr::null_mut();
-        }
+        };
         // SAFETY: the caller's promises are those of `System`; after null `old` is still what it was.
-        let request = || unsafe { System.realloc(old, layout, size) };
-        let mut memory = request();
-        if memory.is_null() {
-            let wanted = Layout::from_size_align(size, layout.align());
-            memory = wanted.map_or(ptr::null_mut(), |wanted| Self::again(wanted, request));
-        }
+        let memory = Self::request(wanted, || unsafe { System.realloc(old, layout, size) });
         if !memory.is_null() {
-            Self::note(Self::taken(size) - Self::taken(layout.size()));
+            Self::note(-Self::taken(layout.size()));
         }
         memory
     }
