@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::command::{self, CommandError, Context, Conversation};
-use crate::control::{Client, Control, Done, Event, Feed};
+use crate::control::{Client, Control, Done, Event, Feed, is_timeout};
 use crate::engine::{Engine, Session};
 use crate::limits::{
     CLIENT_STACK_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX, REQUEST_BYTES_PER_S,
@@ -97,13 +97,6 @@ impl<'a> Connection<'a> {
     pub fn serve(mut self) -> io::Result<()> {
         let served = self.converse();
         self.add_up();
-        if let Some(feed) = &self.conversation.feed {
-            self.control.monitors.remove(feed);
-        }
-        if let Some(watcher) = self.watcher.take() {
-            // It sends what is left, then closes.
-            let _ = watcher.join();
-        }
         if let Err(error) = &served
             && is_timeout(error)
         {
@@ -400,10 +393,9 @@ impl Drop for Connection<'_> {
         if let Some(feed) = &self.conversation.feed {
             self.control.monitors.remove(feed);
         }
+        if let Some(watcher) = self.watcher.take() {
+            // It sends what is left, then closes.
+            let _ = watcher.join();
+        }
     }
-}
-
-/// Whether a read or a write gave up waiting.
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -21,6 +21,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::TryReserveError;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
@@ -100,6 +101,14 @@ pub fn try_to<T>(ask: impl FnOnce() -> T) -> T {
     let answer = ask();
     MAY_FAIL.set(before);
     answer
+}
+
+/// A copy of `bytes` with room for `capacity`, if that is more; an error if there is no memory for it.
+pub fn copy(bytes: &[u8], capacity: usize) -> Result<Vec<u8>, TryReserveError> {
+    let mut copy = Vec::new();
+    try_to(|| copy.try_reserve_exact(capacity.max(bytes.len())))?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
 }
 
 /// Bounds what [`has_room`] and [`is_full`] allow, in bytes; 0 is no bound.

@@ -79,9 +79,9 @@ impl Value {
         })
     }
 
-    /// Whether a piece is padding that nobody wrote.
-    pub fn is_padding(piece: &[u8]) -> bool {
-        std::ptr::eq(piece.as_ptr(), NULS.as_ptr())
+    /// The same, but for padding, which nobody wrote.
+    pub fn written(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        self.pieces(range).filter(|piece| !std::ptr::eq(piece.as_ptr(), NULS.as_ptr()))
     }
 
     /// All of it, in pieces.
@@ -221,10 +221,10 @@ impl Long {
             let is_padding = offset >= start + VALUE_BLOCK_BYTES;
             match self.blocks.get_mut(index) {
                 None if is_padding => self.blocks.push(Arc::clone(&NULS)),
-                None => self.blocks.push(Arc::new(copy(&[], room)?)),
+                None => self.blocks.push(Arc::new(memory::copy(&[], room)?)),
                 Some(block) => match Arc::get_mut(block) {
                     Some(own) => grow(own, room)?,
-                    None => *block = Arc::new(copy(block, room)?),
+                    None => *block = Arc::new(memory::copy(block, room)?),
                 },
             }
         }
@@ -260,14 +260,6 @@ fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), TryReserveError> {
     }
     let wanted = room.max((2 * block.capacity()).min(VALUE_BLOCK_BYTES));
     memory::try_to(|| block.try_reserve_exact(wanted - block.len()))
-}
-
-/// A copy of `bytes` with room for `capacity`.
-fn copy(bytes: &[u8], capacity: usize) -> Result<Vec<u8>, TryReserveError> {
-    let mut copy = Vec::new();
-    memory::try_to(|| copy.try_reserve_exact(capacity.max(bytes.len())))?;
-    copy.extend_from_slice(bytes);
-    Ok(copy)
 }
 
 /// Puts `bytes` at `offset` of `old`, which grows by NULs as needed.

@@ -1,6 +1,6 @@
 //! The commands on keys and values, and the two that only answer.
 
-use super::{CommandError, Context, integer};
+use super::{CommandError, Context, integer, is};
 use crate::engine::WriteError;
 use crate::glob::Pattern;
 use crate::limits::VALUE_BYTES_MAX;
@@ -33,7 +33,7 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() > 3 {
-        let is_option = |known: &&str| request[3].eq_ignore_ascii_case(known.as_bytes());
+        let is_option = |known: &&str| is(&request[3], known);
         return Err(match request.inline && !SET_OPTIONS.iter().any(is_option) {
             true => unquoted(request),
             false => CommandError::Syntax,
@@ -109,8 +109,7 @@ pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 }
 
 pub fn flush_all(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let known =
-        |word: &[u8]| word.eq_ignore_ascii_case(b"ASYNC") || word.eq_ignore_ascii_case(b"SYNC");
+    let known = |word: &[u8]| is(word, "ASYNC") || is(word, "SYNC");
     if request.len() > 2 || !request.words_from(1).all(known) {
         return Err(CommandError::Syntax);
     }

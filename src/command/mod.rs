@@ -342,8 +342,7 @@ fn find_subcommand(
     command: &'static Command,
     name: &[u8],
 ) -> Result<(usize, &'static Command), CommandError> {
-    let is = |known: &(usize, &Command)| name.eq_ignore_ascii_case(known.1.name.as_bytes());
-    let found = command.subcommands.iter().enumerate().find(is);
+    let found = command.subcommands.iter().enumerate().find(|(_, known)| is(name, known.name));
     found.ok_or_else(|| CommandError::UnknownSubcommand {
         name: lossy(name, ECHO_BYTES_MAX),
         command: command.name,
@@ -387,8 +386,7 @@ pub fn lookup(name: &[u8]) -> Option<&'static Command> {
 
 fn lookup_numbered(name: &[u8]) -> Option<(usize, &'static Command)> {
     TABLE.iter().enumerate().find(|(_, command)| {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        is(command.name) || command.alias.is_some_and(is)
+        is(name, command.name) || command.alias.is_some_and(|alias| is(name, alias))
     })
 }
 

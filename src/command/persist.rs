@@ -1,6 +1,6 @@
 //! The commands on the data file: compaction, syncing, and when that last was.
 
-use super::{CommandError, Context};
+use super::{CommandError, Context, is};
 use crate::request::Request;
 
 type Result = std::result::Result<(), CommandError>;
@@ -14,7 +14,7 @@ pub fn bgrewriteaof(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Re
 }
 
 pub fn bgsave(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let schedule = request.words_from(1).all(|word| word.eq_ignore_ascii_case(b"SCHEDULE"));
+    let schedule = request.words_from(1).all(|word| is(word, "SCHEDULE"));
     if !schedule {
         return Err(CommandError::Syntax);
     }

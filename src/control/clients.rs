@@ -302,24 +302,18 @@ struct Patient<'a> {
 impl Write for Patient<'_> {
     /// The stream's own writes give up after [`TICK_MS`], to look at the clock.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        const IN_NEED: Duration = Duration::from_millis(TICK_MS);
+        const TICK: Duration = Duration::from_millis(TICK_MS);
         loop {
             match (&self.client.stream).write(bytes) {
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) =>
-                {
-                    let tick = Duration::from_millis(TICK_MS);
+                Err(error) if is_timeout(&error) => {
                     let since = *self.blocked_since.get_or_insert_with(|| {
-                        Instant::now().checked_sub(tick).unwrap_or(self.client.connected)
+                        Instant::now().checked_sub(TICK).unwrap_or(self.client.connected)
                     });
                     let blocked = since.elapsed();
                     let holds = self.client.queued_bytes.load(Ordering::Relaxed);
                     let is_needed = memory::is_missed() && holds > LARGE_REPLY_BYTES;
                     let is_over = !self.patience.is_zero() && blocked >= self.patience;
-                    if is_over || is_needed && blocked >= IN_NEED {
+                    if is_over || is_needed && blocked >= TICK {
                         return Err(error);
                     }
                 }
@@ -334,4 +328,9 @@ impl Write for Patient<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether a read or a write gave up waiting.
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::sync::{lock, wait};
 
-pub use clients::{Client, Clients, Names, Refusal};
+pub use clients::{Client, Clients, Names, Refusal, is_timeout};
 pub use monitors::{Feed, Monitors};
 pub use pause::{Pause, Paused};
 pub use slowlog::{Slow, Slowlog};

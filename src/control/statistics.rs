@@ -157,23 +157,23 @@ impl Statistics {
     }
 
     /// Client number `id` had a command run, answered or not run. Adds up what it did with others before.
-    pub fn count(&self, id: u64, burst: &mut Done, command: usize, called: Called) {
-        if burst.command != command {
-            self.add_called(id, burst);
-            burst.command = command;
+    pub fn count(&self, id: u64, done: &mut Done, command: usize, called: Called) {
+        if done.command != command {
+            self.add_called(id, done);
+            done.command = command;
         }
-        burst.commands += called.calls;
-        burst.called.calls += called.calls;
-        burst.called.ns += called.ns;
-        burst.called.rejected += called.rejected;
-        burst.called.failed += called.failed;
+        done.commands += called.calls;
+        done.called.calls += called.calls;
+        done.called.ns += called.ns;
+        done.called.rejected += called.rejected;
+        done.called.failed += called.failed;
     }
 
     /// Adds up what client number `id` did.
-    pub fn add(&self, id: u64, burst: &mut Done) {
-        self.add_called(id, burst);
+    pub fn add(&self, id: u64, done: &mut Done) {
+        self.add_called(id, done);
         let stripe = self.stripe(id);
-        let Done { hits, misses, received, sent, .. } = *burst;
+        let Done { hits, misses, received, sent, .. } = *done;
         for (counter, more) in [
             (&stripe.hits, hits),
             (&stripe.misses, misses),
@@ -182,12 +182,12 @@ impl Statistics {
         ] {
             add(counter, more);
         }
-        *burst = Done { command: burst.command, ..Done::default() };
+        *done = Done { command: done.command, ..Done::default() };
     }
 
-    fn add_called(&self, id: u64, burst: &mut Done) {
-        let Called { calls, ns, rejected, failed } = std::mem::take(&mut burst.called);
-        let counters = &self.stripe(id).called[burst.command];
+    fn add_called(&self, id: u64, done: &mut Done) {
+        let Called { calls, ns, rejected, failed } = std::mem::take(&mut done.called);
+        let counters = &self.stripe(id).called[done.command];
         for (counter, more) in counters.iter().zip([calls, ns, rejected, failed]) {
             add(counter, more);
         }
@@ -265,16 +265,16 @@ mod tests {
     fn bursts_add_up_whatever_they_mix() {
         let statistics = Statistics::new(3);
         for id in 0..100 {
-            let mut burst = Done { received: 10, sent: 20, ..Done::default() };
+            let mut done = Done { received: 10, sent: 20, ..Done::default() };
             for command in [0, 0, 2, 0, 2, 2] {
                 let called = Called::once(Duration::from_nanos(5), command == 2);
-                statistics.count(id, &mut burst, command, called);
+                statistics.count(id, &mut done, command, called);
             }
-            statistics.count(id, &mut burst, 1, Called::not());
-            (burst.hits, burst.misses) = (3, 1);
-            assert_eq!(burst.commands, 6);
-            statistics.add(id, &mut burst);
-            statistics.add(id, &mut burst);
+            statistics.count(id, &mut done, 1, Called::not());
+            (done.hits, done.misses) = (3, 1);
+            assert_eq!(done.commands, 6);
+            statistics.add(id, &mut done);
+            statistics.add(id, &mut done);
         }
         let totals = statistics.totals();
         assert_eq!((totals.commands(), totals.errors()), (600, 400));

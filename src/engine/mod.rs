@@ -275,8 +275,7 @@ impl Loading {
                 if let Some(old) = lock(key).entries.get_mut(key) {
                     self.live_bytes += quoted_bytes(value) as u64;
                     let end = old.len().min(offset + value.len());
-                    let written = old.pieces(offset..end).filter(|piece| !Value::is_padding(piece));
-                    dead = written.map(quoted_bytes).sum();
+                    dead = old.written(offset..end).map(quoted_bytes).sum();
                     old.reserve(offset, value.len())?;
                     old.write(offset, value);
                 }

@@ -408,10 +408,7 @@ impl<'a> Session<'a> {
 
 /// A key's bytes, for good; an error if there is no memory for them.
 fn copy_of(key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
-    let mut copy = Vec::new();
-    memory::try_to(|| copy.try_reserve_exact(key.len()))?;
-    copy.extend_from_slice(key);
-    Ok(copy.into_boxed_slice())
+    Ok(memory::copy(key, key.len())?.into_boxed_slice())
 }
 
 /// Makes room in `shard` for one more key, and copies it.

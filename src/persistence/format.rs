@@ -293,8 +293,7 @@ pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 /// About how many bytes a `SET` record of a value takes, but for padding, which is not spelled out.
 pub fn set_bytes(key: &[u8], value: &Value) -> usize {
-    let written = value.all().filter(|piece| !Value::is_padding(piece));
-    let value: usize = written.map(text::quoted_bytes).sum();
+    let value: usize = value.written(0..value.len()).map(text::quoted_bytes).sum();
     "SET".len() + " ".len() + text::quoted_bytes(key) + " ".len() + value + 1
 }
 

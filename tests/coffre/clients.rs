@@ -7,10 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Reply, Server, descriptors, folder, info, info_of, wait_until};
 
-fn pong() -> Reply {
-    Reply::Status("PONG".to_owned())
-}
-
 /// The lines of `CLIENT LIST`, each by the names of its fields.
 fn list(client: &mut Client, command: &str) -> Vec<HashMap<String, String>> {
     let text = String::from_utf8(client.line(command).into_bytes()).unwrap();
@@ -109,7 +105,7 @@ fn client_kill_ends_those_it_names_and_no_others() {
     let server = Server::start(&file);
     let mut clients: Vec<_> = (0..5).map(|_| server.client()).collect();
     // In this order: connections are numbered as they are accepted.
-    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), pong()));
+    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), Reply::pong()));
     let mut admin = server.client();
     assert_eq!(admin.line("CLIENT KILL ID 2"), Reply::Integer(1));
     assert_eq!(clients[1].try_reply(), None);
@@ -118,7 +114,7 @@ fn client_kill_ends_those_it_names_and_no_others() {
     assert_eq!(clients[0].try_reply(), None);
     assert_eq!(admin.line("CLIENT KILL TYPE replica"), Reply::Integer(0));
     assert_eq!(admin.line("CLIENT KILL MAXAGE 3600"), Reply::Integer(0));
-    assert_eq!(clients[2].line("PING"), pong());
+    assert_eq!(clients[2].line("PING"), Reply::pong());
     // All but the one who asks; then that one, once it has its reply.
     assert_eq!(admin.line("CLIENT KILL TYPE normal"), Reply::Integer(3));
     clients[2..].iter_mut().for_each(|client| assert_eq!(client.try_reply(), None));
@@ -163,7 +159,7 @@ fn a_pause_holds_up_what_it_says_and_ends() {
     // A pause of everything ends by itself.
     let started = Instant::now();
     assert_eq!(admin.line("CLIENT PAUSE 300"), Reply::ok());
-    assert_eq!(client.line("PING"), pong());
+    assert_eq!(client.line("PING"), Reply::pong());
     assert!(started.elapsed() >= Duration::from_millis(300));
 
     // Who leaves while it waits frees its place, and nothing of it is run.
@@ -182,7 +178,7 @@ fn a_pause_holds_up_what_it_says_and_ends() {
     assert_eq!(client.try_reply(), None);
     // What was received is answered, half-closed or not.
     let mut late = server.client();
-    assert_eq!(late.line("PING"), pong());
+    assert_eq!(late.line("PING"), Reply::pong());
     late.send(b"SET b 1\r\nPING\r\n");
     late.half_close();
     std::thread::sleep(Duration::from_millis(1200));
@@ -216,7 +212,7 @@ fn monitor_shows_every_command_but_secrets() {
     watcher.send(b"PING\r\nQUIT\r\n");
     let rest = String::from_utf8(watcher.read_to_end()).unwrap();
     assert!(rest.contains("\"QUIT\"\r\n") && rest.ends_with("+PONG\r\n+OK\r\n"), "{rest}");
-    assert_eq!(client.line("PING"), pong());
+    assert_eq!(client.line("PING"), Reply::pong());
 }
 
 #[test]

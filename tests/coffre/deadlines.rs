@@ -7,10 +7,6 @@ use crate::harness::{
     Reply, Server, descriptors, folder, info_of, request, resident_bytes, status_of, wait_until,
 };
 
-fn pong() -> Reply {
-    Reply::Status("PONG".to_owned())
-}
-
 /// The connections of a server but the one that asks.
 fn others(server: &Server) -> u64 {
     let count = info_of(&mut server.client(), "clients", "connected_clients");
@@ -22,12 +18,12 @@ fn an_idle_client_is_closed_if_that_is_asked_for() {
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--timeout", "2"]);
     let mut idle = server.client();
-    assert_eq!(idle.line("PING"), pong());
+    assert_eq!(idle.line("PING"), Reply::pong());
     let (mut busy, mut watcher) = (server.client(), server.client());
     assert_eq!(watcher.line("MONITOR"), Reply::ok());
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
-        assert_eq!(busy.line("PING"), pong());
+        assert_eq!(busy.line("PING"), Reply::pong());
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(idle.read_to_end(), b"");
@@ -130,7 +126,7 @@ fn what_is_no_request_has_no_deadline_even_in_pieces() {
         })
         .into();
     std::thread::sleep(Duration::from_millis(2500));
-    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), pong()));
+    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), Reply::pong()));
 }
 
 #[test]
@@ -185,7 +181,7 @@ fn a_reader_that_takes_nothing_is_closed() {
         std::thread::sleep(Duration::from_millis(150));
     }
     slow.read(12);
-    assert_eq!(slow.line("PING"), pong());
+    assert_eq!(slow.line("PING"), Reply::pong());
 }
 
 #[test]
@@ -194,7 +190,7 @@ fn the_network_is_asked_whether_a_silent_client_is_still_there() {
     for (flags, timer) in [(&[][..], "02"), (&["--tcp-keepalive", "0"], "00")] {
         let server = Server::with(&file, flags);
         let mut client = server.client();
-        assert_eq!(client.line("PING"), pong());
+        assert_eq!(client.line("PING"), Reply::pong());
         // The kernel's own list: local address, peer, state 01 for established, queues, timer.
         let peer = format!(":{:04X}", client.stream.local_addr().unwrap().port());
         wait_until("no packet is on its way", || {

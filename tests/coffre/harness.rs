@@ -270,6 +270,10 @@ impl Reply {
         Self::Status("OK".to_owned())
     }
 
+    pub fn pong() -> Self {
+        Self::Status("PONG".to_owned())
+    }
+
     pub fn bulk(text: &str) -> Self {
         Self::Bulk(text.as_bytes().to_vec())
     }

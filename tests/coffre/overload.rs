@@ -13,14 +13,10 @@ use crate::harness::{
 const MIB: u64 = 1 << 20;
 const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
-fn pong() -> Reply {
-    Reply::Status("PONG".to_owned())
-}
-
 /// A client that the server has let in.
 fn admitted(server: &Server) -> Client {
     let mut client = server.client();
-    assert_eq!(client.line("PING"), pong());
+    assert_eq!(client.line("PING"), Reply::pong());
     client
 }
 
@@ -46,7 +42,7 @@ fn maxclients_is_lowered_to_what_the_system_allows() {
     });
     assert_eq!(info_of(&mut clients[0], "persistence", "aof_last_bgrewrite_status"), "ok");
     clients.pop();
-    wait_until("a place is free", || server.client().line("PING") == pong());
+    wait_until("a place is free", || server.client().line("PING") == Reply::pong());
 }
 
 #[test]
@@ -217,7 +213,7 @@ fn a_failed_allocation_is_an_error_reply() {
         wait_until("a client is let in", || {
             client = server.client();
             client.send(b"PING\r\n");
-            client.try_reply() == Some(pong())
+            client.try_reply() == Some(Reply::pong())
         });
     }
     println!("{}", server.log());
@@ -448,7 +444,7 @@ fn thousands_of_clients_come_and_go() {
         let mut clients: Vec<_> = (1..wanted).map(|_| server.client()).collect();
         let connected = began.elapsed();
         clients.iter_mut().for_each(|client| client.send(b"PING\r\n"));
-        clients.iter_mut().for_each(|client| assert_eq!(client.reply(), pong()));
+        clients.iter_mut().for_each(|client| assert_eq!(client.reply(), Reply::pong()));
         let answered = began.elapsed();
         if crowd == 0 {
             thread::sleep(Duration::from_secs(3));
@@ -456,7 +452,7 @@ fn thousands_of_clients_come_and_go() {
             let mut latencies: Vec<_> = (0..1000)
                 .map(|_| {
                     let asked = Instant::now();
-                    assert_eq!(first.line("PING"), pong());
+                    assert_eq!(first.line("PING"), Reply::pong());
                     asked.elapsed()
                 })
                 .collect();

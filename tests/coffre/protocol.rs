@@ -7,14 +7,10 @@ use crate::harness::{Reply, Server, folder, request, resident_bytes, status_of, 
 
 const MIB: u64 = 1 << 20;
 
-fn pong() -> Reply {
-    Reply::Status("PONG".to_owned())
-}
-
 /// The server answers a newcomer at once.
 fn assert_alive(server: &Server) {
     let started = Instant::now();
-    assert_eq!(server.client().line("PING"), pong());
+    assert_eq!(server.client().line("PING"), Reply::pong());
     assert!(started.elapsed() < Duration::from_secs(2));
 }
 
@@ -27,7 +23,7 @@ fn a_request_may_come_one_byte_at_a_time_with_pauses() {
         client.send(&[*byte]);
         thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(client.reply(), pong());
+    assert_eq!(client.reply(), Reply::pong());
 }
 
 #[test]
@@ -181,14 +177,14 @@ fn one_client_too_many_is_told_and_a_place_comes_back() {
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--maxclients", "3"]);
     let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
-    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), pong()));
+    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), Reply::pong()));
     assert_eq!(server.client().read_to_end(), b"-ERR max number of clients reached\r\n");
-    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), pong()));
+    clients.iter_mut().for_each(|client| assert_eq!(client.line("PING"), Reply::pong()));
     clients.pop();
     wait_until("a place is free", || {
         let mut client = server.client();
         client.send(b"PING\r\n");
-        client.try_reply() == Some(pong())
+        client.try_reply() == Some(Reply::pong())
     });
 }
 
