@@ -17,6 +17,7 @@ pub mod connection;
 pub mod control;
 mod crew;
 pub mod engine;
+pub mod entry;
 pub mod glob;
 pub mod limits;
 pub mod logging;

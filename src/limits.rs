@@ -116,8 +116,11 @@ pub const JOURNAL_SPARE_BYTES_MAX: usize = 4 << 20;
 pub const CLIENT_SPARE_BYTES_MAX: usize = 16 << 10;
 
 /// A long value is kept in blocks of so many bytes, which are shared with those who read it; a shorter one
-/// in one piece. It is what a `GET` copies with a shard locked at most.
+/// in one piece, beside its key unless it grew. It is what a `GET` copies with a shard locked at most.
 pub const VALUE_BLOCK_BYTES: usize = 64 << 10;
+
+/// Room for so many changes is kept where changes wait to be safe, or to be forgotten.
+pub const SETTLED_SPARE: usize = 16;
 
 /// How many keys `EXISTS` looks for at one moment.
 pub const KEYS_AT_ONCE: usize = 1024;

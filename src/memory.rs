@@ -14,14 +14,13 @@
 //! it has grown, and before it waits for something ([`settle`]). What a thread frees when it has ended is
 //! counted at once, if it [took leave](leave).
 //!
-//! This module is the only one with `unsafe` in it: that an allocator is one is a promise only its author
-//! can make. It is kept because each call is passed on to the system's allocator as it came.
+//! This module has `unsafe` in it because that an allocator is one is a promise only its author can make. It is
+//! kept because each call is passed on to the system's allocator as it came.
 
 #![allow(unsafe_code, reason = "see above; its tests run under Miri")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::collections::TryReserveError;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
@@ -96,15 +95,42 @@ pub fn leave() {
 }
 
 /// Asks for memory that need not be there: the reserve is not for this.
-pub fn try_to<T>(ask: impl FnOnce() -> T) -> T {
+pub fn try_to<T, E: Into<NoMemory>>(ask: impl FnOnce() -> Result<T, E>) -> Result<T, NoMemory> {
+    taking_no(ask).map_err(Into::into)
+}
+
+fn taking_no<T>(ask: impl FnOnce() -> T) -> T {
     let before = MAY_FAIL.replace(true);
     let answer = ask();
     MAY_FAIL.set(before);
     answer
 }
 
+/// There is no memory for what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("out of memory")]
+pub struct NoMemory;
+
+impl From<std::collections::TryReserveError> for NoMemory {
+    fn from(_: std::collections::TryReserveError) -> Self {
+        Self
+    }
+}
+
+impl From<hashbrown::TryReserveError> for NoMemory {
+    fn from(_: hashbrown::TryReserveError) -> Self {
+        Self
+    }
+}
+
+impl From<NoMemory> for std::io::Error {
+    fn from(_: NoMemory) -> Self {
+        std::io::ErrorKind::OutOfMemory.into()
+    }
+}
+
 /// A copy of `bytes` with room for `capacity`, if that is more; an error if there is no memory for it.
-pub fn copy(bytes: &[u8], capacity: usize) -> Result<Vec<u8>, TryReserveError> {
+pub fn copy(bytes: &[u8], capacity: usize) -> Result<Vec<u8>, NoMemory> {
     let mut copy = Vec::new();
     try_to(|| copy.try_reserve_exact(capacity.max(bytes.len())))?;
     copy.extend_from_slice(bytes);
@@ -358,7 +384,7 @@ mod tests {
             served.set(served.get() + 1);
             ptr::without_provenance_mut(64)
         };
-        assert!(try_to(|| Counting::again(layout, request)).is_null(), "what may fail fails");
+        assert!(taking_no(|| Counting::again(layout, request)).is_null(), "what may fail fails");
         assert!(!is_low());
         let large = Layout::from_size_align(SMALL_ALLOCATION_BYTES_MAX + 1, 1).unwrap();
         assert!(Counting::again(large, request).is_null(), "large ones take no for an answer");

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::limits::LARGE_REPLY_BYTES;
 use crate::memory;
-use crate::value::{Block, Value};
+use crate::value::{Block, View};
 
 /// Replies not sent yet.
 #[derive(Debug, Default)]
@@ -128,10 +128,10 @@ impl Replies {
     }
 
     /// A value as [`bulk`](Self::bulk); a long one is shared, not copied.
-    pub fn value(&mut self, value: &Value) {
+    pub fn value(&mut self, value: View<'_>) {
         match value {
-            Value::Short(bytes) => self.bulk(bytes),
-            Value::Long(long) => {
+            View::Short(bytes) => self.bulk(bytes),
+            View::Long(long) => {
                 self.header(b'$', value.len() as i64);
                 let shared = Shared { at: self.bytes.len(), blocks: long.blocks() };
                 self.share(shared);
@@ -230,6 +230,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::limits::VALUE_BLOCK_BYTES;
+    use crate::value::Value;
 
     fn sent(replies: &Replies) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -270,7 +271,7 @@ mod tests {
         let value = Value::copy_of(&long).unwrap();
         let (mut replies, mut expected, mut positions) = (Replies::default(), Vec::new(), vec![0]);
         for _ in 0..3 {
-            replies.value(&value);
+            replies.value(value.view());
             expected.push([format!("${}\r\n", long.len()).as_bytes(), &long, b"\r\n"].concat());
             positions.push(replies.position());
             replies.status("OK");

@@ -1,20 +1,24 @@
-//! The keys and values in memory: an array of shards, each a `HashMap` behind its own `Mutex`.
+//! The keys and values in memory: an array of shards, each a hash table behind its own `Mutex`.
 //!
-//! Hashing is keyed at random, for the choice of the shard too, so that no one can pile keys up in
-//! one place. Beside its map a shard keeps stamps: numbers that the engine gives to the keys it
-//! changes. Several keys share a stamp's place, so a stamp may speak for more keys than it was given
-//! for, never for fewer. And it keeps what its newest changes replaced, until the engine says that they
-//! are safe, so that they can be taken back.
+//! A shard's table is the one inside the standard library's `HashMap`, taken by itself: it lets a key be hashed
+//! once, for the choice of the shard and for the place in its table, and an entry be one pointer. Hashing is
+//! keyed at random, so that no one can pile keys up in one place. Beside its table a shard keeps stamps: numbers
+//! that the engine gives to the keys it changes. Several keys share a stamp's place, so a stamp may speak for
+//! more keys than it was given for, never for fewer. And it keeps what its newest changes replaced, until the
+//! engine says that they are safe, so that they can be taken back.
 //!
 //! Lock order: shards in ascending order. No caller keeps a lock across I/O.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
-use crate::limits::{MARKS_PER_SHARD, SHARDS};
+use hashbrown::HashTable;
+use hashbrown::hash_table;
+
+use crate::entry::{Entry, EntryId};
+use crate::limits::{MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
+use crate::memory::{self, NoMemory};
 use crate::sync::lock;
-use crate::value::Value;
 
 /// All keys and values.
 #[derive(Debug)]
@@ -58,16 +62,21 @@ impl BuildHasher for Hashing {
 pub struct Place {
     shard: usize,
     stamp: usize,
+    hash: u64,
 }
 
-/// A shard's keys and their values.
-pub type Entries = HashMap<Box<[u8]>, Value, Hashing>;
+impl Place {
+    /// The key's hash.
+    pub fn hash(self) -> u64 {
+        self.hash
+    }
+}
 
 /// Part of the keys.
 #[derive(Debug)]
 pub struct Shard {
-    /// The keys and their values.
-    pub entries: Entries,
+    entries: HashTable<Entry>,
+    hashing: Hashing,
     stamps: [u64; MARKS_PER_SHARD],
     newest: u64,
     /// What changes replaced, with their stamps, oldest first.
@@ -77,12 +86,16 @@ pub struct Shard {
 /// What a change replaced.
 #[derive(Debug)]
 pub enum Undo {
-    /// A key's whole value, `None` if there was none.
-    Value(Box<[u8]>, Option<Value>),
-    /// Part of a key's value, which did not get shorter.
+    /// Nothing: this entry's key is new.
+    Nothing(u64, EntryId),
+    /// This entry: its key has another, or none.
+    Entry(Entry),
+    /// Part of a value that changed in its place, and did not get shorter.
     Range {
-        /// The key.
-        key: Box<[u8]>,
+        /// The hash of its key.
+        hash: u64,
+        /// The entry.
+        id: EntryId,
         /// Where the part begins, at most `length`.
         offset: usize,
         /// The bytes that stood there.
@@ -91,23 +104,93 @@ pub enum Undo {
         length: usize,
     },
     /// Every key.
-    Everything(Entries),
+    Everything(HashTable<Entry>),
 }
 
 impl Undo {
-    /// About how much memory it holds, in bytes; of a map only the number of its keys is looked at.
+    /// About how much memory it holds, in bytes; of a table only the number of its keys is looked at.
     pub fn bytes(&self) -> usize {
         const ENTRY_BYTES: usize = 100;
         ENTRY_BYTES
             + match self {
-                Self::Value(key, value) => key.len() + value.as_ref().map_or(0, Value::capacity),
-                Self::Range { key, bytes, .. } => key.len() + bytes.len(),
+                Self::Nothing(..) => 0,
+                Self::Entry(entry) => entry.capacity(),
+                Self::Range { bytes, .. } => bytes.len(),
                 Self::Everything(entries) => ENTRY_BYTES * entries.len(),
             }
     }
 }
 
 impl Shard {
+    fn new(hashing: Hashing) -> Self {
+        Self {
+            entries: HashTable::new(),
+            hashing,
+            stamps: [0; MARKS_PER_SHARD],
+            newest: 0,
+            undo: Vec::new(),
+        }
+    }
+
+    /// The entry of `key`, whose place is `place`.
+    pub fn get(&self, place: Place, key: &[u8]) -> Option<&Entry> {
+        self.entries.find(place.hash, |entry| entry.key() == key)
+    }
+
+    /// The same, to change its value.
+    pub fn get_mut(&mut self, place: Place, key: &[u8]) -> Option<&mut Entry> {
+        self.entries.find_mut(place.hash, |entry| entry.key() == key)
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Makes room for one more entry.
+    pub fn make_room(&mut self) -> Result<(), NoMemory> {
+        let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
+        memory::try_to(|| self.entries.try_reserve(1, hash))
+    }
+
+    /// Puts an entry at its place, in the place of one with the same key, and returns what brings the old state
+    /// back. Room was made for it.
+    pub fn put(&mut self, place: Place, entry: Entry) -> Undo {
+        let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
+        let is_same = |old: &Entry| old.key() == entry.key();
+        match self.entries.entry(place.hash, is_same, hash) {
+            hash_table::Entry::Occupied(mut old) => {
+                Undo::Entry(std::mem::replace(old.get_mut(), entry))
+            }
+            hash_table::Entry::Vacant(free) => {
+                let id = entry.id();
+                free.insert(entry);
+                Undo::Nothing(place.hash, id)
+            }
+        }
+    }
+
+    /// Takes the entry of a key out.
+    pub fn remove(&mut self, place: Place, key: &[u8]) -> Option<Entry> {
+        let found = self.entries.find_entry(place.hash, |entry| entry.key() == key);
+        found.ok().map(|found| found.remove().0)
+    }
+
+    /// Forgets every key, for good.
+    pub fn forget(&mut self) {
+        self.entries.clear();
+    }
+
     /// The newest stamp that may be the key's.
     pub fn stamp(&self, place: Place) -> u64 {
         self.stamps[place.stamp]
@@ -136,32 +219,39 @@ impl Shard {
         if self.entries.is_empty() {
             return 0;
         }
-        let empty = Entries::with_hasher(self.entries.hasher().clone());
-        let undo = Undo::Everything(std::mem::replace(&mut self.entries, empty));
+        let undo = Undo::Everything(std::mem::take(&mut self.entries));
         let bytes = undo.bytes();
         self.undo.push((stamp, undo));
         bytes
     }
 
-    /// The changes up to stamp `safe` are not taken back any more; returns what they replaced, for
+    /// The changes up to stamp `safe` are not taken back any more; hands over what they replaced, for
     /// the caller to drop where it holds up nobody.
-    #[must_use = "drop it without the lock"]
-    pub fn settle(&mut self, safe: u64) -> Vec<(u64, Undo)> {
-        if self.newest <= safe {
-            return std::mem::take(&mut self.undo);
-        }
-        let settled = self.undo.partition_point(|(stamp, _)| *stamp <= safe);
-        self.undo.drain(..settled).collect()
+    pub fn settle(&mut self, safe: u64, settled: &mut Vec<Undo>) {
+        let count = match self.newest <= safe {
+            true => self.undo.len(),
+            false => self.undo.partition_point(|(stamp, _)| *stamp <= safe),
+        };
+        settled.extend(self.undo.drain(..count).map(|(_, undo)| undo));
+        self.undo.shrink_to(SETTLED_SPARE);
     }
 
     /// Takes back every change with a stamp above `safe`, the newest first.
     pub fn take_back(&mut self, safe: u64) {
         while let Some((_, undo)) = self.undo.pop_if(|(stamp, _)| *stamp > safe) {
             match undo {
-                Undo::Value(key, Some(value)) => drop(self.entries.insert(key, value)),
-                Undo::Value(key, None) => drop(self.entries.remove(&key)),
-                Undo::Range { key, offset, bytes, length } => {
-                    if let Some(value) = self.entries.get_mut(&key) {
+                Undo::Nothing(hash, id) => {
+                    if let Ok(found) = self.entries.find_entry(hash, |entry| entry.id() == id) {
+                        found.remove();
+                    }
+                }
+                Undo::Entry(entry) => {
+                    let hash = self.hashing.hash_one(entry.key());
+                    self.put(Place { shard: 0, stamp: 0, hash }, entry);
+                }
+                Undo::Range { hash, id, offset, bytes, length } => {
+                    let found = self.entries.find_mut(hash, |entry| entry.id() == id);
+                    if let Some(value) = found.and_then(Entry::value_mut) {
                         value.truncate(length);
                         value.write(offset, &bytes);
                     }
@@ -183,20 +273,16 @@ impl Default for Store {
 impl Store {
     /// An empty store.
     pub fn new(hashing: Hashing) -> Self {
-        let shard = || Shard {
-            entries: Entries::with_hasher(hashing.clone()),
-            stamps: [0; MARKS_PER_SHARD],
-            newest: 0,
-            undo: Vec::new(),
-        };
-        Self { shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(), hashing }
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new(hashing.clone()))).collect();
+        Self { shards, hashing }
     }
 
     /// Finds where `key` lives, whether it exists or not.
     pub fn place(&self, key: &[u8]) -> Place {
-        // A shard's map hashes likewise, and places by the lowest bits and the highest seven.
-        let hash = (self.hashing.hash_one(key) >> 32) as usize;
-        Place { shard: hash % SHARDS, stamp: hash / SHARDS % MARKS_PER_SHARD }
+        let hash = self.hashing.hash_one(key);
+        // A shard's table places by the lowest bits and the highest seven.
+        let (shard, stamp) = (shard_of(hash >> 24), (hash >> 40) as usize % MARKS_PER_SHARD);
+        Place { shard, stamp, hash }
     }
 
     /// Locks the shard of one key. The caller holds no other.
@@ -219,7 +305,7 @@ impl Store {
 
     /// Number of keys.
     pub fn keys(&self) -> usize {
-        self.each().map(|shard| shard.entries.len()).sum()
+        self.each().map(|shard| shard.len()).sum()
     }
 
     /// Locks shard number `index`, below [`SHARDS`]. The caller holds no other.
@@ -231,6 +317,18 @@ impl Store {
     pub fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         self.shards.iter().map(lock)
     }
+}
+
+/// The shard of a number of 16 random bits.
+///
+/// Shards are not equally large: the last has twice the keys of the first, and the steps between are such that at
+/// any time some have a table that was just doubled and some a full one. So they do not all grow at once, and a
+/// key takes as much memory with a million keys as with two, not 57 to 65 bytes in turns.
+fn shard_of(random: u64) -> usize {
+    let x = random & 0xffff;
+    // About log2(1 + x), of a fraction x: x + x(1 - x) / 3 has the same ends and bends alike.
+    let bent = x + x * (0x1_0000 - x) / (3 * 0x1_0000);
+    ((bent * SHARDS as u64) >> 16) as usize
 }
 
 /// Several locked shards.
@@ -247,7 +345,10 @@ impl Locked<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::value::Value;
 
     #[test]
     fn a_key_has_one_place_in_a_store_and_another_in_the_next() {
@@ -261,7 +362,7 @@ mod tests {
     fn stamps_speak_for_their_key() {
         let store = Store::default();
         let (a, b) = (store.place(b"a"), store.place(b"b"));
-        store.lock(a).changed(a, 7, Undo::Value(b"a"[..].into(), None));
+        store.lock(a).changed(a, 7, Undo::Entry(Entry::new(b"a", b"").unwrap()));
         assert_eq!(store.lock(a).stamp(a), 7);
         assert_eq!(store.lock(a).newest(), 7);
         // Empty shards have nothing to take back.
@@ -277,42 +378,61 @@ mod tests {
             let store = Store::default();
             let place = store.place(b"the shard");
             let mut shard = store.lock(place);
-            let mut states = vec![shard.entries.clone()];
+            let state = |shard: &Shard| -> BTreeMap<Vec<u8>, Vec<u8>> {
+                let pair = |entry: &Entry| (entry.key().to_vec(), entry.value().to_vec());
+                shard.entries().map(pair).collect()
+            };
+            let mut states = vec![state(&shard)];
             let settled = random.u64(0..5);
             for stamp in 1..20 {
-                let key: Box<[u8]> = vec![random.u8(b'a'..b'd')].into();
-                match (random.u8(..8), shard.entries.get_mut(&key)) {
-                    (0, _) => assert!(shard.clear(stamp) < 1000),
-                    (1, _) => {
-                        let old = shard.entries.remove(&key);
-                        shard.changed(place, stamp, Undo::Value(key, old));
-                    }
-                    (2..5, Some(value)) => {
-                        let offset = random.usize(..=value.len());
-                        let (bytes, length) =
-                            (value.copy(offset..value.len()).unwrap(), value.len());
+                let key = [random.u8(b'a'..b'd')];
+                let at = store.place(&key);
+                let value = vec![stamp as u8; 3];
+                shard.make_room().unwrap();
+                let growing = shard.get_mut(at, &key).and_then(Entry::growing);
+                let undo = match (random.u8(..8), growing) {
+                    (0, _) => None,
+                    (1, _) => shard.remove(at, &key).map(Undo::Entry),
+                    (2..5, Some((id, old))) => {
+                        let length = old.view().len();
+                        let offset = random.usize(..=length);
+                        let bytes = old.view().copy(offset..length).unwrap();
                         let mut new = vec![stamp as u8; random.usize(..5)];
                         new.resize(new.len().max(bytes.len()), 0);
-                        value.write(offset, &new);
-                        shard.changed(place, stamp, Undo::Range { key, offset, bytes, length });
+                        old.write(offset, &new);
+                        Some(Undo::Range { hash: at.hash, id, offset, bytes, length })
                     }
+                    (5, _) => Some(shard.put(at, Entry::new(&key, &value).unwrap())),
                     _ => {
-                        let old = shard
-                            .entries
-                            .insert(key.clone(), Value::copy_of(&[stamp as u8; 3]).unwrap());
-                        shard.changed(place, stamp, Undo::Value(key, old));
+                        let value = Value::copy_of(&value).unwrap();
+                        Some(shard.put(at, Entry::grown(&key, value).unwrap()))
                     }
+                };
+                match undo {
+                    None => assert!(shard.clear(stamp) < 1000),
+                    Some(undo) => assert!(shard.changed(place, stamp, undo) < 1000),
                 }
-                states.push(shard.entries.clone());
+                states.push(state(&shard));
                 if stamp == settled {
-                    assert!(shard.settle(stamp).len() <= stamp as usize);
+                    let mut gone = Vec::new();
+                    shard.settle(stamp, &mut gone);
+                    assert!(gone.len() <= stamp as usize);
                 }
             }
             let safe = random.u64(settled..20);
             shard.take_back(safe);
-            assert_eq!(shard.entries, states[safe as usize], "seed {seed}");
+            assert_eq!(state(&shard), states[safe as usize], "seed {seed}");
             assert!(shard.newest() <= safe && shard.stamp(place) <= safe);
         }
+    }
+
+    #[test]
+    fn the_last_shard_has_twice_the_keys_of_the_first() {
+        let mut sizes = [0; SHARDS];
+        (0..=0xffff).for_each(|random| sizes[shard_of(random)] += 1);
+        assert!(sizes.windows(2).all(|pair| pair[0] <= pair[1] + 2), "{sizes:?}");
+        let (first, last) = (sizes[0], sizes[SHARDS - 1]);
+        assert!((19 * first / 10..=21 * first / 10).contains(&last), "{first} and {last}");
     }
 
     #[test]
@@ -322,9 +442,11 @@ mod tests {
         let places: Vec<_> = keys.iter().map(|key| store.place(key)).collect();
         let mut locked = store.lock_all(places.iter().copied());
         for (key, place) in keys.iter().zip(&places) {
-            locked.shard(*place).entries.insert(key.as_slice().into(), Value::default());
+            let shard = locked.shard(*place);
+            shard.make_room().unwrap();
+            shard.put(*place, Entry::new(key, b"").unwrap());
         }
         drop(locked);
-        assert_eq!(store.each().map(|shard| shard.entries.len()).sum::<usize>(), keys.len());
+        assert_eq!(store.each().map(|shard| shard.len()).sum::<usize>(), keys.len());
     }
 }

@@ -8,12 +8,11 @@
 //! Invariant: each block but the last is [`VALUE_BLOCK_BYTES`] long. (Between [`Value::reserve`] and
 //! [`Value::write`], or [`Value::give_back`], others may follow the last.)
 
-use std::collections::TryReserveError;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use crate::limits::VALUE_BLOCK_BYTES;
-use crate::memory;
+use crate::memory::{self, NoMemory};
 
 /// Bytes that several may read at once.
 pub type Block = Arc<Vec<u8>>;
@@ -45,64 +44,22 @@ impl Default for Value {
 
 impl Value {
     /// A copy of `bytes`; an error if there is no memory for it.
-    pub fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
+    pub fn copy_of(bytes: &[u8]) -> Result<Self, NoMemory> {
         let mut value = Self::default();
         value.reserve(0, bytes.len())?;
         value.write(0, bytes);
         Ok(value)
     }
 
-    /// Its length in bytes.
-    pub fn len(&self) -> usize {
+    /// To read it.
+    pub fn view(&self) -> View<'_> {
         match self {
-            Self::Short(bytes) => bytes.len(),
-            Self::Long(long) => long.length,
+            Self::Short(bytes) => View::Short(bytes),
+            Self::Long(long) => View::Long(long),
         }
     }
 
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes of `range`, which is within the value, in pieces.
-    pub fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
-        let blocks: Blocks<'_> = match self {
-            Self::Short(bytes) => Blocks::One(std::iter::once(bytes)),
-            Self::Long(long) => Blocks::Many(long.blocks.iter()),
-        };
-        blocks.enumerate().filter_map(move |(index, block)| {
-            let start = index * VALUE_BLOCK_BYTES;
-            let from = range.start.max(start);
-            let to = range.end.min(start + block.len());
-            (from < to).then(|| &block[from - start..to - start])
-        })
-    }
-
-    /// The same, but for padding, which nobody wrote.
-    pub fn written(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
-        self.pieces(range).filter(|piece| !std::ptr::eq(piece.as_ptr(), NULS.as_ptr()))
-    }
-
-    /// All of it, in pieces.
-    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
-        self.pieces(0..self.len())
-    }
-
-    /// A copy of `range`, which is within the value; an error if there is no memory for it.
-    pub fn copy(&self, range: Range<usize>) -> Result<Vec<u8>, TryReserveError> {
-        let mut bytes = Vec::new();
-        memory::try_to(|| bytes.try_reserve_exact(range.len()))?;
-        self.pieces(range).for_each(|piece| bytes.extend_from_slice(piece));
-        Ok(bytes)
-    }
-
-    /// A copy of all of it, for tests and tools.
-    pub fn to_vec(&self) -> Vec<u8> {
-        self.all().collect::<Vec<_>>().concat()
-    }
-
-    /// About how much memory it holds, in bytes.
+    /// About how much memory it holds beside itself, in bytes.
     pub fn capacity(&self) -> usize {
         match self {
             Self::Short(bytes) => bytes.capacity(),
@@ -112,7 +69,7 @@ impl Value {
 
     /// Makes room, so that a [`write`](Self::write) of so many bytes at `offset` takes no memory that may
     /// not be there. After an error the value holds what it held, and no more memory.
-    pub fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), TryReserveError> {
+    pub fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), NoMemory> {
         let end = offset + bytes;
         match self {
             Self::Short(short) if end <= VALUE_BLOCK_BYTES => {
@@ -174,16 +131,68 @@ impl Value {
     }
 }
 
-/// Equal bytes, however they are kept.
-impl PartialEq for Value {
-    fn eq(&self, other: &Self) -> bool {
-        // Blocks begin at the same places in both.
-        self.len() == other.len() && self.all().eq(other.all())
+/// The bytes of a value, to be read.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// At most [`VALUE_BLOCK_BYTES`].
+    Short(&'a [u8]),
+    /// In blocks.
+    Long(&'a Long),
+}
+
+impl<'a> View<'a> {
+    /// Its length in bytes.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Short(bytes) => bytes.len(),
+            Self::Long(long) => long.length,
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of `range`, which is within the value, in pieces.
+    pub fn pieces(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
+        let blocks: Blocks<'_> = match self {
+            Self::Short(bytes) => Blocks::One(std::iter::once(bytes)),
+            Self::Long(long) => Blocks::Many(long.blocks.iter()),
+        };
+        blocks.enumerate().filter_map(move |(index, block)| {
+            let start = index * VALUE_BLOCK_BYTES;
+            let from = range.start.max(start);
+            let to = range.end.min(start + block.len());
+            (from < to).then(|| &block[from - start..to - start])
+        })
+    }
+
+    /// The same, but for padding, which nobody wrote.
+    pub fn written(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
+        self.pieces(range).filter(|piece| !std::ptr::eq(piece.as_ptr(), NULS.as_ptr()))
+    }
+
+    /// All of it, in pieces.
+    pub fn all(self) -> impl Iterator<Item = &'a [u8]> {
+        self.pieces(0..self.len())
+    }
+
+    /// A copy of `range`, which is within the value; an error if there is no memory for it.
+    pub fn copy(self, range: Range<usize>) -> Result<Vec<u8>, NoMemory> {
+        let mut bytes = memory::copy(&[], range.len())?;
+        self.pieces(range).for_each(|piece| bytes.extend_from_slice(piece));
+        Ok(bytes)
+    }
+
+    /// A copy of all of it, for tests and tools.
+    pub fn to_vec(self) -> Vec<u8> {
+        self.all().collect::<Vec<_>>().concat()
     }
 }
 
 enum Blocks<'a> {
-    One(std::iter::Once<&'a Vec<u8>>),
+    One(std::iter::Once<&'a [u8]>),
     Many(std::slice::Iter<'a, Block>),
 }
 
@@ -192,7 +201,7 @@ impl<'a> Iterator for Blocks<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         match self {
-            Self::One(short) => short.next().map(Vec::as_slice),
+            Self::One(short) => short.next(),
             Self::Many(blocks) => blocks.next().map(|block| block.as_slice()),
         }
     }
@@ -208,7 +217,7 @@ impl Long {
         self.blocks.truncate(self.length.div_ceil(VALUE_BLOCK_BYTES));
     }
 
-    fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), TryReserveError> {
+    fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), NoMemory> {
         let end = offset + bytes;
         // What lies between the old end and the offset is written too, as NULs.
         let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
@@ -254,7 +263,7 @@ impl Long {
 }
 
 /// Makes room for a block of `room` bytes: twice what it was, but no more than a block has.
-fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), TryReserveError> {
+fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), NoMemory> {
     if room <= block.capacity() {
         return Ok(());
     }
@@ -305,7 +314,10 @@ mod tests {
                         };
                         let bytes = vec![step; lengths[random.usize(..lengths.len())]];
                         value.reserve(offset, bytes.len()).unwrap();
-                        assert!(value.all().flatten().eq(&model), "seed {seed}: room is no change");
+                        assert!(
+                            value.view().all().flatten().eq(&model),
+                            "seed {seed}: room is no change"
+                        );
                         if random.u8(..4) == 0 {
                             value.give_back();
                             continue;
@@ -317,14 +329,16 @@ mod tests {
                         }
                     }
                 }
-                assert_eq!(value.len(), model.len(), "seed {seed}");
-                assert!(value.to_vec() == model, "seed {seed}");
+                assert_eq!(value.view().len(), model.len(), "seed {seed}");
+                assert!(value.view().to_vec() == model, "seed {seed}");
                 let (from, to) = (random.usize(..=model.len()), random.usize(..=model.len()));
                 let range = from.min(to)..from.max(to);
-                assert!(value.copy(range.clone()).unwrap() == model[range], "seed {seed}");
+                assert!(value.view().copy(range.clone()).unwrap() == model[range], "seed {seed}");
             }
-            assert!(readers.iter().all(|(value, seen)| value.to_vec() == *seen), "seed {seed}");
-            assert_eq!(value, Value::copy_of(&model).unwrap());
+            assert!(
+                readers.iter().all(|(value, seen)| value.view().to_vec() == *seen),
+                "seed {seed}"
+            );
         }
     }
 
@@ -346,11 +360,11 @@ mod tests {
         value.write(1000 * BLOCK, b"z");
         let Value::Long(long) = &value else { panic!() };
         let shared = long.blocks.iter().filter(|block| Arc::ptr_eq(block, &NULS)).count();
-        assert_eq!((shared, value.len()), (999, 1000 * BLOCK + 1));
+        assert_eq!((shared, value.view().len()), (999, 1000 * BLOCK + 1));
         // And is as good as any other.
         value.reserve(500 * BLOCK, 3).unwrap();
         value.write(500 * BLOCK, b"xyz");
-        assert_eq!(value.copy(500 * BLOCK - 1..500 * BLOCK + 4).unwrap(), b"\0xyz\0");
+        assert_eq!(value.view().copy(500 * BLOCK - 1..500 * BLOCK + 4).unwrap(), b"\0xyz\0");
         assert!(NULS.iter().all(|byte| *byte == 0));
     }
 

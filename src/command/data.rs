@@ -97,7 +97,7 @@ pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             count += 1;
         }
     });
-    listed.map_err(WriteError::NoMemory)?;
+    listed.map_err(WriteError::from)?;
     context.replies.array_from(start, count);
     Ok(())
 }

@@ -12,13 +12,14 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
+use crate::entry::Entry;
 use crate::limits::{
     DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, LENGTH_BYTES_MAX, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
 };
 use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Draft, SwitchError, Tee};
 use crate::sync::{lock, wait_timeout};
-use crate::value::Value;
+use crate::value::View;
 
 /// How long a `FLUSHALL` can be undone by hand before compaction makes it final, in seconds.
 const FLUSH_KEPT_S: u64 = 3600;
@@ -79,7 +80,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn push(&mut self, key: &[u8], value: &Value, range: Range<usize>) {
+    fn push(&mut self, key: &[u8], value: View<'_>, range: Range<usize>) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         let (offset, last) = (range.start, range.end == value.len());
@@ -331,7 +332,7 @@ impl<'a> Compaction<'a> {
                 return Ok(false);
             }
             let shard = self.engine.store.lock_nth(self.shard);
-            shard.entries.keys().for_each(|key| self.keys.push(key));
+            shard.entries().for_each(|entry| self.keys.push(entry.key()));
             self.shard += 1;
             return Ok(true);
         }
@@ -363,8 +364,9 @@ impl<'a> Compaction<'a> {
             && let Some(key) = self.keys.last()
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
-            let goes_on = |value: &&Value| self.offset == 0 || self.offset < value.len();
-            let value = shard.entries.get(key).filter(goes_on);
+            let goes_on = |value: &View<'_>| self.offset == 0 || self.offset < value.len();
+            let place = self.engine.store.place(key);
+            let value = shard.get(place, key).map(Entry::value).filter(goes_on);
             let next = value.and_then(|value| {
                 let range = piece(key, self.offset, value.len());
                 let end = range.end;

@@ -20,14 +20,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::persistence::format::set_bytes;
+use crate::entry::Entry;
+use crate::limits::SETTLED_SPARE;
+use crate::memory::NoMemory;
+use crate::persistence::format;
 use crate::persistence::load::Located;
 use crate::persistence::pace::Pace;
 use crate::persistence::{Error, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused};
 use crate::store::{Hashing, Store, Undo};
 use crate::sync::lock;
 use crate::text::quoted_bytes;
-use crate::value::Value;
+use crate::value::{Value, View};
 
 pub use compaction::{Compaction, Compactor, Status};
 pub use session::{Session, WriteError};
@@ -119,25 +122,29 @@ impl Engine {
     pub fn settle(&self) {
         let committed = self.journal.committed();
         if self.journal.check().is_ok() {
+            let mut settled = Vec::new();
             for mut shard in self.store.each() {
-                let settled = shard.settle(committed);
+                shard.settle(committed, &mut settled);
                 drop(shard);
-                self.bury(settled);
+                self.bury(&mut settled);
             }
         }
     }
 
     /// What committed changes replaced is dead weight in the file, and is freed here.
-    fn bury(&self, settled: Vec<(u64, Undo)>) {
+    fn bury(&self, settled: &mut Vec<Undo>) {
         let bytes = |undo: &Undo| match undo {
-            Undo::Value(key, Some(value)) => set_bytes(key, value),
-            Undo::Value(_, None) => 0,
+            Undo::Nothing(..) => 0,
+            Undo::Entry(entry) => set_bytes(entry),
             Undo::Range { bytes, .. } => quoted_bytes(bytes),
-            Undo::Everything(entries) => {
-                entries.iter().map(|(key, value)| set_bytes(key, value)).sum()
-            }
+            Undo::Everything(entries) => entries.iter().map(set_bytes).sum(),
         };
-        self.waste(settled.iter().map(|(_, undo)| bytes(undo)).sum());
+        let dead: usize = settled.iter().map(bytes).sum();
+        settled.clear();
+        settled.shrink_to(SETTLED_SPARE);
+        if dead > 0 {
+            self.waste(dead);
+        }
     }
 
     /// So many bytes of the file say nothing any more.
@@ -249,39 +256,38 @@ impl Loading {
     pub fn replay(&mut self, found: Located<'_>) -> io::Result<()> {
         let record_bytes = found.bytes.end - found.bytes.start;
         let store = &self.store;
-        let lock = |key| store.lock(store.place(key));
         let mut dead = 0;
         match found.record {
             Record::Set(key, value) => {
-                let value = Value::copy_of(value)?;
-                let old = lock(key).entries.insert(key.into(), value);
                 self.live_bytes += record_bytes;
-                dead = old.map_or(0, |old| set_bytes(key, &old));
+                dead = self.put(Entry::new(key, value)?)?;
             }
             Record::Del(keys) => {
                 for key in keys {
-                    let old = lock(key).entries.remove(key);
-                    dead += old.map_or(0, |old| set_bytes(key, &old));
+                    let place = store.place(key);
+                    let old = store.lock(place).remove(place, key);
+                    dead += old.as_ref().map_or(0, set_bytes);
                 }
             }
             Record::Append(key, value) => {
-                let mut shard = lock(key);
-                let old = shard.entries.entry(key.into()).or_default();
-                old.reserve(old.len(), value.len())?;
-                old.write(old.len(), value);
+                let place = store.place(key);
+                let length = store.lock(place).get(place, key).map_or(0, |old| old.value().len());
+                self.overwrite(key, length, value)?;
                 self.live_bytes += record_bytes;
             }
             Record::SetRange(key, offset, value) => {
-                if let Some(old) = lock(key).entries.get_mut(key) {
+                let place = store.place(key);
+                let shard = store.lock(place);
+                if let Some(old) = shard.get(place, key).map(Entry::value) {
                     self.live_bytes += quoted_bytes(value) as u64;
                     let end = old.len().min(offset + value.len());
                     dead = old.written(offset..end).map(quoted_bytes).sum();
-                    old.reserve(offset, value.len())?;
-                    old.write(offset, value);
+                    drop(shard);
+                    self.overwrite(key, offset, value)?;
                 }
             }
             Record::FlushAll => {
-                store.each().for_each(|mut shard| shard.entries.clear());
+                store.each().for_each(|mut shard| shard.forget());
                 (self.live_bytes, self.flushed_s) = (0, found.time_s.unwrap_or(0));
             }
         }
@@ -291,4 +297,46 @@ impl Loading {
         }
         Ok(())
     }
+
+    /// Puts an entry into memory; returns about how many bytes of the file say nothing any more now.
+    fn put(&self, entry: Entry) -> Result<usize, NoMemory> {
+        let place = self.store.place(entry.key());
+        let mut shard = self.store.lock(place);
+        shard.make_room()?;
+        match shard.put(place, entry) {
+            Undo::Entry(old) => Ok(set_bytes(&old)),
+            _ => Ok(0),
+        }
+    }
+
+    /// Writes `value` at `offset` of the value of `key`, which may not be there.
+    fn overwrite(&self, key: &[u8], offset: usize, value: &[u8]) -> Result<(), NoMemory> {
+        let place = self.store.place(key);
+        let mut shard = self.store.lock(place);
+        if let Some(old) = shard.get_mut(place, key).and_then(Entry::value_mut) {
+            old.reserve(offset, value.len())?;
+            old.write(offset, value);
+            return Ok(());
+        }
+        let changed = changed_copy(shard.get(place, key), offset, value)?;
+        drop(shard);
+        self.put(Entry::grown(key, changed)?).map(drop)
+    }
+}
+
+/// The value of `old`, or none, with `bytes` written at `offset`.
+fn changed_copy(old: Option<&Entry>, offset: usize, bytes: &[u8]) -> Result<Value, NoMemory> {
+    let mut value = match old.map(Entry::value) {
+        None => Value::default(),
+        Some(View::Short(bytes)) => Value::copy_of(bytes)?,
+        Some(View::Long(long)) => Value::Long(Box::new(long.clone())),
+    };
+    value.reserve(offset, bytes.len())?;
+    value.write(offset, bytes);
+    Ok(value)
+}
+
+/// About how many bytes a `SET` record of an entry takes.
+fn set_bytes(entry: &Entry) -> usize {
+    format::set_bytes(entry.key(), entry.value())
 }

@@ -1,17 +1,17 @@
 //! One client's view of the engine: reads, writes, and what must be on disk before they show.
 
-use std::collections::TryReserveError;
 use std::sync::MutexGuard;
 
-use super::Engine;
 use super::compaction::unix_time_s;
+use super::{Engine, changed_copy};
+use crate::entry::Entry;
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::memory;
+use crate::memory::{self, NoMemory};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Mark, WriteRefused};
 use crate::store::{Place, Shard, Undo};
 use crate::text::quoted_bytes;
-use crate::value::Value;
+use crate::value::View;
 
 /// About what a `SETRANGE` record takes beside its key and value, in bytes.
 const SET_RANGE_BYTES: usize = 16;
@@ -29,8 +29,8 @@ pub enum WriteError {
     #[error("it would take too much memory")]
     Full,
     /// The system has no memory for it.
-    #[error("{0}")]
-    NoMemory(#[from] TryReserveError),
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
 }
 
 /// One client's view of the engine.
@@ -46,6 +46,8 @@ pub struct Session<'a> {
     record: Vec<u8>,
     /// Bytes kept for taking back what was written since the last commit.
     undo_bytes: usize,
+    /// What was just settled, to be forgotten.
+    settled: Vec<Undo>,
     lookups: Lookups,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Session<'a> {
             mark: Mark::default(),
             record: Vec::new(),
             undo_bytes: 0,
+            settled: Vec::new(),
             lookups: Lookups::default(),
         }
     }
@@ -96,11 +99,11 @@ impl<'a> Session<'a> {
     }
 
     /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
-    pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Value>) -> T) -> T {
+    pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<View<'_>>) -> T) -> T {
         let place = self.engine.store.place(key);
         let shard = self.engine.store.lock(place);
         self.note(shard.stamp(place));
-        let value = shard.entries.get(key);
+        let value = shard.get(place, key).map(Entry::value);
         self.lookups.count(value.is_some());
         show(value)
     }
@@ -120,7 +123,7 @@ impl<'a> Session<'a> {
             for (place, key) in group {
                 let shard = locked.shard(place);
                 self.note(shard.stamp(place));
-                let found = shard.entries.contains_key(key);
+                let found = shard.get(place, key).is_some();
                 self.lookups.count(found);
                 count += usize::from(found);
             }
@@ -131,21 +134,13 @@ impl<'a> Session<'a> {
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
         self.begin(key, value)?;
         write_set(key, value, &mut self.record);
-        let (value, undo_key) = (Value::copy_of(value)?, copy_of(key)?);
+        let entry = Entry::new(key, value)?;
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
-        let (stamp, old) = match shard.entries.get_mut(key) {
-            Some(old) => {
-                let stamp = self.append_record(1)?;
-                (stamp, Some(std::mem::replace(old, value)))
-            }
-            None => {
-                let own = room_for(&mut shard, key)?;
-                let stamp = self.append_record(1)?;
-                (stamp, shard.entries.insert(own, value))
-            }
-        };
-        self.changed(shard, place, stamp, Undo::Value(undo_key, old));
+        shard.make_room()?;
+        let stamp = self.append_record(1)?;
+        let undo = shard.put(place, entry);
+        self.changed(shard, place, stamp, undo);
         Ok(())
     }
 
@@ -168,7 +163,7 @@ impl<'a> Session<'a> {
         named.retain(|(place, key)| {
             let shard = locked.shard(*place);
             self.note(shard.stamp(*place));
-            shard.entries.contains_key(*key)
+            shard.get(*place, key).is_some()
         });
         if named.is_empty() {
             return Ok(0);
@@ -178,8 +173,8 @@ impl<'a> Session<'a> {
         let stamp = self.append_record(records)?;
         for (place, key) in &named {
             let shard = locked.shard(*place);
-            if let Some((key, old)) = shard.entries.remove_entry(*key) {
-                self.undo_bytes += shard.changed(*place, stamp, Undo::Value(key, Some(old)));
+            if let Some(old) = shard.remove(*place, key) {
+                self.undo_bytes += shard.changed(*place, stamp, Undo::Entry(old));
             }
         }
         drop(locked);
@@ -190,7 +185,7 @@ impl<'a> Session<'a> {
 
     /// Adds `value` to the end of the value of `key`, or sets it; returns the new length in bytes.
     pub fn append(&mut self, key: &[u8], value: &[u8]) -> Result<usize, WriteError> {
-        self.change(key, value, |old| old.map_or(0, Value::len))
+        self.change(key, value, |old| old.map_or(0, View::len))
     }
 
     /// Overwrites the value of `key` from `offset` on, growing it by NULs as needed; returns the new
@@ -202,7 +197,7 @@ impl<'a> Session<'a> {
         value: &[u8],
     ) -> Result<usize, WriteError> {
         if value.is_empty() {
-            return Ok(self.get(key, |old| old.map_or(0, Value::len)));
+            return Ok(self.get(key, |old| old.map_or(0, View::len)));
         }
         self.change(key, value, |_| offset)
     }
@@ -214,48 +209,31 @@ impl<'a> Session<'a> {
         &mut self,
         key: &[u8],
         value: &[u8],
-        offset: impl FnOnce(Option<&Value>) -> usize,
+        offset: impl FnOnce(Option<View<'_>>) -> usize,
     ) -> Result<usize, WriteError> {
         self.begin(key, value)?;
-        let undo_key = copy_of(key)?;
         let place = self.engine.store.place(key);
         let mut shard = self.engine.store.lock(place);
-        let old = shard.entries.get_mut(key);
-        let offset = offset(old.as_deref());
+        let old = shard.get(place, key).map(Entry::value);
+        let offset = offset(old);
         if offset.saturating_add(value.len()) > self.value_bytes_max {
             return Err(WriteError::TooLong);
         }
-        let (stamp, length, undo) = match old {
-            Some(old) if value.is_empty() => {
+        let (stamp, length, undo) = match old.map(View::len) {
+            Some(length) if value.is_empty() => {
                 // Nothing changes, but the length shows what others wrote.
-                let length = old.len();
                 self.note(shard.stamp(place));
                 return Ok(length);
             }
-            Some(old) => {
-                let length = old.len();
-                // Nothing stood beyond the old end.
-                let (start, end) = (offset.min(length), (offset + value.len()).min(length));
-                let bytes = old.copy(start..end)?;
-                old.reserve(offset, value.len())?;
+            Some(length) => {
                 write_set_range(key, offset, value, &mut self.record);
-                let stamp = match self.append_record(1) {
-                    Ok(stamp) => stamp,
-                    Err(refused) => {
-                        old.give_back();
-                        return Err(refused.into());
-                    }
-                };
-                old.write(offset, value);
+                let (stamp, undo) = self.overwrite(&mut shard, place, key, offset, value)?;
                 self.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
-                let undo = Undo::Range { key: undo_key, offset: start, bytes, length };
-                (stamp, old.len(), undo)
+                (stamp, length.max(offset + value.len()), undo)
             }
             None => {
-                let own = room_for(&mut shard, key)?;
-                let mut new = Value::default();
-                new.reserve(offset, value.len())?;
-                new.write(offset, value);
+                shard.make_room()?;
+                let new = Entry::grown(key, changed_copy(None, offset, value)?)?;
                 // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
                 let records = match offset {
                     0 => {
@@ -269,13 +247,42 @@ impl<'a> Session<'a> {
                     }
                 };
                 let stamp = self.append_record(records)?;
-                let length = new.len();
-                shard.entries.insert(own, new);
-                (stamp, length, Undo::Value(undo_key, None))
+                (stamp, offset + value.len(), shard.put(place, new))
             }
         };
         self.changed(shard, place, stamp, undo);
         Ok(length)
+    }
+
+    /// Appends the record just written, and puts `value` at `offset` of the value of `key`, which exists.
+    fn overwrite(
+        &mut self,
+        shard: &mut Shard,
+        place: Place,
+        key: &[u8],
+        offset: usize,
+        value: &[u8],
+    ) -> Result<(u64, Undo), WriteError> {
+        let Some((id, old)) = shard.get_mut(place, key).and_then(Entry::growing) else {
+            // The first time it changes it becomes one that may grow.
+            let new = Entry::grown(key, changed_copy(shard.get(place, key), offset, value)?)?;
+            let stamp = self.append_record(1)?;
+            return Ok((stamp, shard.put(place, new)));
+        };
+        let length = old.view().len();
+        // Nothing stood beyond the old end.
+        let (start, end) = (offset.min(length), (offset + value.len()).min(length));
+        let bytes = old.view().copy(start..end)?;
+        old.reserve(offset, value.len())?;
+        let stamp = match self.append_record(1) {
+            Ok(stamp) => stamp,
+            Err(refused) => {
+                old.give_back();
+                return Err(refused.into());
+            }
+        };
+        old.write(offset, value);
+        Ok((stamp, Undo::Range { hash: place.hash(), id, offset: start, bytes, length }))
     }
 
     /// Removes every key, at one moment.
@@ -297,20 +304,20 @@ impl<'a> Session<'a> {
         let mut count = 0;
         for shard in self.engine.store.each() {
             self.note(shard.newest());
-            count += shard.entries.len();
+            count += shard.len();
         }
         count
     }
 
     /// Hands `visit` every key that exists throughout; each shard's keys are copied under its lock
     /// and visited without it. An error if there is no memory for the copy.
-    pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) -> Result<(), TryReserveError> {
+    pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) -> Result<(), NoMemory> {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for shard in self.engine.store.each() {
             self.note(shard.newest());
             bytes.clear();
             ends.clear();
-            for key in shard.entries.keys() {
+            for key in shard.entries().map(Entry::key) {
                 memory::try_to(|| bytes.try_reserve(key.len()))?;
                 bytes.extend_from_slice(key);
                 ends.push(bytes.len());
@@ -377,10 +384,10 @@ impl<'a> Session<'a> {
     /// After a change to one key of `shard`: stamps it, and forgets what is settled there.
     fn changed(&mut self, mut shard: MutexGuard<'_, Shard>, place: Place, stamp: u64, undo: Undo) {
         self.undo_bytes += shard.changed(place, stamp, undo);
-        let settled = shard.settle(self.engine.journal.committed());
+        shard.settle(self.engine.journal.committed(), &mut self.settled);
         // A large value takes time to measure and to free: not with the lock held.
         drop(shard);
-        self.engine.bury(settled);
+        self.engine.bury(&mut self.settled);
         self.wrote();
     }
 
@@ -404,15 +411,4 @@ impl<'a> Session<'a> {
         self.record.clear();
         self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
     }
-}
-
-/// A key's bytes, for good; an error if there is no memory for them.
-fn copy_of(key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
-    Ok(memory::copy(key, key.len())?.into_boxed_slice())
-}
-
-/// Makes room in `shard` for one more key, and copies it.
-fn room_for(shard: &mut Shard, key: &[u8]) -> Result<Box<[u8]>, TryReserveError> {
-    memory::try_to(|| shard.entries.try_reserve(1))?;
-    copy_of(key)
 }

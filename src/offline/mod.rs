@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::entry::Entry;
 use crate::persistence::disk::{self, Disk, DiskFile, Status, System, SystemFile, beside};
 use crate::persistence::format::FileId;
 use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Context, Draft, Error, resolve, resolve_missing};
 use crate::store::Store;
-use crate::value::Value;
 
 /// What to do with a data file.
 #[derive(Clone, Debug, Subcommand)]
@@ -228,28 +228,24 @@ fn system() -> Arc<dyn Disk> {
 /// Writes every key of `store`, sorted.
 fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
     let shards = store.lock_everything();
-    let mut entries: Vec<_> = shards.iter().flat_map(|shard| &shard.entries).collect();
-    entries.sort_unstable_by_key(|(key, _)| *key);
+    let mut entries: Vec<_> = shards.iter().flat_map(|shard| shard.entries()).collect();
+    entries.sort_unstable_by_key(|entry| entry.key());
     let mut lines = Vec::new();
-    for (key, value) in entries {
-        write_entry(key, value, &mut lines, draft)?;
+    for entry in entries {
+        write_entry(entry, &mut lines, draft)?;
     }
     draft.seal()
 }
 
 /// Writes one key, a large value in pieces.
-fn write_entry(
-    key: &[u8],
-    value: &Value,
-    lines: &mut Vec<u8>,
-    draft: &mut Draft,
-) -> io::Result<()> {
+fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut Draft) -> io::Result<()> {
+    let (key, value) = (entry.key(), entry.value());
     let mut offset = 0;
     loop {
         let range = piece(key, offset, value.len());
         let last = range.end == value.len();
         lines.clear();
-        let bytes = value.copy(range.clone()).map_err(io::Error::other)?;
+        let bytes = value.copy(range.clone())?;
         let records = write_piece(key, offset, &bytes, last, lines);
         draft.add(lines, records)?;
         draft.seal_if_full()?;

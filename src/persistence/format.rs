@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::limits::{DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::text::{self, Words, integer};
-use crate::value::Value;
+use crate::value::View;
 
 /// How every header begins.
 pub const HEADER_START: &str = "# coffre ";
@@ -292,7 +292,7 @@ pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// About how many bytes a `SET` record of a value takes, but for padding, which is not spelled out.
-pub fn set_bytes(key: &[u8], value: &Value) -> usize {
+pub fn set_bytes(key: &[u8], value: View<'_>) -> usize {
     let value: usize = value.written(0..value.len()).map(text::quoted_bytes).sum();
     "SET".len() + " ".len() + text::quoted_bytes(key) + " ".len() + value + 1
 }

@@ -169,8 +169,10 @@ fn entries(loading: &Loading) -> State {
     let shards = loading.store.each();
     shards
         .flat_map(|shard| {
-            let entries: Vec<_> =
-                shard.entries.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+            let entries: Vec<_> = shard
+                .entries()
+                .map(|entry| (entry.key().to_vec(), entry.value().to_vec()))
+                .collect();
             entries
         })
         .collect()
