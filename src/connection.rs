@@ -95,7 +95,7 @@ impl<'a> Connection<'a> {
 
     /// Serves the client until it leaves, breaks the protocol, takes too long, or the server stops.
     pub fn serve(mut self) -> io::Result<()> {
-        let served = self.converse();
+        let served = self.converse().and_then(|()| self.output.finish());
         self.add_up();
         if let Err(error) = &served
             && is_timeout(error)
@@ -118,7 +118,7 @@ impl<'a> Connection<'a> {
             if let Burst::Broken(error) = &end {
                 self.refuse(error);
             }
-            self.send()?;
+            self.send(matches!(end, Burst::Starved))?;
             if let (Some(feed), None) = (&self.conversation.feed, &self.output.feed) {
                 self.watch(Arc::clone(feed))?;
             }
@@ -150,7 +150,7 @@ impl<'a> Connection<'a> {
         loop {
             let request = self.requests.next(&self.limits, &mut self.telnet);
             if let Some(answers) = self.telnet.take_answers() {
-                self.output.replies.raw(&answers);
+                self.output.batch.replies.raw(&answers);
             }
             let request = match request {
                 Ok(Some(request)) => request,
@@ -165,17 +165,17 @@ impl<'a> Connection<'a> {
             if control.pause.is_on()
                 && let Some(kind) = command::held_up_by(&asked, &self.conversation)
             {
-                self.done.sent += self.output.send(&mut self.session)?;
+                self.done.sent += self.output.send(&mut self.session, false)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
                 if client.is_cut_off() {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 before = Instant::now();
             }
-            let start = self.output.replies.position();
+            let start = self.output.batch.replies.position();
             let mut context = Context {
                 session: &mut self.session,
-                replies: &mut self.output.replies,
+                replies: &mut self.output.batch.replies,
                 conversation: &mut self.conversation,
                 client,
                 control,
@@ -186,11 +186,11 @@ impl<'a> Connection<'a> {
             before = now;
             command::record(&outcome, &request, took, client, control, &mut self.done);
             if self.conversation.is_silent() {
-                self.output.replies.truncate(start);
+                self.output.batch.replies.truncate(start);
             }
             let mark = self.session.take_mark();
             if !self.session.is_committed(mark) {
-                self.output.must_commit(start, mark);
+                self.output.batch.must_commit(start, mark);
             }
             if self.limits.is_strangers && self.conversation.authenticated {
                 self.limits = Limits::new(control.config.max_value, control.config.max_request);
@@ -198,7 +198,7 @@ impl<'a> Connection<'a> {
             if self.conversation.is_over {
                 return Ok(Burst::Quit);
             }
-            if self.output.replies.len() > REPLY_BYTES_MAX || self.session.is_commit_due() {
+            if self.output.batch.replies.len() > REPLY_BYTES_MAX || self.session.is_commit_due() {
                 return Ok(Burst::Full);
             }
         }
@@ -207,7 +207,7 @@ impl<'a> Connection<'a> {
     /// Says something that is no reply, to who did not ask for silence.
     fn say(&mut self, error: &str) {
         if !self.conversation.is_mute() {
-            self.output.replies.error(error);
+            self.output.batch.replies.error(error);
         }
     }
 
@@ -226,12 +226,12 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Sends what is ready, and adds up what was done.
-    fn send(&mut self) -> io::Result<()> {
-        let sent = self.output.send(&mut self.session);
-        self.done.sent += sent.as_ref().unwrap_or(&0);
+    /// Adds up what was done, and sends what is ready: who has the reply finds it counted. Another thread may do
+    /// it, if `may_leave`.
+    fn send(&mut self, may_leave: bool) -> io::Result<()> {
         self.add_up();
-        sent.map(drop)
+        self.done.sent += self.output.send(&mut self.session, may_leave)?;
+        Ok(())
     }
 
     fn add_up(&mut self) {
@@ -251,7 +251,7 @@ impl<'a> Connection<'a> {
             _ => drop(self.begun.get_or_insert_with(Instant::now)),
         }
         self.client.pending_bytes.store(pending, Ordering::Relaxed);
-        let buffers = self.requests.capacity() + self.output.replies.capacity();
+        let buffers = self.requests.capacity() + self.output.batch.replies.capacity();
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
         memory::settle();
         let mut silence = Duration::ZERO;
@@ -328,7 +328,7 @@ impl<'a> Connection<'a> {
     fn farewell(&mut self) -> io::Result<()> {
         if self.control.is_stopping() {
             self.say("ERR server is shutting down");
-            self.send()?;
+            self.send(false)?;
         }
         Ok(())
     }
@@ -336,7 +336,7 @@ impl<'a> Connection<'a> {
     /// Tells the client why its connection ends.
     fn dismiss(&mut self, reason: &str) -> io::Result<()> {
         self.say(reason);
-        self.send()?;
+        self.send(false)?;
         self.linger()
     }
 

@@ -38,6 +38,9 @@ pub const BURST_BYTES_MAX: usize = 256 << 10;
 /// Replies held back before they are committed and sent, in bytes; one reply may pass it.
 pub const REPLY_BYTES_MAX: usize = 256 << 10;
 
+/// Replies of at most so many bytes may be sent by the thread that committed them, not their client's own.
+pub const DELIVERED_BYTES_MAX: usize = 16 << 10;
+
 /// A reply longer than this, in bytes, is one that `--maxmemory` may refuse.
 pub const LARGE_REPLY_BYTES: usize = 1 << 20;
 

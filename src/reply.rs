@@ -63,6 +63,11 @@ impl Replies {
         self.shared_bytes = 0;
     }
 
+    /// Whether part of them stands elsewhere, and is not copied.
+    pub fn shares(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
     /// Forgets those from `position` on.
     pub fn truncate(&mut self, position: usize) {
         self.bytes.truncate(position);

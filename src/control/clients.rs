@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::Done;
 use crate::limits::{LARGE_REPLY_BYTES, TICK_MS};
@@ -254,6 +254,11 @@ impl Client {
     /// second, where that is missed.
     pub fn writer(&self, patience: Duration) -> impl Write {
         Patient { client: self, patience, blocked_since: None }
+    }
+
+    /// Writes what it takes at once: an error of kind `WouldBlock` if that is nothing.
+    pub fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
     /// Whether it was ended, or has left with nothing more to say: for who does not read from it now.

@@ -418,9 +418,14 @@ impl<'a> Compaction<'a> {
             }
         }
         self.check_flushed()?;
+        let engine = self.engine;
         match self.tee {
-            Some(tee) => self.engine.journal.switch(self.draft, tee),
-            None => self.engine.journal.replace(self.draft),
+            Some(tee) => {
+                let switched = engine.journal.switch(self.draft, tee);
+                engine.deliver();
+                switched
+            }
+            None => engine.journal.replace(self.draft),
         }
     }
 }

@@ -104,16 +104,26 @@ impl Engine {
     /// See [`Journal::sync_second`].
     pub fn sync_second(&self) {
         self.journal.sync_second();
+        self.deliver();
+    }
+
+    /// Tells those who wait for what is settled now.
+    fn deliver(&self) {
+        self.journal.deliver(|| self.take_back());
     }
 
     /// See [`Journal::mark_idle`].
     pub fn mark_idle(&self, before: u64) -> u64 {
-        self.journal.mark_idle(before)
+        let stamp = self.journal.mark_idle(before);
+        self.deliver();
+        stamp
     }
 
     /// Makes everything appended so far survive a power cut, whatever the mode.
     pub fn save(&self) -> Result<(), WriteRefused> {
-        self.journal.save()?;
+        let saved = self.journal.save();
+        self.deliver();
+        saved?;
         self.compactor.saved();
         Ok(())
     }
@@ -180,6 +190,7 @@ impl Engine {
             return Ok(());
         }
         self.take_back();
+        self.deliver();
         if !self.journal.cut_back() {
             self.rewrite()?;
         }
@@ -193,7 +204,7 @@ impl Engine {
     /// In trouble it tries once more to heal: memory may be all there is.
     pub fn close(&self) -> Result<(), WriteRefused> {
         self.close_without_healing().or_else(|refused| match self.heal() {
-            Ok(()) => self.journal.close(),
+            Ok(()) => self.close_without_healing(),
             Err(error) => {
                 log::error!("{}: {error}", self.path().display());
                 Err(refused)
@@ -203,7 +214,9 @@ impl Engine {
 
     /// The same, but in trouble nothing more is tried.
     pub fn close_without_healing(&self) -> Result<(), WriteRefused> {
-        self.journal.close()
+        let closed = self.journal.close();
+        self.deliver();
+        closed
     }
 
     /// Waits for at most `timeout` until no compaction is under way; one gives up once this is closed.

@@ -1,6 +1,6 @@
 //! One client's view of the engine: reads, writes, and what must be on disk before they show.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 
 use super::compaction::unix_time_s;
 use super::{Engine, changed_copy};
@@ -8,7 +8,7 @@ use crate::entry::Entry;
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::memory::{self, NoMemory};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
-use crate::persistence::{Mark, WriteRefused};
+use crate::persistence::{Mark, Waiter, WriteRefused};
 use crate::store::{Place, Shard, Undo};
 use crate::text::quoted_bytes;
 use crate::value::View;
@@ -356,8 +356,19 @@ impl<'a> Session<'a> {
             Ok(()) if self.is_commit_due() => self.engine.settle(),
             Ok(()) => {}
         }
+        self.engine.deliver();
         self.undo_bytes = 0;
         committed
+    }
+
+    /// Leaves `waiter` to be told what became of everything up to `mark`, if somebody else commits that;
+    /// otherwise it is left to [`commit`](Self::commit).
+    pub fn leave(&mut self, mark: Mark, waiter: &Arc<dyn Waiter>) -> bool {
+        let left = !self.is_commit_due() && self.engine.journal.leave(mark, waiter);
+        if left {
+            self.undo_bytes = 0;
+        }
+        left
     }
 
     /// Before a write of `value` to `key`: refuses while the journal does, and makes room for the record,

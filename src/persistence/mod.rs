@@ -19,5 +19,5 @@ pub mod snapshot;
 pub use draft::Draft;
 pub use error::{Context, Error};
 pub use format::Record;
-pub use journal::{Fsync, Journal, Mark, SwitchError, Tee, WriteRefused};
+pub use journal::{Fsync, Journal, Mark, SwitchError, Tee, Waiter, WriteRefused};
 pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};

@@ -5,6 +5,10 @@
 //! and fsyncs it with no lock held, and wakes the others. All who arrive meanwhile share the next
 //! batch. A lone client leads its own batches on its own thread and is never handed over.
 //!
+//! Who shares a batch need not stand and wait: it may leave a [`Waiter`] behind. The leader tells it how the batch
+//! ended ([`deliver`](Journal::deliver)), and so one thread that is awake answers fifty clients, instead of
+//! waking fifty threads.
+//!
 //! Stamps count the batches of this run, whatever file they go to; a batch's number counts within its
 //! file. After a failure nothing is appended until the file is well again (`cut_back` or `switch`, then
 //! `resume`). The stamps that were under way then are *doomed*: they are never committed, though
@@ -24,10 +28,12 @@
 
 mod switch;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
@@ -46,6 +52,13 @@ pub struct Mark {
     pub stamp: u64,
     /// How often the journal had been healed when the stamp was read, or less.
     pub healed: u64,
+}
+
+/// Told when what it waits for was committed, or never will be.
+pub trait Waiter: fmt::Debug + Send + Sync {
+    /// `outcome` says of each mark that it asked to wait for, or of a lower one, what became of it. Holds up all
+    /// who are told later: it must not wait for anything.
+    fn settled(self: Arc<Self>, outcome: &dyn Fn(Mark) -> Result<(), WriteRefused>);
 }
 
 /// When what was written is made to survive a power cut.
@@ -151,6 +164,14 @@ struct State {
     pending_records: u64,
     /// Stamp the pending batch will have.
     stamp: u64,
+    /// Somebody is in `commit` for the pending batch, and will lead it if nobody else does.
+    led: bool,
+    /// Who wait for batches of even and of odd stamps, and left.
+    waiters: [Vec<Arc<dyn Waiter>>; 2],
+    /// Who are to be told that their batch is settled.
+    due: Vec<Arc<dyn Waiter>>,
+    /// Which thread led the last batch.
+    leader: Option<ThreadId>,
     /// A leader is writing batch `stamp - 1`.
     writing: bool,
     /// Someone fsyncs what is committed.
@@ -199,6 +220,10 @@ impl Journal {
                 pending: Vec::new(),
                 pending_records: 0,
                 stamp: 1,
+                led: false,
+                waiters: Default::default(),
+                due: Vec::new(),
+                leader: None,
                 writing: false,
                 syncing: false,
                 reserved: false,
@@ -278,28 +303,86 @@ impl Journal {
         mark.stamp == 0 || self.committed() >= mark.stamp && self.healed() == mark.healed
     }
 
-    /// Waits until everything up to `mark` may be acknowledged, writing it if no one else does.
+    /// Waits until everything up to `mark` may be acknowledged, writing it if no one else does. Whatever comes
+    /// of it, there may be somebody to be [told](Self::deliver).
     pub fn commit(&self, mark: Mark) -> Result<(), WriteRefused> {
         if self.is_committed(mark) {
             return Ok(());
         }
         let mut state = lock(&self.state);
+        let mut has_gathered = false;
         loop {
-            let healed = self.healed() - mark.healed;
-            // A mark of several shards may be that of a later write, and hide a doomed one.
-            if healed > 1 || healed == 1 && mark.stamp > state.safe {
-                return Err(state.reason.clone());
+            if let Some(outcome) = self.outcome(&state, mark) {
+                return outcome;
             }
-            if self.committed() >= mark.stamp {
-                return Ok(());
+            state.led |= mark.stamp == state.stamp;
+            if state.writing || state.reserved {
+                state = wait(&self.woken[mark.stamp as usize % 2], state);
+            } else if !has_gathered && state.leader != Some(thread::current().id()) {
+                // There are others, and what they have to write is as good as free once this writes: those who
+                // can run now are let do so first.
+                has_gathered = true;
+                drop(state);
+                thread::yield_now();
+                state = lock(&self.state);
+            } else {
+                state = self.lead(state);
             }
-            if state.trouble.is_some() {
-                return Err(state.reason.clone());
+        }
+    }
+
+    /// What became of everything up to `mark`; `None` if that is open.
+    fn outcome(&self, state: &State, mark: Mark) -> Option<Result<(), WriteRefused>> {
+        let healed = self.healed() - mark.healed;
+        // A mark of several shards may be that of a later write, and hide a doomed one.
+        if healed > 1 || healed == 1 && mark.stamp > state.safe {
+            return Some(Err(state.reason.clone()));
+        }
+        if self.committed() >= mark.stamp {
+            return Some(Ok(()));
+        }
+        state.trouble.map(|_| Err(state.reason.clone()))
+    }
+
+    /// Leaves `waiter` to be told what became of everything up to `mark`; `false` if somebody has to
+    /// [`commit`](Self::commit) it, or nobody needs to.
+    pub fn leave(&self, mark: Mark, waiter: &Arc<dyn Waiter>) -> bool {
+        let mut state = lock(&self.state);
+        let is_led = mark.stamp < state.stamp || state.led;
+        if self.outcome(&state, mark).is_some() || !is_led {
+            return false;
+        }
+        state.waiters[mark.stamp as usize % 2].push(Arc::clone(waiter));
+        true
+    }
+
+    /// Tells those who left a waiter and whose batch is settled. Call it after whatever may settle one.
+    /// `take_back` sees to it that memory shows no more what some of them are refused.
+    pub fn deliver(&self, take_back: impl FnOnce()) {
+        let (mut due, failed) = {
+            let mut state = lock(&self.state);
+            if state.due.is_empty() {
+                return;
             }
-            state = match state.writing || state.reserved {
-                true => wait(&self.woken[mark.stamp as usize % 2], state),
-                false => self.lead(state),
-            };
+            (std::mem::take(&mut state.due), state.trouble.is_some())
+        };
+        if failed {
+            take_back();
+        }
+        // They wait for this thread: it must not vanish.
+        let guard = AbortOnPanic;
+        let outcome = |mark| match self.is_committed(mark) {
+            true => Ok(()),
+            false => {
+                let state = lock(&self.state);
+                self.outcome(&state, mark).unwrap_or_else(|| Err(state.reason.clone()))
+            }
+        };
+        due.drain(..).for_each(|waiter| waiter.settled(&outcome));
+        std::mem::forget(guard);
+        let mut state = lock(&self.state);
+        if state.due.capacity() == 0 {
+            state.due = due;
         }
     }
 
@@ -403,6 +486,8 @@ impl Journal {
     /// Nobody writes `batch` any more: wakes who waits for that.
     fn finish(&self, state: &mut State, mut batch: Batch) {
         state.writing = false;
+        let State { due, waiters, .. } = state;
+        due.append(&mut waiters[batch.stamp as usize % 2]);
         batch.lines.clear();
         batch.lines.shrink_to(JOURNAL_SPARE_BYTES_MAX);
         state.spare = batch.lines;
@@ -428,6 +513,9 @@ impl Journal {
         state.trouble = Some(remedy);
         state.safe_when_failed = self.committed();
         state.stamp += 1;
+        let State { due, waiters, .. } = state;
+        waiters.iter_mut().for_each(|waiters| due.append(waiters));
+        state.led = false;
         state.pending = Vec::new();
         state.pending_records = 0;
         state.teed = false;
@@ -623,6 +711,8 @@ impl State {
         let records = std::mem::take(&mut self.pending_records);
         let stamp = self.stamp;
         self.stamp += 1;
+        self.led = false;
+        self.leader = Some(thread::current().id());
         Batch { lines, body: 0, records, stamp, durable: 0 }
     }
 }
