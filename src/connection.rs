@@ -18,8 +18,8 @@ use crate::command::{self, CommandError, Context, Conversation};
 use crate::control::{Client, Control, Done, Event, Feed, is_timeout};
 use crate::engine::{Engine, Session};
 use crate::limits::{
-    CLIENT_STACK_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, REPLY_BYTES_MAX, REQUEST_BYTES_PER_S,
-    THREAD_BYTES, TICK_MS,
+    CLIENT_STACK_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE, REPLY_BYTES_MAX,
+    REQUEST_BYTES_PER_S, THREAD_BYTES, TICK_MS,
 };
 use crate::memory;
 use crate::output::Output;
@@ -43,6 +43,8 @@ pub struct Connection<'a> {
     done: Done,
     /// When the request began that is under way, if one is.
     begun: Option<Instant>,
+    /// How often a read may look for bytes before it waits for them.
+    polls: u32,
     /// How long a read waits.
     patience: Option<Duration>,
     /// The thread that sends what this client watches.
@@ -88,6 +90,7 @@ impl<'a> Connection<'a> {
             limits: if authenticated { limits } else { Limits::STRANGER },
             done: Done::default(),
             begun: None,
+            polls: 1,
             patience: None,
             watcher: None,
         }
@@ -256,7 +259,8 @@ impl<'a> Connection<'a> {
         memory::settle();
         let mut silence = Duration::ZERO;
         loop {
-            match self.requests.fill(&self.client.stream) {
+            let stream = Eager { client: self.client, polls: &mut self.polls };
+            match self.requests.fill(stream) {
                 Ok(0) => return Ok(Received::End),
                 Ok(count) => {
                     self.done.received += count as u64;
@@ -384,6 +388,37 @@ impl<'a> Connection<'a> {
         self.watcher = Some(thread.spawn(send)?);
         self.output.feed = Some(feed);
         Ok(())
+    }
+}
+
+/// Reads that look for bytes some times, and let other threads run in between, before they wait.
+///
+/// To be waked costs a thread more than to look: where clients come back soon, be it one that waits for its reply
+/// or fifty that take turns, most reads then find what they look for. One that looked in vain looks less often the
+/// next time, down to once; an idle client costs nothing.
+///
+/// What it gains: `redis-benchmark -t get -n 200000`, each server in a session of its own, ratio to redis-server
+/// 7.0.15 before and after: 50 clients 0.81 and 1.1, one client 1.05 and 1.5; 99 in 100 replies took 1.5 times as
+/// long as Redis's, before and after.
+struct Eager<'a> {
+    client: &'a Client,
+    /// How often this one may look.
+    polls: &'a mut u32,
+}
+
+impl Read for Eager<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        for _ in 0..*self.polls {
+            match self.client.read_at_once(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
+                read => {
+                    *self.polls = (*self.polls + POLLS_MORE).min(POLLS_MAX);
+                    return read;
+                }
+            }
+        }
+        *self.polls = (*self.polls - 1).max(1);
+        (&self.client.stream).read(buffer)
     }
 }
 

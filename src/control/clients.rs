@@ -256,6 +256,11 @@ impl Client {
         Patient { client: self, patience, blocked_since: None }
     }
 
+    /// Reads what is there: an error of kind `WouldBlock` if that is nothing.
+    pub fn read_at_once(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&self.stream, buffer, RecvFlags::DONTWAIT)?.1)
+    }
+
     /// Writes what it takes at once: an error of kind `WouldBlock` if that is nothing.
     pub fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
