@@ -1,0 +1,273 @@
+//! What was measured, as tables on standard output, and as `performance.md` with plots.
+//!
+//! The prose is that of a template; what a run adds stands in it as `{{name}}`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::error::{Context, Result};
+use crate::figures::{Metric, Row};
+use crate::plot::{self, Plot};
+use crate::workload::{Goal, reason};
+
+const TEMPLATE: &str = include_str!("performance.md");
+
+/// A table, and which metrics are in it.
+struct Section {
+    /// As the template has it, and the plot's file.
+    name: &'static str,
+    title: &'static str,
+    metrics: &'static [Metric],
+    plot: Option<Drawing>,
+}
+
+/// How a section is drawn.
+struct Drawing {
+    metrics: &'static [Metric],
+    axis: &'static str,
+    values: Values,
+    mark: Option<f64>,
+    is_logarithmic: bool,
+}
+
+/// What the bars are.
+enum Values {
+    Ratios,
+    Medians,
+}
+
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "throughput",
+        title: "Throughput",
+        metrics: &[Metric::Throughput],
+        plot: Some(Drawing {
+            metrics: &[Metric::Throughput],
+            axis: "throughput of coffre over that of Redis; more is better",
+            values: Values::Ratios,
+            mark: Some(1.0),
+            is_logarithmic: true,
+        }),
+    },
+    Section {
+        name: "latency",
+        title: "Latency",
+        metrics: &[Metric::P50, Metric::P99, Metric::P999, Metric::WithOverWithout],
+        plot: Some(Drawing {
+            metrics: &[Metric::P50, Metric::P99],
+            axis: "milliseconds; less is better",
+            values: Values::Medians,
+            mark: None,
+            is_logarithmic: true,
+        }),
+    },
+    Section { name: "cpu", title: "Server CPU", metrics: &[Metric::Cpu], plot: None },
+    Section {
+        name: "memory",
+        title: "Memory",
+        metrics: &[Metric::Memory],
+        plot: Some(Drawing {
+            metrics: &[Metric::Memory],
+            axis: "resident bytes per key; less is better",
+            values: Values::Medians,
+            mark: Some(64.0),
+            is_logarithmic: false,
+        }),
+    },
+    Section {
+        name: "keys",
+        title: "KEYS prefix*",
+        metrics: &[Metric::KeysTime],
+        plot: Some(Drawing {
+            metrics: &[Metric::KeysTime],
+            axis: "milliseconds; less is better",
+            values: Values::Medians,
+            mark: Some(1.0),
+            is_logarithmic: true,
+        }),
+    },
+    Section {
+        name: "startup",
+        title: "Start-up and disk",
+        metrics: &[Metric::Startup, Metric::Disk],
+        plot: None,
+    },
+];
+
+/// All tables.
+pub fn tables(rows: &[Row], names: &[&str]) -> String {
+    let table = |section: &Section| table(section, rows, names);
+    let tables = SECTIONS.iter().filter_map(|section| Some((section.title, table(section)?)));
+    tables.map(|(title, table)| format!("{title}\n\n{table}\n")).collect()
+}
+
+/// Writes `performance.md` and its plots.
+pub fn write(folder: &Path, rows: &[Row], names: &[&str], versions: &[String]) -> Result<()> {
+    fs::create_dir_all(folder).context(folder.display().to_string())?;
+    let mut text = TEMPLATE.to_owned();
+    for section in SECTIONS {
+        let mut part =
+            table(section, rows, names).unwrap_or("Not measured in this run.\n".to_owned());
+        if let Some(plot) = section.plot.as_ref().and_then(|it| plot_of(section, it, rows, names)) {
+            let file = format!("performance-{}.svg", section.name);
+            plot::draw(&folder.join(&file), &plot)?;
+            part += &format!("\n![{}]({file})\n", plot.title);
+        }
+        text = fill(&text, section.name, &part);
+    }
+    text = fill(&text, "behind", &behind(rows));
+    text = fill(&text, "machine", &machine()?);
+    text = fill(&text, "versions", &versions.join(", "));
+    text = fill(&text, "date", &today()?);
+    text = fill(&text, "command", &command());
+    let file = folder.join("performance.md");
+    fs::write(&file, text).context(file.display().to_string())
+}
+
+fn fill(text: &str, name: &str, with: &str) -> String {
+    text.replace(&format!("{{{{{name}}}}}"), with.trim_end())
+}
+
+/// One table, `None` if nothing of it was measured.
+fn table(section: &Section, rows: &[Row], names: &[&str]) -> Option<String> {
+    let mut lines = vec![vec!["workload".to_owned(), "measure".to_owned()]];
+    lines[0].extend(names.iter().map(|name| (*name).to_owned()));
+    lines[0].extend(["coffre/redis", "min..max", "goal", "met"].map(str::to_owned));
+    for row in rows.iter().filter(|row| section.metrics.contains(&row.metric)) {
+        let mut cells = vec![row.title(), row.metric.title().to_owned()];
+        let shown = |value| row.metric.shown(value);
+        cells.extend((0..names.len()).map(|index| row.median(index).map_or(String::new(), shown)));
+        let [ratio, range] =
+            row.ratio().map_or_else(Default::default, |[ratio, least, greatest]| {
+                [format!("{ratio:.2}"), format!("{least:.2}..{greatest:.2}")]
+            });
+        let met = row.is_goal_met().map_or("", |met| if met { "yes" } else { "no" });
+        let goal = row.goal().map_or(String::new(), |goal| shown_goal(goal, row.metric));
+        cells.extend([ratio, range, goal, met.to_owned()]);
+        lines.push(cells);
+    }
+    (lines.len() > 1).then(|| aligned(&lines))
+}
+
+fn shown_goal(goal: Goal, metric: Metric) -> String {
+    match goal {
+        Goal::RatioAtLeast(least) => format!("ratio ≥ {least}"),
+        Goal::RatioAtMost(most) => format!("ratio ≤ {most}"),
+        Goal::AtMost(most) => format!("{} ≤ {most}", metric.title()),
+    }
+}
+
+/// A table of Markdown whose columns stand below each other; the first line is the head.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
+    let mut text = String::new();
+    for (number, cells) in lines.iter().enumerate() {
+        for (cell, &width) in cells.iter().zip(&widths) {
+            text += &format!("| {cell:width$} ");
+        }
+        text += "|\n";
+        if number == 0 {
+            text +=
+                &widths.iter().map(|width| format!("|{:-<1$}", "", width + 2)).collect::<String>();
+            text += "|\n";
+        }
+    }
+    text
+}
+
+/// The plot of a section, `None` if nothing of it was measured.
+fn plot_of(section: &Section, drawing: &Drawing, rows: &[Row], names: &[&str]) -> Option<Plot> {
+    let several = drawing.metrics.len() > 1;
+    let label = |row: &Row| match several {
+        true => format!("{}, {}", row.title(), row.metric.title()),
+        false => row.title(),
+    };
+    let values = |row: &Row| match drawing.values {
+        Values::Ratios => row.ratio().map_or(vec![f64::NAN], |[ratio, ..]| vec![ratio]),
+        Values::Medians => {
+            (0..names.len()).map(|index| row.median(index).unwrap_or(f64::NAN)).collect()
+        }
+    };
+    let shown = rows.iter().filter(|row| drawing.metrics.contains(&row.metric));
+    let shown = shown.filter(|row| row.ratio().is_some());
+    let rows: Vec<_> = shown.map(|row| (label(row), values(row))).collect();
+    let series = match drawing.values {
+        Values::Ratios => &names[..1],
+        Values::Medians => names,
+    };
+    (!rows.is_empty()).then(|| Plot {
+        title: section.title.to_owned(),
+        axis: drawing.axis.to_owned(),
+        series: series.iter().map(|name| (*name).to_owned()).collect(),
+        rows,
+        mark: drawing.mark,
+        is_logarithmic: drawing.is_logarithmic,
+    })
+}
+
+/// Where Redis is ahead, or a goal is missed, and why.
+fn behind(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let is_missed = row.is_goal_met() == Some(false);
+        if !row.is_redis_ahead() && !is_missed {
+            continue;
+        }
+        text += &format!("- {}, {}", row.title(), row.metric.title());
+        if let Some([ratio, least, greatest]) = row.ratio() {
+            text += &format!(": {ratio:.2} times that of Redis ({least:.2}..{greatest:.2})");
+        }
+        if let Some(goal) = row.goal() {
+            let met = if is_missed { "missed" } else { "met" };
+            text += &format!("; the goal, {}, is {met}", shown_goal(goal, row.metric));
+        }
+        text += &format!(". Why: {}.\n", reason(row.workload, row.metric));
+    }
+    if text.is_empty() { "Nowhere in this run.".to_owned() } else { text }
+}
+
+/// Processor, memory and kernel, as the system says; nothing that names the machine.
+fn machine() -> Result<String> {
+    let read = |path: &str| fs::read_to_string(path).context(path);
+    let (processor, memory) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
+    let after = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
+        line.map_or("unknown".to_owned(), |(_, value)| value.trim().to_owned())
+    };
+    let kilobytes = after(&memory, "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0);
+    let kernel = read("/proc/version")?;
+    let kernel = kernel.split_whitespace().nth(2).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    Ok(format!(
+        "{} ({cores} cores), {:.0} GiB of memory, Linux {}",
+        after(&processor, "model name"),
+        kilobytes / f64::from(1 << 20),
+        kernel.split('-').next().unwrap_or_default(),
+    ))
+}
+
+fn today() -> Result<String> {
+    let output = Command::new("date").args(["-u", "+%F"]).output().context("date")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What repeats this run; folders stay out of it.
+fn command() -> String {
+    let mut text = "cargo bench --bench redis".to_owned();
+    let mut arguments = std::env::args().skip(1).filter(|it| it != "--bench").peekable();
+    if arguments.peek().is_some() {
+        text += " --";
+    }
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--out" => drop(arguments.next()),
+            out if out.starts_with("--out=") => {}
+            other => text += &format!(" {other}"),
+        }
+    }
+    text
+}
