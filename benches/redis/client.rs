@@ -41,33 +41,34 @@ impl Client {
     pub fn call(&mut self, words: &[&str]) -> Result<String> {
         self.send(words)?;
         let mut reply = Vec::new();
-        self.reply(Some(&mut reply))?;
+        self.receive(Some(&mut reply))?;
         Ok(String::from_utf8_lossy(&reply).into_owned())
     }
 
     /// Sends a request and skips its reply; returns how many elements that has, 1 if it is no array.
     pub fn skip(&mut self, words: &[&str]) -> Result<usize> {
         self.send(words)?;
-        self.reply(None)
+        self.receive(None)
     }
 
     /// Sends requests, and reads as many times `+OK`.
     pub fn send_all(&mut self, requests: &[u8], count: usize) -> Result<()> {
         self.writer.write_all(requests).of_server(&self.name)?;
         for _ in 0..count {
-            self.reply(None)?;
+            self.receive(None)?;
         }
         Ok(())
     }
 
-    fn send(&mut self, words: &[&str]) -> Result<()> {
+    /// Sends a request; its reply is still to be received.
+    pub fn send(&mut self, words: &[&str]) -> Result<()> {
         self.request.clear();
         append_request(&mut self.request, words);
         self.writer.write_all(&self.request).of_server(&self.name)
     }
 
     /// Reads one reply; its text goes to `text`. Returns how many elements it has.
-    fn reply(&mut self, text: Option<&mut Vec<u8>>) -> Result<usize> {
+    pub fn receive(&mut self, text: Option<&mut Vec<u8>>) -> Result<usize> {
         self.line.clear();
         self.reader.read_until(b'\n', &mut self.line).of_server(&self.name)?;
         let (kind, line) = match self.line.trim_ascii_end().split_first() {
@@ -83,12 +84,17 @@ impl Client {
             (b'$', Some(length)) => self.bulk(length, text).of_server(&self.name).map(|()| 1),
             (b'*', Some(count)) => {
                 for _ in 0..count {
-                    self.reply(None)?;
+                    self.receive(None)?;
                 }
                 Ok(usize::try_from(count).unwrap_or(0))
             }
             _ => Err(self.error(&String::from_utf8_lossy(line))),
         }
+    }
+
+    /// What tells that a reply has come, while this client is used.
+    pub fn readable(&self) -> Result<TcpStream> {
+        self.writer.try_clone().of_server(&self.name)
     }
 
     fn error(&self, said: &str) -> Error {

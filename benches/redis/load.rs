@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::client::{Client, append_request};
 use crate::error::{Context, Error, Result};
@@ -43,7 +44,8 @@ pub struct Standard {
     pub operation: &'static str,
     pub clients: u32,
     pub pipeline: u32,
-    pub threads: u32,
+    /// Not threads: with these it sees the end of a run only every 250 ms.
+    pub processes: u32,
     pub requests: u32,
 }
 
@@ -55,8 +57,28 @@ pub fn find_redis_benchmark() -> Result<()> {
 }
 
 impl Standard {
-    /// Runs it to its end.
+    /// Runs it to its end, shared by as many processes as asked for.
     pub fn run(self, server: &Server) -> Result<Outcome> {
+        let Self { clients, requests, processes, .. } = self;
+        let part = Self { clients: clients / processes, requests: requests / processes, ..self };
+        let outcomes = thread::scope(|scope| {
+            let run = || scope.spawn(move || part.run_process(server));
+            let parts: Vec<_> = (0..processes).map(|_| run()).collect();
+            parts.into_iter().map(|part| joined(part.join())).collect::<Result<Vec<_>>>()
+        })?;
+        let sum = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).sum();
+        let mean = |index: usize| {
+            let sum: f64 = outcomes.iter().filter_map(|outcome| outcome.latencies[index]).sum();
+            Some(sum / f64::from(processes))
+        };
+        Ok(Outcome {
+            operations: sum(|outcome| outcome.operations),
+            throughput: sum(|outcome| outcome.throughput),
+            latencies: [mean(0), mean(1), None],
+        })
+    }
+
+    fn run_process(self, server: &Server) -> Result<Outcome> {
         let output = self.command(server).output().context("redis-benchmark")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let mut lines = text.lines().filter(|line| line.starts_with('"')).map(columns);
@@ -95,9 +117,6 @@ impl Standard {
         flag("-n", self.requests);
         flag("-r", KEYSPACE);
         flag("-d", VALUE.len() as u32);
-        if self.threads > 1 {
-            flag("--threads", self.threads);
-        }
         command.args(["--csv", "-t", &self.operation.to_lowercase()]).stdin(Stdio::null());
         command
     }
@@ -189,55 +208,76 @@ pub fn load_keys(server: &Server, numbers: Range<u32>) -> Result<Duration> {
 /// One client reads keys at random, each after the reply to the one before.
 pub fn get(server: &Server, duration: Duration) -> Result<Outcome> {
     let mut random = fastrand::Rng::with_seed(1);
-    let request = |client: &mut Client| client.skip(&["GET", &key(random.u32(0..KEYSPACE))]);
-    Ok(outcome(&closed_loop(server.client()?, duration, request)?, duration))
+    let mut client = server.client()?;
+    let mut histogram = new_histogram()?;
+    let started = Instant::now();
+    let mut before = Duration::ZERO;
+    while before < duration {
+        client.skip(&["GET", &key(random.u32(0..KEYSPACE))])?;
+        let now = started.elapsed();
+        histogram.saturating_record((now - before).as_nanos() as u64);
+        before = now;
+    }
+    Ok(outcome(&histogram, duration))
 }
 
 /// Clients that read and write zipfian keys, each after the reply to the one before.
 pub fn mixed(server: &Server, clients: u32, duration: Duration) -> Result<Outcome> {
     let zipf = Zipf::new(KEYSPACE, ZIPF_EXPONENT);
-    let run = |seed: u32| {
-        let mut random = fastrand::Rng::with_seed(u64::from(seed));
-        let request = |client: &mut Client| {
-            let key = key(zipf.sample(random.f64()));
-            match random.u32(0..100) < READ_PERCENT {
-                true => client.skip(&["GET", &key]),
-                false => client.skip(&["SET", &key, VALUE]),
-            }
-        };
-        closed_loop(server.client()?, duration, request)
-    };
-    let mut all = new_histogram()?;
-    thread::scope(|scope| {
-        let run = &run;
-        let clients: Vec<_> = (0..clients).map(|seed| scope.spawn(move || run(seed))).collect();
-        clients.into_iter().try_for_each(|client| {
-            let histogram = joined(client.join())?;
-            all.add(histogram).map_err(|error| Error::Library(error.to_string()))
-        })
+    let run = |seed| mixed_thread(server, clients / LOADERS, seed, &zipf, duration);
+    let run = &run;
+    let histograms = thread::scope(|scope| {
+        let threads: Vec<_> = (0..LOADERS).map(|seed| scope.spawn(move || run(seed))).collect();
+        threads.into_iter().map(|thread| joined(thread.join())).collect::<Result<Vec<_>>>()
     })?;
+    let mut all = new_histogram()?;
+    for histogram in histograms {
+        all.add(histogram).map_err(|error| Error::Library(error.to_string()))?;
+    }
     Ok(outcome(&all, duration))
 }
 
-/// Request after request; latencies in nanoseconds.
-fn closed_loop(
-    mut client: Client,
+/// The clients of one thread, which polls for their replies.
+fn mixed_thread(
+    server: &Server,
+    clients: u32,
+    seed: u32,
+    zipf: &Zipf,
     duration: Duration,
-    mut request: impl FnMut(&mut Client) -> Result<usize>,
 ) -> Result<Histogram<u64>> {
-    let mut histogram = new_histogram()?;
+    let mut random = fastrand::Rng::with_seed(u64::from(seed));
+    let mut send = |client: &mut Client| {
+        let key = key(zipf.sample(random.f64()));
+        match random.u32(0..100) < READ_PERCENT {
+            true => client.send(&["GET", &key]),
+            false => client.send(&["SET", &key, VALUE]),
+        }
+    };
+    let mut clients = (0..clients).map(|_| server.client()).collect::<Result<Vec<_>>>()?;
+    let streams = clients.iter().map(Client::readable).collect::<Result<Vec<_>>>()?;
+    let mut polled: Vec<_> =
+        streams.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+    clients.iter_mut().try_for_each(&mut send)?;
     let started = Instant::now();
-    let mut before = Duration::ZERO;
-    while before < duration {
-        request(&mut client)?;
-        let now = started.elapsed();
-        histogram.saturating_record((now - before).as_nanos() as u64);
-        before = now;
+    let mut sent = vec![Duration::ZERO; clients.len()];
+    let mut histogram = new_histogram()?;
+    while started.elapsed() < duration {
+        poll(&mut polled, None).map_err(std::io::Error::from).of_server(server.name())?;
+        for (index, client) in clients.iter_mut().enumerate() {
+            if polled[index].revents().is_empty() {
+                continue;
+            }
+            client.receive(None)?;
+            let now = started.elapsed();
+            histogram.saturating_record((now - sent[index]).as_nanos() as u64);
+            sent[index] = now;
+            send(client)?;
+        }
     }
     Ok(histogram)
 }
 
-/// From a microsecond's hundredth to a minute, to three digits.
+/// Nanoseconds, from ten to a minute of them, to three digits.
 fn new_histogram() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(10, 60_000_000_000, 3)
         .map_err(|error| Error::Library(error.to_string()))

@@ -72,7 +72,7 @@ pub struct Size {
 
 impl Options {
     fn size(&self) -> Size {
-        let (seconds, factor) = if self.quick { (0.3, 0.02) } else { (2.0, 1.0) };
+        let (seconds, factor) = if self.quick { (0.5, 0.05) } else { (2.0, 1.0) };
         Size {
             repetitions: if self.quick { 1 } else { self.repeat },
             requests_factor: factor * self.requests_scale,

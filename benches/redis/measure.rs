@@ -18,11 +18,11 @@ pub fn measure(workload: &Workload, program: &Program, size: &Size) -> Result<Ve
     let server = Server::start(program, workload.fsync)?;
     let keys_of = |keys: u32| (f64::from(keys) * size.keys_factor) as u32;
     match workload.load {
-        Load::Standard { operations, clients, pipeline, threads, requests } => {
+        Load::Standard { operations, clients, pipeline, processes, requests } => {
             let requests = f64::from(requests) * size.requests_factor;
             // Fewer would leave clients without any.
             let requests = (requests as u32).max(clients * pipeline * 10);
-            let of = |operation| Standard { operation, clients, pipeline, threads, requests };
+            let of = |operation| Standard { operation, clients, pipeline, processes, requests };
             measure_standard(&server, operations.iter().map(|operation| of(operation)))
         }
         Load::Mixed { clients } => {
@@ -74,7 +74,7 @@ fn latencies_of(operation: &'static str, outcome: &Outcome) -> Vec<Figure> {
 fn measure_get_during_sets(server: &Server, clients: u32, size: &Size) -> Result<Vec<Figure>> {
     load::load_keys(server, 0..KEYSPACE)?;
     let requests = 1_000_000;
-    let sets = Standard { operation: "SET", clients, pipeline: 1, threads: 1, requests };
+    let sets = Standard { operation: "SET", clients, pipeline: 1, processes: 1, requests };
     let sets = sets.run_beside(server)?;
     let outcome = load::get(server, size.duration);
     sets.end()?;

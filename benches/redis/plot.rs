@@ -70,7 +70,13 @@ where
         .x_label_area_size(45)
         .margin_left(LABELS_WIDTH)
         .build_cartesian_2d(axis, slots as f64..0.0)?;
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_desc(&plot.axis).draw()?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .light_line_style(WHITE)
+        .x_desc(&plot.axis)
+        .draw()?;
 
     let middle = |slot: f64| slot + 0.5;
     for (index, name) in plot.series.iter().enumerate() {
@@ -84,8 +90,10 @@ where
                 color.filled(),
             )
         });
-        let legend = move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled());
-        chart.draw_series(bars)?.label(name).legend(legend);
+        chart.draw_series(bars)?;
+        let x = 10 + 110 * index as i32;
+        root.draw(&Rectangle::new([(x, 14), (x + 12, 26)], color.filled()))?;
+        root.draw(&Text::new(name.as_str(), (x + 18, 14), ("sans-serif", 14)))?;
         for (row, (_, values)) in plot.rows.iter().enumerate() {
             if values[index].is_finite() {
                 let (x, y) = chart.backend_coord(&(values[index], middle(slot(row))));
@@ -100,10 +108,6 @@ where
     }
     if let Some(mark) = plot.mark {
         chart.draw_series([PathElement::new([(mark, 0.0), (mark, slots as f64)], BLACK)])?;
-    }
-    if series > 1 {
-        let labels = chart.configure_series_labels();
-        { labels }.background_style(WHITE).border_style(BLACK).draw()?;
     }
     root.present()?;
     Ok(())

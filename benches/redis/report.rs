@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::error::{Context, Result};
 use crate::figures::{Metric, Row};
 use crate::plot::{self, Plot};
-use crate::workload::{Goal, reason};
+use crate::workload::{Goal, REASONS};
 
 const TEMPLATE: &str = include_str!("performance.md");
 
@@ -209,25 +209,33 @@ fn plot_of(section: &Section, drawing: &Drawing, rows: &[Row], names: &[&str]) -
     })
 }
 
-/// Where Redis is ahead, or a goal is missed, and why.
+/// Where Redis is ahead, or a goal is missed, and why: workload by workload.
 fn behind(rows: &[Row]) -> String {
-    let mut text = String::new();
-    for row in rows {
-        let is_missed = row.is_goal_met() == Some(false);
-        if !row.is_redis_ahead() && !is_missed {
-            continue;
-        }
-        text += &format!("- {}, {}", row.title(), row.metric.title());
-        if let Some([ratio, least, greatest]) = row.ratio() {
-            text += &format!(": {ratio:.2} times that of Redis ({least:.2}..{greatest:.2})");
-        }
-        if let Some(goal) = row.goal() {
-            let met = if is_missed { "missed" } else { "met" };
-            text += &format!("; the goal, {}, is {met}", shown_goal(goal, row.metric));
-        }
-        text += &format!(". Why: {}.\n", reason(row.workload, row.metric));
+    let of_one = |rows: &[Row]| {
+        let name = rows[0].workload.name;
+        let told: Vec<_> = rows.iter().filter_map(shortfall).collect();
+        let known = REASONS.iter().find(|(workload, _)| *workload == name);
+        let why = known.map_or("not explained", |(_, reason)| reason);
+        (!told.is_empty()).then(|| format!("- **{name}**: {}. Why: {why}.\n", told.join("; ")))
+    };
+    let by_workload = rows.chunk_by(|one, next| one.workload.name == next.workload.name);
+    match by_workload.filter_map(of_one).collect::<String>() {
+        none if none.is_empty() => "Nowhere in this run.".to_owned(),
+        text => text,
     }
-    if text.is_empty() { "Nowhere in this run.".to_owned() } else { text }
+}
+
+/// How far a row is behind Redis or its goal, if it is.
+fn shortfall(row: &Row) -> Option<String> {
+    let is_missed = row.is_goal_met() == Some(false);
+    (row.is_redis_ahead() || is_missed).then(|| {
+        let ratio =
+            row.ratio().map_or(String::new(), |[ratio, ..]| format!(" {ratio:.2} of Redis's"));
+        let goal = row.goal().filter(|_| is_missed);
+        let goal =
+            goal.map_or(String::new(), |it| format!(", missing {}", shown_goal(it, row.metric)));
+        format!("{} {}{ratio}{goal}", row.operation, row.metric.title()).trim_start().to_owned()
+    })
 }
 
 /// Processor, memory and kernel, as the system says; nothing that names the machine.

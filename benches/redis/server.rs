@@ -154,6 +154,8 @@ impl Server {
 
     /// Waits until it does not rewrite its log.
     pub fn wait_for_rewrite(&self) -> Result<()> {
+        // All of them look ten times a second whether to begin.
+        thread::sleep(Duration::from_millis(250));
         let deadline = Instant::now() + PATIENCE;
         let mut client = self.client()?;
         loop {

@@ -22,7 +22,7 @@ pub enum Load {
         operations: &'static [&'static str],
         clients: u32,
         pipeline: u32,
-        threads: u32,
+        processes: u32,
         requests: u32,
     },
     /// 80 % GET and 20 % SET with zipfian keys, each client waiting for its reply.
@@ -69,13 +69,13 @@ impl Workload {
 const SET_GET: &[&str] = &["SET", "GET"];
 
 /// A workload of redis-benchmark. The requests are for one to three seconds on two cores.
-const fn standard(clients: u32, pipeline: u32, threads: u32, requests: u32) -> Load {
-    Load::Standard { operations: SET_GET, clients, pipeline, threads, requests }
+const fn standard(clients: u32, pipeline: u32, processes: u32, requests: u32) -> Load {
+    Load::Standard { operations: SET_GET, clients, pipeline, processes, requests }
 }
 
 /// The same with writes only.
 const fn standard_set(clients: u32, pipeline: u32, requests: u32) -> Load {
-    Load::Standard { operations: &["SET"], clients, pipeline, threads: 1, requests }
+    Load::Standard { operations: &["SET"], clients, pipeline, processes: 1, requests }
 }
 
 /// Everything that is measured.
@@ -99,7 +99,7 @@ pub const WORKLOADS: &[Workload] = &[
         goals: &[(Throughput, Goal::RatioAtLeast(1.8)), (Cpu, Goal::RatioAtMost(0.6))],
     },
     Workload {
-        name: "50 clients, pipeline 64, two load threads, fsync no",
+        name: "50 clients, pipeline 64, two load processes, fsync no",
         load: standard(50, 64, 2, 1_500_000),
         fsync: "no",
         goals: &[(Throughput, Goal::RatioAtLeast(2.0)), (Cpu, Goal::RatioAtMost(0.6))],
@@ -178,11 +178,5 @@ pub const WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// Why Redis is ahead, or a goal is missed, where that is known: by workload and metric.
-pub const REASONS: &[(&str, Metric, &str)] = &[];
-
-/// The reason for a row.
-pub fn reason(workload: &Workload, metric: Metric) -> &'static str {
-    let known = REASONS.iter().find(|(name, of, _)| (*name, *of) == (workload.name, metric));
-    known.map_or("not explained", |(.., reason)| reason)
-}
+/// Why Redis is ahead, or a goal is missed, where that is known: by the name of the workload.
+pub const REASONS: &[(&str, &str)] = &[];
