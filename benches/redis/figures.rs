@@ -112,8 +112,13 @@ impl Row {
 
     /// coffre's figure over Redis's: median, least, greatest.
     pub fn ratio(&self) -> Option<[f64; 3]> {
-        let pairs = self.values[0].iter().zip(&self.values[1]);
-        let ratios: Vec<_> = pairs.map(|(coffre, redis)| coffre / redis).collect();
+        self.ratio_of(0)
+    }
+
+    /// The same of any server.
+    pub fn ratio_of(&self, server: usize) -> Option<[f64; 3]> {
+        let pairs = self.values[server].iter().zip(&self.values[1]);
+        let ratios: Vec<_> = pairs.map(|(own, redis)| own / redis).collect();
         let least = ratios.iter().copied().reduce(f64::min)?;
         let greatest = ratios.iter().copied().reduce(f64::max)?;
         Some([median(&ratios)?, least, greatest])

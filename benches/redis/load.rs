@@ -1,10 +1,9 @@
-//! Load: redis-benchmark where it can, threads of our own where it cannot.
+//! Load by threads of our own, for what redis-benchmark cannot do; and what goes on beside a measurement.
 //!
-//! Keys are `key:` and twelve digits, as redis-benchmark makes them; values are 16 bytes. Children and
-//! threads end with the value that stands for them.
+//! Keys are `key:` and twelve digits, as redis-benchmark makes them; values are 16 bytes.
 
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -23,9 +22,11 @@ pub const KEYSPACE: u32 = 100_000;
 /// Of YCSB: how much more often the first keys are asked for.
 const ZIPF_EXPONENT: f64 = 0.99;
 
-const VALUE: &str = "0123456789abcdef";
+/// 16 bytes.
+pub const VALUE: &str = "0123456789abcdef";
 const READ_PERCENT: u32 = 80;
-const LOADERS: u32 = 2;
+/// Of our own load.
+const THREADS: u32 = 2;
 const LOAD_PIPELINE: usize = 500;
 
 /// What a load achieved.
@@ -36,95 +37,6 @@ pub struct Outcome {
     pub throughput: f64,
     /// Latencies in milliseconds, as far as they are known: p50, p99, p99.9.
     pub latencies: [Option<f64>; 3],
-}
-
-/// How redis-benchmark is run.
-#[derive(Clone, Copy)]
-pub struct Standard {
-    pub operation: &'static str,
-    pub clients: u32,
-    pub pipeline: u32,
-    /// Not threads: with these it sees the end of a run only every 250 ms.
-    pub processes: u32,
-    pub requests: u32,
-}
-
-/// Says what to install if redis-benchmark is not there.
-pub fn find_redis_benchmark() -> Result<()> {
-    let output = Command::new("redis-benchmark").arg("--version").output();
-    let missing = Error::Missing { program: "redis-benchmark", package: "redis-tools" };
-    output.map(drop).map_err(|_| missing)
-}
-
-impl Standard {
-    /// Runs it to its end, shared by as many processes as asked for.
-    pub fn run(self, server: &Server) -> Result<Outcome> {
-        let Self { clients, requests, processes, .. } = self;
-        let part = Self { clients: clients / processes, requests: requests / processes, ..self };
-        let outcomes = thread::scope(|scope| {
-            let run = || scope.spawn(move || part.run_process(server));
-            let parts: Vec<_> = (0..processes).map(|_| run()).collect();
-            parts.into_iter().map(|part| joined(part.join())).collect::<Result<Vec<_>>>()
-        })?;
-        let sum = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).sum();
-        let mean = |index: usize| {
-            let sum: f64 = outcomes.iter().filter_map(|outcome| outcome.latencies[index]).sum();
-            Some(sum / f64::from(processes))
-        };
-        Ok(Outcome {
-            operations: sum(|outcome| outcome.operations),
-            throughput: sum(|outcome| outcome.throughput),
-            latencies: [mean(0), mean(1), None],
-        })
-    }
-
-    fn run_process(self, server: &Server) -> Result<Outcome> {
-        let output = self.command(server).output().context("redis-benchmark")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut lines = text.lines().filter(|line| line.starts_with('"')).map(columns);
-        let (names, values) = (lines.next(), lines.next());
-        let (Some(names), Some(values), true) = (names, values, output.status.success()) else {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().chain(text.lines()).last().unwrap_or("nothing").to_owned();
-            let said = format!("redis-benchmark says: {said}");
-            return Err(Error::Server { name: server.name().to_owned(), said });
-        };
-        let column = |name| -> Option<f64> {
-            values.get(names.iter().position(|it| *it == name)?)?.parse().ok()
-        };
-        Ok(Outcome {
-            operations: f64::from(self.requests),
-            throughput: column("rps").unwrap_or(f64::NAN),
-            latencies: [column("p50_latency_ms"), column("p99_latency_ms"), None],
-        })
-    }
-
-    /// Runs it again and again, until what is returned is dropped.
-    pub fn run_beside(self, server: &Server) -> Result<Beside> {
-        let mut command = self.command(server);
-        command.arg("-l").stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Beside::Process(command.spawn().context("redis-benchmark")?))
-    }
-
-    fn command(self, server: &Server) -> Command {
-        let mut command = Command::new("redis-benchmark");
-        let mut flag = |name: &str, value: u32| {
-            command.args([name, &value.to_string()]);
-        };
-        flag("-p", u32::from(server.port));
-        flag("-c", self.clients);
-        flag("-P", self.pipeline);
-        flag("-n", self.requests);
-        flag("-r", KEYSPACE);
-        flag("-d", VALUE.len() as u32);
-        command.args(["--csv", "-t", &self.operation.to_lowercase()]).stdin(Stdio::null());
-        command
-    }
-}
-
-/// The fields of a line of CSV without commas in its strings.
-fn columns(line: &str) -> Vec<&str> {
-    line.split(',').map(|field| field.trim_matches('"')).collect()
 }
 
 /// Something that goes on beside a measurement, until this is dropped.
@@ -150,18 +62,19 @@ impl Beside {
         Ok(Self::Thread(over, Some(thread::spawn(work))))
     }
 
-    /// Ends it; an error if it had ended before by itself.
-    pub fn end(mut self) -> Result<()> {
+    /// Ends it; an error if it had ended before by itself, as it does when the server refuses.
+    pub fn end(mut self, server: &Server) -> Result<()> {
         match &mut self {
             Self::Process(child) => match child.try_wait().context("redis-benchmark")? {
                 None => Ok(()),
                 Some(status) => {
-                    Err(std::io::Error::other(status.to_string())).context("redis-benchmark")
+                    let said = format!("redis-benchmark ended early, {status}");
+                    Err(Error::Server { name: server.name().to_owned(), said })
                 }
             },
             Self::Thread(over, handle) => {
                 over.store(true, Relaxed);
-                handle.take().map_or(Ok(()), join)
+                handle.take().map_or(Ok(()), |handle| joined(handle.join()))
             }
         }
     }
@@ -182,10 +95,10 @@ impl Drop for Beside {
 /// Sets the keys with these numbers, pipelined; returns how long it took.
 pub fn load_keys(server: &Server, numbers: Range<u32>) -> Result<Duration> {
     let started = Instant::now();
-    let part = numbers.len() as u32 / LOADERS;
+    let part = numbers.len() as u32 / THREADS;
     let load = |loader: u32| {
         let start = numbers.start + loader * part;
-        let end = if loader + 1 == LOADERS { numbers.end } else { start + part };
+        let end = if loader + 1 == THREADS { numbers.end } else { start + part };
         let (mut client, mut requests) = (server.client()?, Vec::new());
         let numbers: Vec<u32> = (start..end).collect();
         for chunk in numbers.chunks(LOAD_PIPELINE) {
@@ -199,7 +112,7 @@ pub fn load_keys(server: &Server, numbers: Range<u32>) -> Result<Duration> {
     };
     thread::scope(|scope| {
         let loaders: Vec<_> =
-            (0..LOADERS).map(|loader| scope.spawn(move || load(loader))).collect();
+            (0..THREADS).map(|loader| scope.spawn(move || load(loader))).collect();
         loaders.into_iter().try_for_each(|loader| joined(loader.join()))
     })?;
     Ok(started.elapsed())
@@ -224,10 +137,10 @@ pub fn get(server: &Server, duration: Duration) -> Result<Outcome> {
 /// Clients that read and write zipfian keys, each after the reply to the one before.
 pub fn mixed(server: &Server, clients: u32, duration: Duration) -> Result<Outcome> {
     let zipf = Zipf::new(KEYSPACE, ZIPF_EXPONENT);
-    let run = |seed| mixed_thread(server, clients / LOADERS, seed, &zipf, duration);
+    let run = |seed| mixed_thread(server, clients / THREADS, seed, &zipf, duration);
     let run = &run;
     let histograms = thread::scope(|scope| {
-        let threads: Vec<_> = (0..LOADERS).map(|seed| scope.spawn(move || run(seed))).collect();
+        let threads: Vec<_> = (0..THREADS).map(|seed| scope.spawn(move || run(seed))).collect();
         threads.into_iter().map(|thread| joined(thread.join())).collect::<Result<Vec<_>>>()
     })?;
     let mut all = new_histogram()?;
@@ -298,11 +211,8 @@ pub fn key(number: u32) -> String {
     format!("key:{number:012}")
 }
 
-fn join<T>(handle: JoinHandle<Result<T>>) -> Result<T> {
-    joined(handle.join())
-}
-
-fn joined<T>(result: thread::Result<Result<T>>) -> Result<T> {
+/// What a thread returned; its panic goes on here.
+pub fn joined<T>(result: thread::Result<Result<T>>) -> Result<T> {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -5,7 +5,7 @@
 //! plots, to `docs/performance.md`.
 //!
 //! ```text
-//! main > { workload, measure, report > plot }      measure > { load, server > client }      all > figures
+//! main > { workload, measure, report > plot }      measure > { standard > load, server > client }      all > figures
 //! ```
 
 mod client;
@@ -16,6 +16,7 @@ mod measure;
 mod plot;
 mod report;
 mod server;
+mod standard;
 mod workload;
 
 use std::path::PathBuf;
@@ -109,7 +110,7 @@ fn run(options: &Options) -> Result<()> {
     if chosen.is_empty() {
         return Err(Error::NoWorkload(only.to_owned()));
     }
-    load::find_redis_benchmark()?;
+    standard::find_redis_benchmark()?;
     let mut programs = vec![Program::coffre(), Program::redis()];
     programs.extend(options.peer.iter().cloned());
     let versions = programs.iter().map(Program::version).collect::<Result<Vec<_>>>()?;

@@ -3,8 +3,9 @@
 use crate::Size;
 use crate::error::{Error, Result};
 use crate::figures::{Figure, Metric, median};
-use crate::load::{self, Beside, KEYSPACE, Outcome, Standard};
+use crate::load::{self, Beside, KEYSPACE, Outcome};
 use crate::server::{Program, Server};
+use crate::standard::Standard;
 use crate::workload::{Load, Workload};
 
 /// Matches of the prefix that is asked for.
@@ -76,18 +77,17 @@ fn measure_get_during_sets(server: &Server, clients: u32, size: &Size) -> Result
     let requests = 1_000_000;
     let sets = Standard { operation: "SET", clients, pipeline: 1, processes: 1, requests };
     let sets = sets.run_beside(server)?;
-    let outcome = load::get(server, size.duration);
-    sets.end()?;
-    Ok(latencies_of("", &outcome?))
+    let outcome = load::get(server, size.duration)?;
+    sets.end(server)?;
+    Ok(latencies_of("", &outcome))
 }
 
 fn measure_get_during_keys(server: &Server, keys: u32, size: &Size) -> Result<Vec<Figure>> {
     load::load_keys(server, 0..keys)?;
     let without = load::get(server, size.duration)?;
     let keys_loop = Beside::keys_loop(server)?;
-    let with = load::get(server, size.duration);
-    keys_loop.end()?;
-    let with = with?;
+    let with = load::get(server, size.duration)?;
+    keys_loop.end(server)?;
     let mut figures = latencies_of("", &with);
     figures.extend(latencies_of("without KEYS", &without));
     if let ([_, Some(with), _], [_, Some(without), _]) = (with.latencies, without.latencies) {

@@ -75,6 +75,7 @@ where
         .disable_y_mesh()
         .disable_y_axis()
         .light_line_style(WHITE)
+        .x_labels(8)
         .x_desc(&plot.axis)
         .draw()?;
 

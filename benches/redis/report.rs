@@ -13,87 +13,75 @@ use crate::workload::{Goal, REASONS};
 
 const TEMPLATE: &str = include_str!("performance.md");
 
-/// A table, and which metrics are in it.
+/// A table and its plot.
 struct Section {
     /// As the template has it, and the plot's file.
     name: &'static str,
     title: &'static str,
     metrics: &'static [Metric],
-    plot: Option<Drawing>,
-}
-
-/// How a section is drawn.
-struct Drawing {
-    metrics: &'static [Metric],
+    /// Which metrics are drawn, and how; nothing without any.
+    drawn: &'static [Metric],
     axis: &'static str,
-    values: Values,
     mark: Option<f64>,
     is_logarithmic: bool,
 }
 
-/// What the bars are.
-enum Values {
-    Ratios,
-    Medians,
-}
-
-const SECTIONS: &[Section] = &[
-    Section {
-        name: "throughput",
-        title: "Throughput",
-        metrics: &[Metric::Throughput],
-        plot: Some(Drawing {
-            metrics: &[Metric::Throughput],
-            axis: "throughput of coffre over that of Redis; more is better",
-            values: Values::Ratios,
+const SECTIONS: &[Section] = {
+    use Metric::*;
+    const NOT_DRAWN: Section = Section {
+        name: "",
+        title: "",
+        metrics: &[],
+        drawn: &[],
+        axis: "milliseconds; less is better",
+        mark: None,
+        is_logarithmic: false,
+    };
+    &[
+        Section {
+            name: "throughput",
+            title: "Throughput",
+            metrics: &[Throughput],
+            drawn: &[Throughput],
+            axis: "throughput over that of Redis; more is better",
             mark: Some(1.0),
+            ..NOT_DRAWN
+        },
+        Section {
+            name: "latency",
+            title: "Latency",
+            metrics: &[P50, P99, P999, WithOverWithout],
+            drawn: &[P50, P99],
             is_logarithmic: true,
-        }),
-    },
-    Section {
-        name: "latency",
-        title: "Latency",
-        metrics: &[Metric::P50, Metric::P99, Metric::P999, Metric::WithOverWithout],
-        plot: Some(Drawing {
-            metrics: &[Metric::P50, Metric::P99],
-            axis: "milliseconds; less is better",
-            values: Values::Medians,
-            mark: None,
-            is_logarithmic: true,
-        }),
-    },
-    Section { name: "cpu", title: "Server CPU", metrics: &[Metric::Cpu], plot: None },
-    Section {
-        name: "memory",
-        title: "Memory",
-        metrics: &[Metric::Memory],
-        plot: Some(Drawing {
-            metrics: &[Metric::Memory],
+            ..NOT_DRAWN
+        },
+        Section { name: "cpu", title: "Server CPU", metrics: &[Cpu], ..NOT_DRAWN },
+        Section {
+            name: "memory",
+            title: "Memory",
+            metrics: &[Memory],
+            drawn: &[Memory],
             axis: "resident bytes per key; less is better",
-            values: Values::Medians,
             mark: Some(64.0),
-            is_logarithmic: false,
-        }),
-    },
-    Section {
-        name: "keys",
-        title: "KEYS prefix*",
-        metrics: &[Metric::KeysTime],
-        plot: Some(Drawing {
-            metrics: &[Metric::KeysTime],
-            axis: "milliseconds; less is better",
-            values: Values::Medians,
+            ..NOT_DRAWN
+        },
+        Section {
+            name: "keys",
+            title: "KEYS prefix*",
+            metrics: &[KeysTime],
+            drawn: &[KeysTime],
             mark: Some(1.0),
             is_logarithmic: true,
-        }),
-    },
-    Section {
-        name: "startup",
-        title: "Start-up and disk",
-        metrics: &[Metric::Startup, Metric::Disk],
-        plot: None,
-    },
-];
+            ..NOT_DRAWN
+        },
+        Section {
+            name: "startup",
+            title: "Start-up and disk",
+            metrics: &[Startup, Disk],
+            ..NOT_DRAWN
+        },
+    ]
+};
 
 /// All tables.
 pub fn tables(rows: &[Row], names: &[&str]) -> String {
@@ -109,7 +97,7 @@ pub fn write(folder: &Path, rows: &[Row], names: &[&str], versions: &[String]) -
     for section in SECTIONS {
         let mut part =
             table(section, rows, names).unwrap_or("Not measured in this run.\n".to_owned());
-        if let Some(plot) = section.plot.as_ref().and_then(|it| plot_of(section, it, rows, names)) {
+        if let Some(plot) = plot_of(section, rows, names) {
             let file = format!("performance-{}.svg", section.name);
             plot::draw(&folder.join(&file), &plot)?;
             part += &format!("\n![{}]({file})\n", plot.title);
@@ -140,7 +128,7 @@ fn table(section: &Section, rows: &[Row], names: &[&str]) -> Option<String> {
         cells.extend((0..names.len()).map(|index| row.median(index).map_or(String::new(), shown)));
         let [ratio, range] =
             row.ratio().map_or_else(Default::default, |[ratio, least, greatest]| {
-                [format!("{ratio:.2}"), format!("{least:.2}..{greatest:.2}")]
+                [shown_ratio(ratio), format!("{}..{}", shown_ratio(least), shown_ratio(greatest))]
             });
         let met = row.is_goal_met().map_or("", |met| if met { "yes" } else { "no" });
         let goal = row.goal().map_or(String::new(), |goal| shown_goal(goal, row.metric));
@@ -156,6 +144,10 @@ fn shown_goal(goal: Goal, metric: Metric) -> String {
         Goal::RatioAtMost(most) => format!("ratio ≤ {most}"),
         Goal::AtMost(most) => format!("{} ≤ {most}", metric.title()),
     }
+}
+
+fn shown_ratio(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.4}") } else { format!("{ratio:.2}") }
 }
 
 /// A table of Markdown whose columns stand below each other; the first line is the head.
@@ -179,33 +171,29 @@ fn aligned(lines: &[Vec<String>]) -> String {
     text
 }
 
-/// The plot of a section, `None` if nothing of it was measured.
-fn plot_of(section: &Section, drawing: &Drawing, rows: &[Row], names: &[&str]) -> Option<Plot> {
-    let several = drawing.metrics.len() > 1;
-    let label = |row: &Row| match several {
-        true => format!("{}, {}", row.title(), row.metric.title()),
-        false => row.title(),
+/// The plot of a section, `None` if nothing of it was measured. Throughputs, which differ by orders of
+/// magnitude, are drawn as ratios to Redis.
+fn plot_of(section: &Section, rows: &[Row], names: &[&str]) -> Option<Plot> {
+    let label = |row: &Row| match section.drawn {
+        [_] => row.title(),
+        _ => format!("{}, {}", row.title(), row.metric.title()),
     };
-    let values = |row: &Row| match drawing.values {
-        Values::Ratios => row.ratio().map_or(vec![f64::NAN], |[ratio, ..]| vec![ratio]),
-        Values::Medians => {
-            (0..names.len()).map(|index| row.median(index).unwrap_or(f64::NAN)).collect()
-        }
+    let value = |row: &Row, server: usize| match row.metric {
+        Metric::Throughput => row.ratio_of(server).map(|[ratio, ..]| ratio),
+        _ => row.median(server),
     };
-    let shown = rows.iter().filter(|row| drawing.metrics.contains(&row.metric));
-    let shown = shown.filter(|row| row.ratio().is_some());
-    let rows: Vec<_> = shown.map(|row| (label(row), values(row))).collect();
-    let series = match drawing.values {
-        Values::Ratios => &names[..1],
-        Values::Medians => names,
-    };
+    let values =
+        |row: &Row| (0..names.len()).map(|server| value(row, server).unwrap_or(f64::NAN)).collect();
+    let drawn = rows.iter().filter(|row| section.drawn.contains(&row.metric));
+    let drawn = drawn.filter(|row| row.ratio().is_some());
+    let rows: Vec<_> = drawn.map(|row| (label(row), values(row))).collect();
     (!rows.is_empty()).then(|| Plot {
         title: section.title.to_owned(),
-        axis: drawing.axis.to_owned(),
-        series: series.iter().map(|name| (*name).to_owned()).collect(),
+        axis: section.axis.to_owned(),
+        series: names.iter().map(|name| (*name).to_owned()).collect(),
         rows,
-        mark: drawing.mark,
-        is_logarithmic: drawing.is_logarithmic,
+        mark: section.mark,
+        is_logarithmic: section.is_logarithmic,
     })
 }
 
@@ -229,8 +217,9 @@ fn behind(rows: &[Row]) -> String {
 fn shortfall(row: &Row) -> Option<String> {
     let is_missed = row.is_goal_met() == Some(false);
     (row.is_redis_ahead() || is_missed).then(|| {
-        let ratio =
-            row.ratio().map_or(String::new(), |[ratio, ..]| format!(" {ratio:.2} of Redis's"));
+        let ratio = row
+            .ratio()
+            .map_or(String::new(), |[ratio, ..]| format!(" {} of Redis's", shown_ratio(ratio)));
         let goal = row.goal().filter(|_| is_missed);
         let goal =
             goal.map_or(String::new(), |it| format!(", missing {}", shown_goal(it, row.metric)));

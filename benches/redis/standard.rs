@@ -1,0 +1,97 @@
+//! Load by redis-benchmark: its flags, and what it says.
+
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::error::{Context, Error, Result};
+use crate::load::{Beside, KEYSPACE, Outcome, VALUE, joined};
+use crate::server::Server;
+
+/// How redis-benchmark is run.
+#[derive(Clone, Copy)]
+pub struct Standard {
+    pub operation: &'static str,
+    pub clients: u32,
+    pub pipeline: u32,
+    /// Not threads: with these it sees the end of a run only every 250 ms.
+    pub processes: u32,
+    pub requests: u32,
+}
+
+/// Says what to install if redis-benchmark is not there.
+pub fn find_redis_benchmark() -> Result<()> {
+    let output = Command::new("redis-benchmark").arg("--version").output();
+    let missing = Error::Missing { program: "redis-benchmark", package: "redis-tools" };
+    output.map(drop).map_err(|_| missing)
+}
+
+impl Standard {
+    /// Runs it to its end, shared by as many processes as asked for.
+    pub fn run(self, server: &Server) -> Result<Outcome> {
+        let Self { clients, requests, processes, .. } = self;
+        let part = Self { clients: clients / processes, requests: requests / processes, ..self };
+        let outcomes = thread::scope(|scope| {
+            let run = || scope.spawn(move || part.run_process(server));
+            let parts: Vec<_> = (0..processes).map(|_| run()).collect();
+            parts.into_iter().map(|part| joined(part.join())).collect::<Result<Vec<_>>>()
+        })?;
+        let sum = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).sum();
+        let mean = |index: usize| {
+            let sum: f64 = outcomes.iter().filter_map(|outcome| outcome.latencies[index]).sum();
+            Some(sum / f64::from(processes))
+        };
+        Ok(Outcome {
+            operations: sum(|outcome| outcome.operations),
+            throughput: sum(|outcome| outcome.throughput),
+            latencies: [mean(0), mean(1), None],
+        })
+    }
+
+    fn run_process(self, server: &Server) -> Result<Outcome> {
+        let output = self.command(server).output().context("redis-benchmark")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut lines = text.lines().filter(|line| line.starts_with('"')).map(columns);
+        let (names, values) = (lines.next(), lines.next());
+        let (Some(names), Some(values), true) = (names, values, output.status.success()) else {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().last().unwrap_or("nothing, but fails").to_owned();
+            let said = format!("redis-benchmark says: {said}");
+            return Err(Error::Server { name: server.name().to_owned(), said });
+        };
+        let column = |name| -> Option<f64> {
+            values.get(names.iter().position(|it| *it == name)?)?.parse().ok()
+        };
+        Ok(Outcome {
+            operations: f64::from(self.requests),
+            throughput: column("rps").unwrap_or(f64::NAN),
+            latencies: [column("p50_latency_ms"), column("p99_latency_ms"), None],
+        })
+    }
+
+    /// Runs it again and again, until what is returned is dropped.
+    pub fn run_beside(self, server: &Server) -> Result<Beside> {
+        let mut command = self.command(server);
+        command.arg("-l").stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Beside::Process(command.spawn().context("redis-benchmark")?))
+    }
+
+    fn command(self, server: &Server) -> Command {
+        let mut command = Command::new("redis-benchmark");
+        let mut flag = |name: &str, value: u32| {
+            command.args([name, &value.to_string()]);
+        };
+        flag("-p", u32::from(server.port));
+        flag("-c", self.clients);
+        flag("-P", self.pipeline);
+        flag("-n", self.requests);
+        flag("-r", KEYSPACE);
+        flag("-d", VALUE.len() as u32);
+        command.args(["--csv", "-t", &self.operation.to_lowercase()]).stdin(Stdio::null());
+        command
+    }
+}
+
+/// The fields of a line of CSV without commas in its strings.
+fn columns(line: &str) -> Vec<&str> {
+    line.split(',').map(|field| field.trim_matches('"')).collect()
+}
