@@ -92,8 +92,8 @@ impl Client {
         }
     }
 
-    /// What tells that a reply has come, while this client is used.
-    pub fn readable(&self) -> Result<TcpStream> {
+    /// The connection itself: to wait for it, or to send from elsewhere.
+    pub fn stream(&self) -> Result<TcpStream> {
         self.writer.try_clone().of_server(&self.name)
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Keys are `key:` and twelve digits, as redis-benchmark makes them; values are 16 bytes.
 
+use std::io::Write;
 use std::ops::Range;
 use std::process::Child;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ const ZIPF_EXPONENT: f64 = 0.99;
 /// 16 bytes.
 pub const VALUE: &str = "0123456789abcdef";
 const READ_PERCENT: u32 = 80;
+/// Between two reads of a client with a steady pace.
+const PACE: Duration = Duration::from_millis(1);
 /// Of our own load.
 const THREADS: u32 = 2;
 const LOAD_PIPELINE: usize = 500;
@@ -118,19 +121,35 @@ pub fn load_keys(server: &Server, numbers: Range<u32>) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// One client reads keys at random, each after the reply to the one before.
+/// One client reads keys at random at a steady pace, whether replies have come or not: a server that stops
+/// for a while is charged with all the reads that it holds up.
 pub fn get(server: &Server, duration: Duration) -> Result<Outcome> {
-    let mut random = fastrand::Rng::with_seed(1);
     let mut client = server.client()?;
-    let mut histogram = new_histogram()?;
+    let mut stream = client.stream()?;
+    let (sent, received) = mpsc::channel();
     let started = Instant::now();
-    let mut before = Duration::ZERO;
-    while before < duration {
-        client.skip(&["GET", &key(random.u32(0..KEYSPACE))])?;
-        let now = started.elapsed();
-        histogram.saturating_record((now - before).as_nanos() as u64);
-        before = now;
+    let sender = thread::spawn(move || {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut request = Vec::new();
+        let mut due = Duration::ZERO;
+        while due < duration {
+            thread::sleep(due.saturating_sub(started.elapsed()));
+            request.clear();
+            append_request(&mut request, &["GET", &key(random.u32(0..KEYSPACE))]);
+            // Where the receiver has gone, it says why.
+            if sent.send(started.elapsed()).is_err() || stream.write_all(&request).is_err() {
+                return Ok(());
+            }
+            due += PACE;
+        }
+        Ok(())
+    });
+    let mut histogram = new_histogram()?;
+    for begin in received {
+        client.receive(None)?;
+        histogram.saturating_record((started.elapsed() - begin).as_nanos() as u64);
     }
+    joined(sender.join())?;
     Ok(outcome(&histogram, duration))
 }
 
@@ -167,7 +186,7 @@ fn mixed_thread(
         }
     };
     let mut clients = (0..clients).map(|_| server.client()).collect::<Result<Vec<_>>>()?;
-    let streams = clients.iter().map(Client::readable).collect::<Result<Vec<_>>>()?;
+    let streams = clients.iter().map(Client::stream).collect::<Result<Vec<_>>>()?;
     let mut polled: Vec<_> =
         streams.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
     clients.iter_mut().try_for_each(&mut send)?;
