@@ -263,7 +263,11 @@ fn command() -> String {
         match argument.as_str() {
             "--out" => drop(arguments.next()),
             out if out.starts_with("--out=") => {}
-            other => text += &format!(" {other}"),
+            // Of a path its last part: where the commands are is this machine's business.
+            other => match (other.split_once('='), other.rsplit_once('/')) {
+                (Some((name, _)), Some((_, file))) => text += &format!(" {name}={file}"),
+                _ => text += &format!(" {other}"),
+            },
         }
     }
     text

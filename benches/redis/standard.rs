@@ -49,21 +49,28 @@ impl Standard {
 
     fn run_process(self, server: &Server) -> Result<Outcome> {
         let output = self.command(server).output().context("redis-benchmark")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut lines = text.lines().filter(|line| line.starts_with('"')).map(columns);
-        let (names, values) = (lines.next(), lines.next());
-        let (Some(names), Some(values), true) = (names, values, output.status.success()) else {
+        let outcome = self.outcome(&String::from_utf8_lossy(&output.stdout));
+        outcome.filter(|_| output.status.success()).ok_or_else(|| {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().last().unwrap_or("nothing, but fails").to_owned();
+            let said = said.lines().last().unwrap_or("nothing, but fails");
             let said = format!("redis-benchmark says: {said}");
-            return Err(Error::Server { name: server.name().to_owned(), said });
+            Error::Server { name: server.name().to_owned(), said }
+        })
+    }
+
+    /// What its CSV says: a line of names, one of values.
+    fn outcome(self, csv: &str) -> Option<Outcome> {
+        let fields = |line: &str| -> Vec<String> {
+            line.split(',').map(|field| field.trim_matches('"').to_owned()).collect()
         };
-        let column = |name| -> Option<f64> {
-            values.get(names.iter().position(|it| *it == name)?)?.parse().ok()
+        let mut lines = csv.lines().filter(|line| line.starts_with('"')).map(fields);
+        let (names, values) = (lines.next()?, lines.next()?);
+        let column = |name: &str| -> Option<f64> {
+            values.get(names.iter().position(|it| it == name)?)?.parse().ok()
         };
-        Ok(Outcome {
+        Some(Outcome {
             operations: f64::from(self.requests),
-            throughput: column("rps").unwrap_or(f64::NAN),
+            throughput: column("rps")?,
             latencies: [column("p50_latency_ms"), column("p99_latency_ms"), None],
         })
     }
@@ -89,9 +96,4 @@ impl Standard {
         command.args(["--csv", "-t", &self.operation.to_lowercase()]).stdin(Stdio::null());
         command
     }
-}
-
-/// The fields of a line of CSV without commas in its strings.
-fn columns(line: &str) -> Vec<&str> {
-    line.split(',').map(|field| field.trim_matches('"')).collect()
 }

@@ -82,7 +82,7 @@ const fn standard_set(clients: u32, pipeline: u32, requests: u32) -> Load {
 pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "50 clients, no pipeline, fsync no",
-        load: standard(50, 1, 1, 150_000),
+        load: standard(50, 1, 1, 120_000),
         fsync: "no",
         goals: &[(Throughput, Goal::RatioAtLeast(1.05)), (P99, Goal::RatioAtMost(2.0))],
     },
@@ -94,7 +94,7 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "50 clients, pipeline 16, fsync no",
-        load: standard(50, 16, 1, 1_000_000),
+        load: standard(50, 16, 1, 800_000),
         fsync: "no",
         goals: &[(Throughput, Goal::RatioAtLeast(1.8)), (Cpu, Goal::RatioAtMost(0.6))],
     },
@@ -106,13 +106,13 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "50 clients, no pipeline, fsync everysec",
-        load: standard_set(50, 1, 150_000),
+        load: standard_set(50, 1, 120_000),
         fsync: "everysec",
         goals: &[],
     },
     Workload {
         name: "50 clients, pipeline 16, fsync everysec",
-        load: standard_set(50, 16, 1_000_000),
+        load: standard_set(50, 16, 800_000),
         fsync: "everysec",
         goals: &[],
     },
