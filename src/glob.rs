@@ -69,6 +69,17 @@ impl Pattern {
         Ok(Self { first, rest })
     }
 
+    /// The only key that matches, if there is but one.
+    pub fn only(&self) -> Option<Vec<u8>> {
+        let prefix = self.prefix();
+        (self.rest.is_none() && prefix.len() == self.first.len()).then_some(prefix)
+    }
+
+    /// How every key begins that matches.
+    pub fn prefix(&self) -> Vec<u8> {
+        self.first.iter().map_while(Class::literal).collect()
+    }
+
     /// Whether the whole of `key` matches.
     pub fn matches(&self, key: &[u8]) -> bool {
         let Some(Rest { middle, last }) = &self.rest else {

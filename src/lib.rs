@@ -19,6 +19,8 @@ mod crew;
 pub mod engine;
 pub mod entry;
 pub mod glob;
+mod index;
+mod keylist;
 pub mod limits;
 pub mod logging;
 pub mod memory;

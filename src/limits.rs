@@ -131,6 +131,12 @@ pub const VALUE_BLOCK_BYTES: usize = 64 << 10;
 /// Room for so many changes is kept where changes wait to be safe, or to be forgotten.
 pub const SETTLED_SPARE: usize = 16;
 
+/// So few new keys of a shard are looked through by each search for a prefix, rather than sorted into its index;
+pub const NEWS_KEYS_MAX: usize = 64;
+
+/// or such a part of its keys: what sorting them in costs each new key stays bounded.
+pub const NEWS_SHARE: usize = 64;
+
 /// How many keys `EXISTS` looks for at one moment.
 pub const KEYS_AT_ONCE: usize = 1024;
 

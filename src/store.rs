@@ -7,7 +7,7 @@
 //! more keys than it was given for, never for fewer. And it keeps what its newest changes replaced, until the
 //! engine says that they are safe, so that they can be taken back.
 //!
-//! Lock order: shards in ascending order. No caller keeps a lock across I/O.
+//! Lock order: an index before its shard, shards in ascending order. No caller keeps a lock across I/O.
 
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
@@ -16,6 +16,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table;
 
 use crate::entry::{Entry, EntryId};
+use crate::index::{Index, News};
+use crate::keylist::KeyList;
 use crate::limits::{MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
 use crate::memory::{self, NoMemory};
 use crate::sync::lock;
@@ -24,6 +26,8 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
+    /// Of each shard, if it has one. Locked before it.
+    indexes: Box<[Mutex<Index>]>,
     hashing: Hashing,
 }
 
@@ -81,6 +85,8 @@ pub struct Shard {
     newest: u64,
     /// What changes replaced, with their stamps, oldest first.
     undo: Vec<(u64, Undo)>,
+    /// What its index does not know yet; `None` if it has none.
+    news: Option<News>,
 }
 
 /// What a change replaced.
@@ -129,6 +135,7 @@ impl Shard {
             stamps: [0; MARKS_PER_SHARD],
             newest: 0,
             undo: Vec::new(),
+            news: None,
         }
     }
 
@@ -174,7 +181,13 @@ impl Shard {
             }
             hash_table::Entry::Vacant(free) => {
                 let id = entry.id();
-                free.insert(entry);
+                let entry = free.insert(entry).into_mut();
+                if let Some(news) = &mut self.news
+                    && news.keys.push(entry.key()).is_err()
+                {
+                    self.news = None;
+                }
+                self.judge_news();
                 Undo::Nothing(place.hash, id)
             }
         }
@@ -182,8 +195,20 @@ impl Shard {
 
     /// Takes the entry of a key out.
     pub fn remove(&mut self, place: Place, key: &[u8]) -> Option<Entry> {
-        let found = self.entries.find_entry(place.hash, |entry| entry.key() == key);
-        found.ok().map(|found| found.remove().0)
+        let found = self.entries.find_entry(place.hash, |entry| entry.key() == key).ok()?;
+        let entry = found.remove().0;
+        if let Some(news) = &mut self.news {
+            news.gone += 1;
+        }
+        self.judge_news();
+        Some(entry)
+    }
+
+    /// Gives the index up if it is not worth keeping.
+    fn judge_news(&mut self) {
+        if self.news.as_ref().is_some_and(|news| news.is_too_much(self.entries.len())) {
+            self.news = None;
+        }
     }
 
     /// Forgets every key, for good.
@@ -219,6 +244,7 @@ impl Shard {
         if self.entries.is_empty() {
             return 0;
         }
+        self.news = None;
         let undo = Undo::Everything(std::mem::take(&mut self.entries));
         let bytes = undo.bytes();
         self.undo.push((stamp, undo));
@@ -258,6 +284,7 @@ impl Shard {
                 }
                 Undo::Everything(entries) => self.entries = entries,
             }
+            self.news = None;
         }
         self.stamps.iter_mut().for_each(|stamp| *stamp = safe.min(*stamp));
         self.newest = self.newest.min(safe);
@@ -274,7 +301,8 @@ impl Store {
     /// An empty store.
     pub fn new(hashing: Hashing) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new(hashing.clone()))).collect();
-        Self { shards, hashing }
+        let indexes = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, indexes, hashing }
     }
 
     /// Finds where `key` lives, whether it exists or not.
@@ -311,6 +339,68 @@ impl Store {
     /// Locks shard number `index`, below [`SHARDS`]. The caller holds no other.
     pub fn lock_nth(&self, index: usize) -> MutexGuard<'_, Shard> {
         lock(&self.shards[index])
+    }
+
+    /// Lists keys of shard `number`, below [`SHARDS`], that begin with `prefix`, by its index: all that exist
+    /// throughout, each once, and some that are gone. An error if there is no memory for the index; then there is
+    /// none. The caller holds no lock.
+    pub fn find(&self, number: usize, prefix: &[u8]) -> Result<KeyList, NoMemory> {
+        let mut index = lock(&self.indexes[number]);
+        let found = self.update(number, &mut index, prefix).and_then(|recent| {
+            let mut found = KeyList::default();
+            index.find(prefix).try_for_each(|key| found.push(key))?;
+            // What was gone and came again is there already.
+            let recent = Index::new(&recent)?;
+            let mut more = recent.find(prefix).filter(|key| !index.contains(key));
+            more.try_for_each(|key| found.push(key))?;
+            Ok(found)
+        });
+        if found.is_err() {
+            *index = Index::default();
+            lock(&self.shards[number]).news = None;
+        }
+        found
+    }
+
+    /// Makes an index of a shard, or sorts what is new into it if that is much; else returns what of that begins
+    /// with `prefix`.
+    fn update(&self, number: usize, index: &mut Index, prefix: &[u8]) -> Result<KeyList, NoMemory> {
+        let mut recent = KeyList::default();
+        let mut shard = lock(&self.shards[number]);
+        match shard.news.take() {
+            Some(news) if !index.should_add(news.keys.len()) => {
+                let begins = |key: &&[u8]| key.starts_with(prefix);
+                news.keys.iter_from(0).filter(begins).try_for_each(|key| recent.push(key))?;
+                shard.news = Some(news);
+            }
+            Some(news) => {
+                shard.news = Some(News { keys: KeyList::default(), ..news });
+                drop(shard);
+                index.add(&news.keys)?;
+            }
+            None => {
+                *index = Index::default();
+                let mut all = KeyList::default();
+                shard.entries().try_for_each(|entry| all.push(entry.key()))?;
+                shard.news = Some(News::default());
+                drop(shard);
+                if !memory::has_room(all.bytes()) {
+                    return Err(NoMemory);
+                }
+                *index = Index::new(&all)?;
+            }
+        }
+        Ok(recent)
+    }
+
+    /// Frees the indexes that were given up; call it now and then. The caller holds no lock.
+    pub fn tidy(&self) {
+        for (index, shard) in self.indexes.iter().zip(&self.shards) {
+            let mut index = lock(index);
+            if lock(shard).news.is_none() {
+                *index = Index::default();
+            }
+        }
     }
 
     /// Locks one shard after the other.
@@ -433,6 +523,60 @@ mod tests {
         assert!(sizes.windows(2).all(|pair| pair[0] <= pair[1] + 2), "{sizes:?}");
         let (first, last) = (sizes[0], sizes[SHARDS - 1]);
         assert!((19 * first / 10..=21 * first / 10).contains(&last), "{first} and {last}");
+    }
+
+    /// Keys come, go, come again, are taken back and all removed: a search finds what a look at all would.
+    #[test]
+    fn a_search_by_prefix_finds_what_exists() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (store, mut model) = (Store::default(), BTreeMap::new());
+        let key = |number: usize| format!("{:05}", number * 7919 % 100_000).into_bytes();
+        for round in 1..60 {
+            let before = model.clone();
+            let many = if round % 4 == 1 { 10_000 } else { 300 };
+            for _ in 0..many {
+                let key = key(random.usize(..30_000));
+                let place = store.place(&key);
+                let mut shard = store.lock(place);
+                shard.make_room().unwrap();
+                let undo = match random.u8(..3) {
+                    0 => shard.remove(place, &key).map(Undo::Entry),
+                    _ => Some(shard.put(place, Entry::new(&key, b"").unwrap())),
+                };
+                let exists = shard.get(place, &key).is_some();
+                undo.map(|undo| shard.changed(place, round, undo));
+                if exists {
+                    model.insert(key, ())
+                } else {
+                    model.remove(&key)
+                };
+            }
+            match random.u8(..12) {
+                0 => {
+                    store.each().for_each(|mut shard| assert!(shard.clear(round) < 1 << 20));
+                    model.clear();
+                }
+                1..3 => {
+                    store.each().for_each(|mut shard| shard.take_back(round - 1));
+                    model = before;
+                }
+                _ => {}
+            }
+            store.each().for_each(|mut shard| shard.settle(round, &mut Vec::new()));
+            store.tidy();
+            let prefix = format!("{:0width$}", random.usize(..100), width = random.usize(1..4));
+            let mut found = Vec::new();
+            for number in 0..SHARDS {
+                let keys = store.find(number, prefix.as_bytes()).unwrap();
+                let exists =
+                    |key: &&[u8]| store.lock_nth(number).get(store.place(key), key).is_some();
+                found.extend(keys.iter_from(0).filter(exists).map(<[u8]>::to_vec));
+            }
+            found.sort();
+            let begins = |key: &&Vec<u8>| key.starts_with(prefix.as_bytes());
+            let expected: Vec<_> = model.keys().filter(begins).cloned().collect();
+            assert_eq!(found, expected, "round {round}, prefix {prefix}");
+        }
     }
 
     #[test]

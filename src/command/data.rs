@@ -91,13 +91,17 @@ pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
 pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let pattern = Pattern::new(&request[1])?;
     let (start, mut count) = (context.replies.position(), 0);
-    let listed = context.session.keys(|key| {
+    let mut show = |key: &[u8]| {
         if pattern.matches(key) {
             context.replies.bulk(key);
             count += 1;
         }
-    });
-    listed.map_err(WriteError::from)?;
+    };
+    if let Some(key) = pattern.only() {
+        context.session.get(&key, |value| value.map(|_| show(&key)));
+    } else {
+        context.session.keys(&pattern.prefix(), show).map_err(WriteError::from)?;
+    }
     context.replies.array_from(start, count);
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
 use crate::entry::Entry;
+use crate::keylist::KeyList;
 use crate::limits::{
     DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, LENGTH_BYTES_MAX, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
 };
@@ -45,30 +46,6 @@ pub struct Compaction<'a> {
     /// Nobody asked for it: it gives up if there is a `FLUSHALL` after this one, which it would make
     /// final.
     flushed_s: Option<u64>,
-}
-
-/// Keys in one buffer: to copy them takes no allocation each, with a shard locked.
-#[derive(Debug, Default)]
-struct KeyList {
-    bytes: Vec<u8>,
-    starts: Vec<usize>,
-}
-
-impl KeyList {
-    fn push(&mut self, key: &[u8]) {
-        self.starts.push(self.bytes.len());
-        self.bytes.extend_from_slice(key);
-    }
-
-    fn last(&self) -> Option<&[u8]> {
-        self.starts.last().map(|start| &self.bytes[*start..])
-    }
-
-    fn pop(&mut self) {
-        if let Some(start) = self.starts.pop() {
-            self.bytes.truncate(start);
-        }
-    }
 }
 
 /// Pieces of values, copied, in one buffer too.
@@ -332,7 +309,10 @@ impl<'a> Compaction<'a> {
                 return Ok(false);
             }
             let shard = self.engine.store.lock_nth(self.shard);
-            shard.entries().for_each(|entry| self.keys.push(entry.key()));
+            shard
+                .entries()
+                .try_for_each(|entry| self.keys.push(entry.key()))
+                .map_err(io::Error::from)?;
             self.shard += 1;
             return Ok(true);
         }

@@ -138,6 +138,7 @@ impl Engine {
                 drop(shard);
                 self.bury(&mut settled);
             }
+            self.store.tidy();
         }
     }
 

@@ -5,7 +5,10 @@ use std::sync::{Arc, MutexGuard};
 use super::compaction::unix_time_s;
 use super::{Engine, changed_copy};
 use crate::entry::Entry;
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, UNDO_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::keylist::KeyList;
+use crate::limits::{
+    CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BYTES_MAX,
+};
 use crate::memory::{self, NoMemory};
 use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
 use crate::persistence::{Mark, Waiter, WriteRefused};
@@ -309,26 +312,60 @@ impl<'a> Session<'a> {
         count
     }
 
-    /// Hands `visit` every key that exists throughout; each shard's keys are copied under its lock
-    /// and visited without it. An error if there is no memory for the copy.
-    pub fn keys(&mut self, mut visit: impl FnMut(&[u8])) -> Result<(), NoMemory> {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for shard in self.engine.store.each() {
-            self.note(shard.newest());
-            bytes.clear();
-            ends.clear();
-            for key in shard.entries().map(Entry::key) {
-                memory::try_to(|| bytes.try_reserve(key.len()))?;
-                bytes.extend_from_slice(key);
-                ends.push(bytes.len());
-            }
-            drop(shard);
-            let mut start = 0;
-            for end in &ends {
-                visit(&bytes[start..*end]);
-                start = *end;
+    /// Hands `visit` every key that exists throughout and begins with `prefix`, with no shard locked. An error if
+    /// there is no memory for copies of a shard's keys.
+    ///
+    /// Where a prefix is given, by an index, built by the first such search ([`Store::find`]); else each shard's
+    /// keys are copied under its lock.
+    ///
+    /// [`Store::find`]: crate::store::Store::find
+    pub fn keys(&mut self, prefix: &[u8], mut visit: impl FnMut(&[u8])) -> Result<(), NoMemory> {
+        for number in 0..SHARDS {
+            let found = (!prefix.is_empty()).then(|| self.engine.store.find(number, prefix));
+            match found {
+                Some(Ok(found)) => self.visit_existing(number, &found, &mut visit),
+                // Without memory for an index it is a search as any other.
+                Some(Err(NoMemory)) | None => self.visit_all(number, prefix, &mut visit)?,
             }
         }
+        Ok(())
+    }
+
+    /// Visits those of `found` that exist in shard `number`, looking for [`KEYS_AT_ONCE`] at one moment.
+    fn visit_existing(&mut self, number: usize, found: &KeyList, mut visit: impl FnMut(&[u8])) {
+        let mut first = 0;
+        loop {
+            let end = found.len().min(first + KEYS_AT_ONCE);
+            let mut exists = [false; KEYS_AT_ONCE];
+            let shard = self.engine.store.lock_nth(number);
+            self.note(shard.newest());
+            for (key, exists) in found.iter_from(first).zip(&mut exists) {
+                *exists = shard.get(self.engine.store.place(key), key).is_some();
+            }
+            drop(shard);
+            let there = found.iter_from(first).zip(exists).take(end - first);
+            there.filter(|(_, exists)| *exists).for_each(|(key, _)| visit(key));
+            if end == found.len() {
+                return;
+            }
+            first = end;
+        }
+    }
+
+    /// Visits the keys of shard `number` that begin with `prefix`.
+    fn visit_all(
+        &mut self,
+        number: usize,
+        prefix: &[u8],
+        visit: impl FnMut(&[u8]),
+    ) -> Result<(), NoMemory> {
+        let mut keys = KeyList::default();
+        let shard = self.engine.store.lock_nth(number);
+        self.note(shard.newest());
+        let begins = |key: &&[u8]| key.starts_with(prefix);
+        shard.entries().map(Entry::key).filter(begins).try_for_each(|key| keys.push(key))?;
+        drop(shard);
+        keys.iter_from(0).for_each(visit);
         Ok(())
     }
 

@@ -328,7 +328,7 @@ pub fn dump(client: &mut Client) -> State {
 /// All keys and values of an engine in this process.
 pub fn state(session: &mut Session<'_>) -> State {
     let mut keys = Vec::new();
-    session.keys(|key| keys.push(key.to_vec())).unwrap();
+    session.keys(b"", |key| keys.push(key.to_vec())).unwrap();
     let value =
         |session: &mut Session<'_>, key: &[u8]| session.get(key, |value| value.unwrap().to_vec());
     let state = keys.into_iter().map(|key| (key.clone(), value(session, &key))).collect();

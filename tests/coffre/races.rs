@@ -173,7 +173,7 @@ fn keys_that_were_refused_while_they_were_listed_are_not_shown() {
     let (mut listed, mut healed) = (0, false);
     let mut reader = Session::new(&engine);
     reader
-        .keys(|key| {
+        .keys(b"", |key| {
             listed += usize::from(key.starts_with(b"refused"));
             if std::mem::replace(&mut healed, true) {
                 return;
