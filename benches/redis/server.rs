@@ -59,7 +59,9 @@ impl Program {
     fn spawn(&self, folder: &Path, fsync: &str) -> Result<(Child, u16)> {
         let log = File::create(folder.join("log")).context("a temporary folder")?;
         let data = folder.join("data");
-        let mut command = Command::new(&self.command);
+        // A session of its own, as services have: the kernel divides the processors among sessions first.
+        let mut command = Command::new("setsid");
+        command.arg(&self.command);
         command.env("RUST_LOG", "error").stdin(Stdio::null());
         if self.is_coffre {
             command.args(["--port", "0", "--fsync", fsync]);
@@ -75,7 +77,9 @@ impl Program {
     }
 
     fn run(&self, mut command: Command) -> Result<Child> {
-        command.spawn().map_err(|source| match self.command.as_str() {
+        // What gives it a session of its own starts, whether it is there or not.
+        let is_there = Command::new(&self.command).arg("--version").output();
+        is_there.and_then(|_| command.spawn()).map_err(|source| match self.command.as_str() {
             "redis-server" => Error::Missing { program: "redis-server", package: "redis-server" },
             command => {
                 Error::Server { name: self.name.clone(), said: format!("{command}: {source}") }
