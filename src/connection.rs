@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::memory;
 use crate::output::Output;
+use crate::persistence::Fsync;
 use crate::request::{Limits, ProtocolError, RequestReader};
 use crate::seldom::Seldom;
 use crate::telnet::Telnet;
@@ -90,7 +91,7 @@ impl<'a> Connection<'a> {
             limits: if authenticated { limits } else { Limits::STRANGER },
             done: Done::default(),
             begun: None,
-            polls: 1,
+            polls: 16,
             patience: None,
             watcher: None,
         }
@@ -121,7 +122,9 @@ impl<'a> Connection<'a> {
             if let Burst::Broken(error) = &end {
                 self.refuse(error);
             }
-            self.send(matches!(end, Burst::Starved))?;
+            // Nobody else may send what comes before something that is this thread's to do.
+            let is_ordinary = matches!(end, Burst::Starved) && self.conversation.feed.is_none();
+            self.send(is_ordinary)?;
             if let (Some(feed), None) = (&self.conversation.feed, &self.output.feed) {
                 self.watch(Arc::clone(feed))?;
             }
@@ -258,8 +261,12 @@ impl<'a> Connection<'a> {
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
         memory::settle();
         let mut silence = Duration::ZERO;
+        // Whose replies wait for a disk sends nothing soon.
+        let is_disk_awaited = self.control.config.fsync == Fsync::Always && self.output.is_left();
+        let mut once = 1;
         loop {
-            let stream = Eager { client: self.client, polls: &mut self.polls };
+            let polls = if is_disk_awaited { &mut once } else { &mut self.polls };
+            let stream = Eager { client: self.client, polls };
             match self.requests.fill(stream) {
                 Ok(0) => return Ok(Received::End),
                 Ok(count) => {

@@ -36,10 +36,10 @@ pub const READ_BUFFER_BYTES: usize = 16 << 10;
 pub const BURST_BYTES_MAX: usize = 256 << 10;
 
 /// How often a read looks for bytes before it waits for them, at most: about a microsecond each.
-pub const POLLS_MAX: u32 = 16;
+pub const POLLS_MAX: u32 = 64;
 
 /// How much more often it may the next time, once it found some.
-pub const POLLS_MORE: u32 = 4;
+pub const POLLS_MORE: u32 = 8;
 
 /// Replies held back before they are committed and sent, in bytes; one reply may pass it.
 pub const REPLY_BYTES_MAX: usize = 256 << 10;

@@ -151,6 +151,11 @@ impl<'a> Output<'a> {
         Ok(bytes as u64)
     }
 
+    /// Whether the last replies are still with somebody else.
+    pub fn is_left(&self) -> bool {
+        lock(&self.outbox.left).stage != Stage::Empty
+    }
+
     /// Waits until what was left was sent.
     pub fn finish(&mut self) -> io::Result<()> {
         self.outbox.wait()
