@@ -264,7 +264,9 @@ impl Outbox {
             true => thread.spawn(send).map(drop),
             false => Err(io::ErrorKind::OutOfMemory.into()),
         };
-        if let (Err(error), Some(batch)) = (started, lock(&batch).take()) {
+        if let Err(error) = started
+            && let Some(batch) = lock(&batch).take()
+        {
             self.done(batch, Err(error));
         }
     }
@@ -325,5 +327,63 @@ impl<W: Write> Write for Rest<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::control::Clients;
+
+    fn outbox() -> (Arc<Outbox>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
+        let client = Clients::new(1, Instant::now()).admit(stream, address).unwrap();
+        let (left, sent) = (Mutex::default(), Condvar::new());
+        (Arc::new(Outbox { client, patience: Duration::from_secs(60), left, sent }), peer)
+    }
+
+    fn batch(values: usize) -> Batch {
+        let mut batch = Batch::default();
+        (0..values).for_each(|_| batch.replies.bulk(&[b'v'; 1000]));
+        batch
+    }
+
+    #[test]
+    fn what_a_client_does_not_take_at_once_waits_for_it_elsewhere() {
+        const VALUES: usize = 20_000;
+        let (outbox, mut peer) = outbox();
+        outbox.put(&mut batch(VALUES));
+        Arc::clone(&outbox).settled(&|_| Ok(()));
+        assert_eq!(lock(&outbox.left).stage, Stage::Leaving, "it is too much to be taken at once");
+        let mut expected = Vec::new();
+        batch(VALUES).replies.write_to(&mut expected).unwrap();
+        let mut received = vec![0; expected.len()];
+        peer.read_exact(&mut received).unwrap();
+        assert!(received == expected);
+        outbox.wait().unwrap();
+        // And the next, which it takes at once.
+        outbox.put(&mut batch(1));
+        Arc::clone(&outbox).settled(&|_| Ok(()));
+        outbox.wait().unwrap();
+        peer.read_exact(&mut received[..1009]).unwrap();
+        assert!(received[..1009] == expected[..1009]);
+    }
+
+    #[test]
+    fn a_client_that_leaves_lets_go_of_its_replies() {
+        let (outbox, peer) = outbox();
+        outbox.put(&mut batch(20_000));
+        Arc::clone(&outbox).settled(&|_| Ok(()));
+        drop(peer);
+        assert!(outbox.wait().is_err());
+        assert!(outbox.wait().is_ok(), "it is told once");
+        assert!(outbox.client.is_killed());
     }
 }
