@@ -342,11 +342,16 @@ impl Store {
     }
 
     /// Lists keys of shard `number`, below [`SHARDS`], that begin with `prefix`, by its index: all that exist
-    /// throughout, each once, and some that are gone. An error if there is no memory for the index; then there is
-    /// none. The caller holds no lock.
-    pub fn find(&self, number: usize, prefix: &[u8]) -> Result<KeyList, NoMemory> {
+    /// throughout, each once, and some that are gone. `seen` gets the newest stamp of what that shows, with the shard
+    /// locked. An error if there is no memory for the index; then there is none. The caller holds no lock.
+    pub fn find(
+        &self,
+        number: usize,
+        prefix: &[u8],
+        seen: impl FnOnce(u64),
+    ) -> Result<KeyList, NoMemory> {
         let mut index = lock(&self.indexes[number]);
-        let found = self.update(number, &mut index, prefix).and_then(|recent| {
+        let found = self.update(number, &mut index, prefix, seen).and_then(|recent| {
             let mut found = KeyList::default();
             index.find(prefix).try_for_each(|key| found.push(key))?;
             // What was gone and came again is there already.
@@ -364,9 +369,17 @@ impl Store {
 
     /// Makes an index of a shard, or sorts what is new into it if that is much; else returns what of that begins
     /// with `prefix`.
-    fn update(&self, number: usize, index: &mut Index, prefix: &[u8]) -> Result<KeyList, NoMemory> {
+    fn update(
+        &self,
+        number: usize,
+        index: &mut Index,
+        prefix: &[u8],
+        seen: impl FnOnce(u64),
+    ) -> Result<KeyList, NoMemory> {
         let mut recent = KeyList::default();
         let mut shard = lock(&self.shards[number]);
+        // A key that is not there may be taken back before anybody looks again.
+        seen(shard.newest);
         match shard.news.take() {
             Some(news) if !index.should_add(news.keys.len()) => {
                 let begins = |key: &&[u8]| key.starts_with(prefix);
@@ -567,7 +580,7 @@ mod tests {
             let prefix = format!("{:0width$}", random.usize(..100), width = random.usize(1..4));
             let mut found = Vec::new();
             for number in 0..SHARDS {
-                let keys = store.find(number, prefix.as_bytes()).unwrap();
+                let keys = store.find(number, prefix.as_bytes(), |_| {}).unwrap();
                 let exists =
                     |key: &&[u8]| store.lock_nth(number).get(store.place(key), key).is_some();
                 found.extend(keys.iter_from(0).filter(exists).map(<[u8]>::to_vec));

@@ -322,7 +322,9 @@ impl<'a> Session<'a> {
     /// [`Store::find`]: crate::store::Store::find
     pub fn keys(&mut self, prefix: &[u8], mut visit: impl FnMut(&[u8])) -> Result<(), NoMemory> {
         for number in 0..SHARDS {
-            let found = (!prefix.is_empty()).then(|| self.engine.store.find(number, prefix));
+            let store = &self.engine.store;
+            let found = (!prefix.is_empty())
+                .then(|| store.find(number, prefix, |newest| self.note(newest)));
             match found {
                 Some(Ok(found)) => self.visit_existing(number, &found, &mut visit),
                 // Without memory for an index it is a search as any other.

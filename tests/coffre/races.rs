@@ -194,6 +194,41 @@ fn keys_that_were_refused_while_they_were_listed_are_not_shown() {
     assert!(reader.commit(mark).is_err());
 }
 
+/// A search by prefix that did not see a key whose removal was refused is refused, though the key is back before
+/// it looks at another shard.
+#[test]
+fn a_search_that_missed_a_key_that_is_back_is_refused() {
+    let disk = SimulatedDisk::new(1);
+    let engine = start(Arc::new(disk.clone()));
+    let mut writer = Session::new(&engine);
+    let keys: Vec<_> = (0..2_000).map(|number| format!("key:{number}").into_bytes()).collect();
+    for key in &keys {
+        writer.set(key, b"1").unwrap();
+    }
+    commit(&mut writer);
+    let mut remover = Session::new(&engine);
+    let (kept, removed) = keys.split_at(1_000);
+    remover.del(removed.iter().map(Vec::as_slice)).unwrap();
+    let mark = remover.take_mark();
+    let (mut listed, mut failed) = (0, false);
+    let mut reader = Session::new(&engine);
+    reader
+        .keys(b"key:", |_| {
+            listed += 1;
+            if !std::mem::replace(&mut failed, true) {
+                let at = disk.calls() + 1;
+                disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
+                assert!(remover.commit(mark).is_err());
+                disk.set_plan(Plan::default());
+                engine.heal().unwrap();
+            }
+        })
+        .unwrap();
+    assert!((kept.len()..keys.len()).contains(&listed), "{listed}");
+    let mark = reader.take_mark();
+    assert!(reader.commit(mark).is_err());
+}
+
 /// Whoever was slow through one failure, its healing and another failure is not taken for committed.
 #[test]
 fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
