@@ -13,9 +13,9 @@
 //! An entry never moves while it lives: its address is its [identity](Entry::id).
 //!
 //! This module has `unsafe` in it because no safe type is so small a pointer to bytes of any number. The memory
-//! itself is a `Box<[u64]>`'s, taken apart in [`Entry::build`] and put together again by `drop`; between them the
+//! itself is a `Box<[u64]>`'s, taken apart in `build` and put together again by `drop`; between them the
 //! two lengths in the first word never change, and all else is computed from them. Its address is exposed when
-//! it is taken apart, and made a pointer again by [`Entry::start`].
+//! it is taken apart, and made a pointer again by `start`.
 
 #![allow(unsafe_code, reason = "see above; its tests run under Miri")]
 

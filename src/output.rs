@@ -3,7 +3,7 @@
 //! A reply whose write, or whose shown write, could not be committed is replaced by the reason; those
 //! before it still leave.
 //!
-//! Where somebody else commits what the replies show, they are left with him ([`Outbox`]): the connection's own
+//! Where somebody else commits what the replies show, they are left with him (`Outbox`): the connection's own
 //! thread goes back to reading, and need not be waked to send what another thread can send while it is awake. One
 //! burst of replies can be left so; the next waits until it was sent, and so replies keep their order.
 
