@@ -404,9 +404,10 @@ impl<'a> Connection<'a> {
 /// or fifty that take turns, most reads then find what they look for. One that looked in vain looks less often the
 /// next time, down to once; an idle client costs nothing.
 ///
-/// What it gains: `redis-benchmark -t get -n 200000`, each server in a session of its own, ratio to redis-server
-/// 7.0.15 before and after: 50 clients 0.81 and 1.1, one client 1.05 and 1.5; 99 in 100 replies took 1.5 times as
-/// long as Redis's, before and after.
+/// What it gains: `redis-benchmark -t get`, each server in a session of its own, ratio to redis-server 7.0.15 before
+/// and after: 50 clients 0.81 and 0.95 to 1.1, one client 1.05 and 2.0; 99 in 100 replies took 1.5 times as long as
+/// Redis's, before and after. In one session with the load they took five times as long: Linux then divides the
+/// processors among fifty threads and one.
 struct Eager<'a> {
     client: &'a Client,
     /// How often this one may look.

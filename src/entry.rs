@@ -73,11 +73,14 @@ impl Entry {
         let mut memory: Vec<u64> = Vec::new();
         memory::try_to(|| memory.try_reserve_exact(count))?;
         memory.resize(count, 0);
-        let [low @ .., 0, 0] = memory.as_ptr().addr().to_le_bytes() else {
+        let words = Box::into_raw(memory.into_boxed_slice());
+        let start = words.cast::<u64>();
+        let [low @ .., 0, 0] = start.expose_provenance().to_le_bytes() else {
+            // SAFETY: it was a box a moment ago.
+            drop(unsafe { Box::from_raw(words) });
             // No system has put anything there yet.
             return Err(NoMemory);
         };
-        let start = Box::into_raw(memory.into_boxed_slice()).cast::<u64>();
         // SAFETY: `start` points to `count` words of ours, of which the first takes both lengths, and the key
         // fits behind `key_start` by the way `count` was computed.
         unsafe {
@@ -85,7 +88,6 @@ impl Entry {
             let key_place = start.cast::<u8>().add(key_start);
             ptr::copy_nonoverlapping(key.as_ptr(), key_place, key.len());
         }
-        start.expose_provenance();
         Ok(Self(low))
     }
 
@@ -207,6 +209,10 @@ fn words(bytes: usize) -> usize {
     bytes.div_ceil(size_of::<u64>())
 }
 
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<Value>();
+};
 const _: () = assert!(align_of::<Value>() <= align_of::<u64>());
 const _: () = assert!(size_of::<usize>() == ADDRESS_BYTES + 2, "addresses of 64 bits");
 const _: () = assert!(VALUE_BLOCK_BYTES < GROWN as usize);

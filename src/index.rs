@@ -9,8 +9,7 @@
 //! An index is given up, and built again by the next search, when half its keys are gone, when changes were taken
 //! back, or when more keys are new than there are: nobody has searched for long.
 //!
-//! Its price, with keys of 16 bytes: 24 bytes for each key, and docs/performance.md says how much a `SET` of a new
-//! key gets slower.
+//! Its price is in docs/performance.md: what it adds to each key, and how much a `SET` of a new key gets slower.
 
 use crate::keylist::KeyList;
 use crate::limits::{NEWS_KEYS_MAX, NEWS_SHARE};
@@ -63,6 +62,8 @@ impl Index {
         news.extend(keys.iter_from(0));
         news.sort_unstable();
         let mut merged = KeyList::default();
+        let (count, bytes) = (self.sorted.len() + keys.len(), self.sorted.length() + keys.length());
+        merged.reserve(count, bytes)?;
         let mut old = self.sorted.iter_from(0).peekable();
         let mut news = news.into_iter().peekable();
         loop {

@@ -20,6 +20,17 @@ impl KeyList {
         Ok(())
     }
 
+    /// Makes room for so many keys of so many bytes in all, and no more.
+    pub fn reserve(&mut self, keys: usize, bytes: usize) -> Result<(), NoMemory> {
+        memory::try_to(|| self.bytes.try_reserve_exact(bytes))?;
+        memory::try_to(|| self.starts.try_reserve_exact(keys))
+    }
+
+    /// How long all of them are, in bytes.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// How much memory it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.capacity() + self.starts.capacity() * size_of::<usize>()

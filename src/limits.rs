@@ -131,10 +131,10 @@ pub const VALUE_BLOCK_BYTES: usize = 64 << 10;
 /// Room for so many changes is kept where changes wait to be safe, or to be forgotten.
 pub const SETTLED_SPARE: usize = 16;
 
-/// So few new keys of a shard are looked through by each search for a prefix, rather than sorted into its index;
+/// So few new keys of a shard are looked through by each search for a prefix, rather than sorted into its index.
 pub const NEWS_KEYS_MAX: usize = 64;
 
-/// or such a part of its keys: what sorting them in costs each new key stays bounded.
+/// The same as a part of the shard's keys, one in so many: so the cost of sorting them in stays bounded for each.
 pub const NEWS_SHARE: usize = 64;
 
 /// How many keys `EXISTS` looks for at one moment.

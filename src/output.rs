@@ -23,7 +23,7 @@ use crate::limits::{
 use crate::memory;
 use crate::persistence::{Mark, Waiter, WriteRefused};
 use crate::reply::Replies;
-use crate::sync::{lock, wait};
+use crate::sync::{lock, vital, wait};
 
 /// Replies on their way out.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Batch {
     }
 
     /// Puts the reason in the place of each reply that `outcome` refuses.
-    fn settle(
+    fn refuse_uncommitted(
         &mut self,
         mut outcome: impl FnMut(Mark) -> Result<(), WriteRefused>,
     ) -> io::Result<()> {
@@ -111,7 +111,6 @@ impl<'a> Output<'a> {
     /// Commits what the replies show, and sends them; or leaves that to whoever commits the same, if `may_leave`.
     /// Returns how many bytes it is.
     pub fn send(&mut self, session: &mut Session<'_>, may_leave: bool) -> io::Result<u64> {
-        self.finish()?;
         let bytes = self.batch.replies.len();
         let highest = self.batch.uncommitted.iter().map(|(_, _, mark)| *mark);
         let highest = highest.max_by_key(|mark| mark.stamp);
@@ -120,6 +119,7 @@ impl<'a> Output<'a> {
             && may_leave
             && is_small
             && self.feed.is_none()
+            && !self.is_left()
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
             self.outbox.put(&mut self.batch);
@@ -128,7 +128,10 @@ impl<'a> Output<'a> {
             }
             self.outbox.take(&mut self.batch);
         }
-        self.batch.settle(|mark| session.commit(mark))?;
+        // First this, whatever becomes of the replies before: others read what was written.
+        let committed = self.batch.refuse_uncommitted(|mark| session.commit(mark));
+        self.finish()?;
+        committed?;
         if self.batch.replies.is_empty() {
             return Ok(0);
         }
@@ -250,7 +253,8 @@ impl Outbox {
         let batch = Arc::new(Mutex::new(Some(batch)));
         let (outbox, taken) = (Arc::clone(&self), Arc::clone(&batch));
         let send = move || {
-            if let Some(batch) = lock(&taken).take() {
+            let batch = lock(&taken).take();
+            if let Some(batch) = batch {
                 let rest = Rest { stream: outbox.client.writer(outbox.patience), skip: sent };
                 let result = batch.replies.write_to(rest);
                 outbox.done(batch, result);
@@ -261,7 +265,7 @@ impl Outbox {
         let name = format!("send-{}", self.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
         let started = match memory::could_map(THREAD_BYTES) {
-            true => thread.spawn(send).map(drop),
+            true => thread.spawn(|| vital(send)).map(drop),
             false => Err(io::ErrorKind::OutOfMemory.into()),
         };
         if let Err(error) = started
@@ -280,7 +284,8 @@ impl Waiter for Outbox {
             std::mem::take(&mut left.batch)
         };
         let mut hasty = Hasty { client: &self.client, sent: 0 };
-        let result = batch.settle(outcome).and_then(|()| batch.replies.write_to(&mut hasty));
+        let result =
+            batch.refuse_uncommitted(outcome).and_then(|()| batch.replies.write_to(&mut hasty));
         let sent = hasty.sent;
         match result {
             Err(error) if is_timeout(&error) => self.send_rest(batch, sent),

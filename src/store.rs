@@ -1,7 +1,7 @@
 //! The keys and values in memory: an array of shards, each a hash table behind its own `Mutex`.
 //!
 //! A shard's table is the one inside the standard library's `HashMap`, taken by itself: it lets a key be hashed
-//! once, for the choice of the shard and for the place in its table, and an entry be one pointer. Hashing is
+//! once, for the choice of the shard and for the place in its table, and a place in it be six bytes. Hashing is
 //! keyed at random, so that no one can pile keys up in one place. Beside its table a shard keeps stamps: numbers
 //! that the engine gives to the keys it changes. Several keys share a stamp's place, so a stamp may speak for
 //! more keys than it was given for, never for fewer. And it keeps what its newest changes replaced, until the
@@ -13,7 +13,6 @@ use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
 use hashbrown::HashTable;
-use hashbrown::hash_table;
 
 use crate::entry::{Entry, EntryId};
 use crate::index::{Index, News};
@@ -90,6 +89,9 @@ pub struct Shard {
 }
 
 /// What a change replaced.
+///
+/// Those that name an entry by its address name the right one: whatever removes the entry later keeps it in an undo of
+/// its own, which is forgotten later than they are.
 #[derive(Debug)]
 pub enum Undo {
     /// Nothing: this entry's key is new.
@@ -173,24 +175,20 @@ impl Shard {
     /// Puts an entry at its place, in the place of one with the same key, and returns what brings the old state
     /// back. Room was made for it.
     pub fn put(&mut self, place: Place, entry: Entry) -> Undo {
-        let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
-        let is_same = |old: &Entry| old.key() == entry.key();
-        match self.entries.entry(place.hash, is_same, hash) {
-            hash_table::Entry::Occupied(mut old) => {
-                Undo::Entry(std::mem::replace(old.get_mut(), entry))
-            }
-            hash_table::Entry::Vacant(free) => {
-                let id = entry.id();
-                let entry = free.insert(entry).into_mut();
-                if let Some(news) = &mut self.news
-                    && news.keys.push(entry.key()).is_err()
-                {
-                    self.news = None;
-                }
-                self.judge_news();
-                Undo::Nothing(place.hash, id)
-            }
+        // In this order: to ask for a free place may make the table grow, even where none is needed.
+        if let Some(old) = self.get_mut(place, entry.key()) {
+            return Undo::Entry(std::mem::replace(old, entry));
         }
+        let id = entry.id();
+        if let Some(news) = &mut self.news
+            && news.keys.push(entry.key()).is_err()
+        {
+            self.news = None;
+        }
+        let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
+        self.entries.insert_unique(place.hash, entry, hash);
+        self.judge_news();
+        Undo::Nothing(place.hash, id)
     }
 
     /// Takes the entry of a key out.
@@ -406,11 +404,15 @@ impl Store {
         Ok(recent)
     }
 
-    /// Frees the indexes that were given up; call it now and then. The caller holds no lock.
+    /// Frees the indexes that were given up, and all where memory is missed; call it now and then. The caller holds no lock.
     pub fn tidy(&self) {
         for (index, shard) in self.indexes.iter().zip(&self.shards) {
             let mut index = lock(index);
-            if lock(shard).news.is_none() {
+            let mut shard = lock(shard);
+            if memory::is_missed() {
+                shard.news = None;
+            }
+            if shard.news.is_none() {
                 *index = Index::default();
             }
         }

@@ -47,6 +47,9 @@ impl Program {
 
     /// Its name and version, as it says itself. Starts it: so a program that is missing is known at once.
     pub fn version(&self) -> Result<String> {
+        // What gives it a session of its own starts, whether it is there or not.
+        let is_there = Command::new(&self.command).arg("--version").output();
+        is_there.map_err(|source| self.not_started(source))?;
         let server = Server::start(self, "no")?;
         let info = server.client()?.call(&["INFO", "server"])?;
         // Servers made from Redis give the version of Redis that they are like as well.
@@ -71,20 +74,23 @@ impl Program {
         }
         let port = free_port().context("a free port")?;
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--aof-use-rdb-preamble", "no"]);
         command.args(["--appendonly", "yes", "--appendfsync", fsync]).arg("--dir").arg(data);
         command.stdout(log).stderr(Stdio::null());
         Ok((self.run(command)?, port))
     }
 
     fn run(&self, mut command: Command) -> Result<Child> {
-        // What gives it a session of its own starts, whether it is there or not.
-        let is_there = Command::new(&self.command).arg("--version").output();
-        is_there.and_then(|_| command.spawn()).map_err(|source| match self.command.as_str() {
+        command.spawn().map_err(|source| self.not_started(source))
+    }
+
+    fn not_started(&self, source: std::io::Error) -> Error {
+        match self.command.as_str() {
             "redis-server" => Error::Missing { program: "redis-server", package: "redis-server" },
             command => {
                 Error::Server { name: self.name.clone(), said: format!("{command}: {source}") }
             }
-        })
+        }
     }
 }
 

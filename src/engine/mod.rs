@@ -7,7 +7,7 @@
 //! on. After a failure of the disk memory is what was committed, and [`Engine::heal`] gives it a file
 //! again.
 //!
-//! Lock order: `healing`, then `taking_back`, then shards in ascending order, then the journal; the
+//! Lock order: `healing`, then `taking_back`, then indexes, then shards in ascending order, then the journal; the
 //! compactor's status is held with none of them but the journal's. No lock is held across I/O, but for
 //! `healing`, which no client takes.
 

@@ -346,7 +346,7 @@ impl<'a> Session<'a> {
                 *exists = shard.get(self.engine.store.place(key), key).is_some();
             }
             drop(shard);
-            let there = found.iter_from(first).zip(exists).take(end - first);
+            let there = found.iter_from(first).zip(exists);
             there.filter(|(_, exists)| *exists).for_each(|(key, _)| visit(key));
             if end == found.len() {
                 return;
@@ -393,12 +393,13 @@ impl<'a> Session<'a> {
     /// committed is taken back.
     pub fn commit(&mut self, mark: Mark) -> Result<(), WriteRefused> {
         let committed = self.engine.journal.commit(mark);
-        match &committed {
-            Err(_) => self.engine.take_back(),
-            Ok(()) if self.is_commit_due() => self.engine.settle(),
-            Ok(()) => {}
+        if committed.is_err() {
+            self.engine.take_back();
         }
         self.engine.deliver();
+        if committed.is_ok() && self.is_commit_due() {
+            self.engine.settle();
+        }
         self.undo_bytes = 0;
         committed
     }

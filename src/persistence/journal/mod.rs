@@ -141,6 +141,8 @@ pub struct Journal {
     healed: AtomicU64,
     /// `State::trouble` is set, or it is closed.
     refusing: AtomicBool,
+    /// `State::due` is not empty.
+    has_due: AtomicBool,
     /// Length of the data file, in bytes.
     bytes: AtomicU64,
     /// How much of it is seals of this run, in bytes.
@@ -210,6 +212,7 @@ impl Journal {
             committed: AtomicU64::new(0),
             healed: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
+            has_due: AtomicBool::new(false),
             bytes: AtomicU64::new(segment.end),
             seal_bytes: AtomicU64::new(0),
             length_max: AtomicU64::new(u64::MAX),
@@ -359,11 +362,12 @@ impl Journal {
     /// Tells those who left a waiter and whose batch is settled. Call it after whatever may settle one.
     /// `take_back` sees to it that memory shows no more what some of them are refused.
     pub fn deliver(&self, take_back: impl FnOnce()) {
+        if !self.has_due.load(Ordering::Acquire) {
+            return;
+        }
         let (mut due, failed) = {
             let mut state = lock(&self.state);
-            if state.due.is_empty() {
-                return;
-            }
+            self.has_due.store(false, Ordering::Release);
             (std::mem::take(&mut state.due), state.trouble.is_some())
         };
         if failed {
@@ -488,6 +492,7 @@ impl Journal {
         state.writing = false;
         let State { due, waiters, .. } = state;
         due.append(&mut waiters[batch.stamp as usize % 2]);
+        self.has_due.store(!due.is_empty(), Ordering::Release);
         batch.lines.clear();
         batch.lines.shrink_to(JOURNAL_SPARE_BYTES_MAX);
         state.spare = batch.lines;
@@ -515,6 +520,7 @@ impl Journal {
         state.stamp += 1;
         let State { due, waiters, .. } = state;
         waiters.iter_mut().for_each(|waiters| due.append(waiters));
+        self.has_due.store(!due.is_empty(), Ordering::Release);
         state.led = false;
         state.pending = Vec::new();
         state.pending_records = 0;
