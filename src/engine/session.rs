@@ -369,8 +369,10 @@ impl<'a> Session<'a> {
         shard.entries().map(Entry::key).filter(begins).try_for_each(|key| keys.push(key))?;
         drop(shard);
         keys.iter_from(0).for_each(visit);
-        // Whoever waits for a processor need not wait until all shards are visited.
-        thread::yield_now();
+        if keys.len() >= KEYS_AT_ONCE {
+            // Whoever waits for a processor need not wait until all shards are visited.
+            thread::yield_now();
+        }
         Ok(())
     }
 
