@@ -52,6 +52,14 @@ pub struct Connection<'a> {
     watcher: Option<JoinHandle<()>>,
 }
 
+/// How large a request may be at this point of a conversation.
+fn limits(conversation: &Conversation, control: &Control) -> Limits {
+    match conversation.authenticated {
+        true => Limits::new(control.config.max_value, control.config.max_request),
+        false => Limits::STRANGER,
+    }
+}
+
 /// How a burst ended.
 enum Burst {
     /// More bytes are needed.
@@ -78,17 +86,16 @@ impl<'a> Connection<'a> {
     /// The connection of `client`.
     pub fn new(client: &'a Arc<Client>, engine: &'a Engine, control: &'a Control) -> Self {
         let config = &control.config;
-        let authenticated = config.password().is_none();
-        let limits = Limits::new(config.max_value, config.max_request);
+        let conversation = Conversation::new(config.password().is_none());
         Self {
             control,
             client,
             session: Session::new(engine).with_value_bytes_max(config.max_value),
-            conversation: Conversation::new(authenticated),
+            limits: limits(&conversation, control),
+            conversation,
             requests: RequestReader::default(),
             telnet: Telnet::default(),
             output: Output::new(client, Duration::from_secs(config.write_timeout.into())),
-            limits: if authenticated { limits } else { Limits::STRANGER },
             done: Done::default(),
             begun: None,
             polls: 16,
@@ -198,8 +205,8 @@ impl<'a> Connection<'a> {
             if !self.session.is_committed(mark) {
                 self.output.batch.must_commit(start, mark);
             }
-            if self.limits.is_strangers && self.conversation.authenticated {
-                self.limits = Limits::new(control.config.max_value, control.config.max_request);
+            if self.limits.is_strangers == self.conversation.authenticated {
+                self.limits = limits(&self.conversation, control);
             }
             if self.conversation.is_over {
                 return Ok(Burst::Quit);

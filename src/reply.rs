@@ -1,4 +1,5 @@
-//! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can.
+//! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can, or RESP3 for who said
+//! `HELLO 3`. Where the two have a form in common, that is used.
 //!
 //! The replies of a burst gather here and leave together, once the journal has committed what they
 //! show. A long value is not copied: its blocks are sent from where they are kept, whatever becomes of the
@@ -14,10 +15,32 @@ use crate::limits::LARGE_REPLY_BYTES;
 use crate::memory;
 use crate::value::{Block, View};
 
+/// The forms of replies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// What everybody speaks at first.
+    #[default]
+    Resp2,
+    /// With maps, sets, verbatim text and one null.
+    Resp3,
+}
+
+impl Protocol {
+    /// Its number, as `HELLO` has it.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::Resp2 => 2,
+            Self::Resp3 => 3,
+        }
+    }
+}
+
 /// Replies not sent yet.
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Vec<u8>,
+    /// The form of the next.
+    protocol: Protocol,
     /// What stands between them, in order.
     shared: Vec<Shared>,
     /// How long that is, in bytes.
@@ -145,9 +168,47 @@ impl Replies {
         }
     }
 
-    /// `$-1`: no such value.
+    /// From here on they have this form.
+    pub fn speak(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// `$-1`, or `_`: no such value.
     pub fn nil(&mut self) {
-        self.push(b"$-1\r\n");
+        match self.protocol {
+            Protocol::Resp2 => self.push(b"$-1\r\n"),
+            Protocol::Resp3 => self.push(b"_\r\n"),
+        }
+    }
+
+    /// `%pairs`, or an array of twice as many: that many names follow, each with its value.
+    pub fn map(&mut self, pairs: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.array(2 * pairs),
+            Protocol::Resp3 => self.header(b'%', pairs as i64),
+        }
+    }
+
+    /// `~length`, or an array: that many replies follow, in no order.
+    pub fn set(&mut self, length: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.array(length),
+            Protocol::Resp3 => self.header(b'~', length as i64),
+        }
+    }
+
+    /// `=length` and `txt:` before the text, or a bulk: text for people.
+    pub fn verbatim(&mut self, text: &[u8]) {
+        const FORMAT: &[u8] = b"txt:";
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(text),
+            Protocol::Resp3 => {
+                self.header(b'=', (FORMAT.len() + text.len()) as i64);
+                self.push(FORMAT);
+                self.push(text);
+                self.push(b"\r\n");
+            }
+        }
     }
 
     /// `*length`; that many replies follow.
@@ -255,6 +316,20 @@ mod tests {
         replies.nil();
         replies.array(1234);
         let expected = b"+OK\r\n-ERR a  +OK b\r\n:-9223372036854775808\r\n:0\r\n$4\r\na\r\n\0\r\n$-1\r\n*1234\r\n";
+        assert_eq!(sent(&replies), expected);
+    }
+
+    #[test]
+    fn resp3_has_forms_of_its_own() {
+        let mut replies = Replies::default();
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            replies.speak(protocol);
+            replies.nil();
+            replies.map(2);
+            replies.set(3);
+            replies.verbatim(b"text");
+        }
+        let expected = b"$-1\r\n*4\r\n*3\r\n$4\r\ntext\r\n_\r\n%2\r\n~3\r\n=8\r\ntxt:text\r\n";
         assert_eq!(sent(&replies), expected);
     }
 

@@ -5,9 +5,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{CommandError, Context, ECHO_BYTES_MAX, Silence, integer, is, lossy, name};
+use super::{
+    CommandError, Context, Conversation, ECHO_BYTES_MAX, REDIS_VERSION, Silence, integer, is,
+    lossy, name,
+};
 use crate::control::{Client, Event, Paused};
 use crate::memory;
+use crate::reply::Protocol;
 use crate::request::Request;
 use crate::seldom::Seldom;
 
@@ -26,9 +30,20 @@ pub fn auth(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         3 => (Some(&request[1]), &request[2]),
         _ => return Err(CommandError::Syntax),
     };
-    let known = user.is_none_or(|user| user == b"default");
+    if user.is_none() && context.control.config.password().is_none() {
+        return Err(CommandError::NoPassword);
+    }
+    authenticate(context, user.unwrap_or(USER), guess)?;
+    context.replies.status("OK");
+    Ok(())
+}
+
+/// The only user.
+const USER: &[u8] = b"default";
+
+fn authenticate(context: &mut Context<'_, '_>, user: &[u8], guess: &[u8]) -> Result {
+    let known = user == USER;
     match context.control.config.password() {
-        None if user.is_none() => return Err(CommandError::NoPassword),
         // As in Redis: any password will do where none is asked for.
         None if known => {}
         // Compared in any case: how long it takes says nothing of the name.
@@ -46,7 +61,86 @@ pub fn auth(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             return Err(CommandError::WrongPassword);
         }
     }
-    context.replies.status("OK");
+    Ok(())
+}
+
+/// `HELLO [protover [AUTH username password] [SETNAME clientname]]`: what clients begin with.
+pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let protocol = match request.words_from(1).next() {
+        None => None,
+        Some(word) => Some(match integer(word) {
+            Ok(2) => Protocol::Resp2,
+            Ok(3) => Protocol::Resp3,
+            Ok(_) => return Err(CommandError::NoProtocol),
+            Err(_) => {
+                let error = "Protocol version is not an integer or out of range";
+                return Err(CommandError::Value(error));
+            }
+        }),
+    };
+    let (mut credentials, mut name) = (None, None);
+    let mut words = request.words_from(2.min(request.len()));
+    while let Some(option) = words.next() {
+        match option {
+            _ if is(option, "AUTH") && words.len() >= 2 => {
+                credentials = words.next().zip(words.next());
+            }
+            _ if is(option, "SETNAME") && words.len() >= 1 => {
+                name = Some(plain(words.next().unwrap_or_default(), "Client names")?);
+            }
+            _ => {
+                let option = lossy(option, ECHO_BYTES_MAX);
+                return Err(CommandError::NoSuch("Syntax error in HELLO option", option));
+            }
+        }
+    }
+    if let Some((user, guess)) = credentials {
+        authenticate(context, user, guess)?;
+    }
+    if !context.conversation.authenticated {
+        return Err(CommandError::HelloNoAuth);
+    }
+    if let Some(name) = name {
+        context.client.rename(|names| names.name = name);
+    }
+    if let Some(protocol) = protocol {
+        speak(context, protocol);
+    }
+    let protocol = context.conversation.protocol;
+    let (id, replies) = (context.client.id as i64, &mut context.replies);
+    replies.map(7);
+    for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+        replies.bulk(name.as_bytes());
+        replies.bulk(value.as_bytes());
+    }
+    for (name, value) in [("proto", protocol.number()), ("id", id)] {
+        replies.bulk(name.as_bytes());
+        replies.integer(value);
+    }
+    for (name, value) in [("mode", "standalone"), ("role", "master")] {
+        replies.bulk(name.as_bytes());
+        replies.bulk(value.as_bytes());
+    }
+    replies.bulk(b"modules");
+    replies.array(0);
+    Ok(())
+}
+
+fn speak(context: &mut Context<'_, '_>, protocol: Protocol) {
+    context.conversation.protocol = protocol;
+    context.replies.speak(protocol);
+    context.client.protocol.store(protocol.number() as usize, Ordering::Relaxed);
+}
+
+/// As if it had just connected, but for its number and its library's name.
+pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    let Context { client, control, .. } = *context;
+    *context.conversation = Conversation::new(control.config.password().is_none());
+    speak(context, Protocol::Resp2);
+    client.rename(|names| names.name.clear());
+    client.no_evict.store(false, Ordering::Relaxed);
+    client.no_touch.store(false, Ordering::Relaxed);
+    context.replies.status("RESET");
     Ok(())
 }
 
@@ -95,7 +189,7 @@ fn plain(word: &[u8], what: &'static str) -> std::result::Result<String, Command
 
 pub fn info(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let line = line(context.client);
-    context.replies.bulk(line.as_bytes());
+    context.replies.verbatim(line.as_bytes());
     Ok(())
 }
 
@@ -124,7 +218,7 @@ pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NoMemory)?;
         text.extend_from_slice(line.as_bytes());
     }
-    context.replies.bulk(&text);
+    context.replies.verbatim(&text);
     Ok(())
 }
 
@@ -153,7 +247,7 @@ fn line(client: &Client) -> String {
         line,
         " fd={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={pending} \
          qbuf-free={} argv-mem=0 multi-mem=0 rbs={} rbp={} obl=0 oll={} omem={queued} tot-mem={} \
-         events=r cmd={} user=default redir=-1 resp=2 lib-name={} lib-ver={} tot-net-in={} \
+         events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={} tot-net-in={} \
          tot-net-out={} tot-cmds={}",
         client.descriptor(),
         names.name,
@@ -165,6 +259,7 @@ fn line(client: &Client) -> String {
         u8::from(queued > 0),
         buffers + queued + size_of::<Client>(),
         name(load(&client.last_command)),
+        client.protocol.load(Ordering::Relaxed),
         names.library[0],
         names.library[1],
         count(&client.received),

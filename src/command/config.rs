@@ -18,7 +18,7 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), C
     }
     let found: Vec<_> =
         parameters.iter().zip(asked).filter_map(|(found, asked)| asked.then_some(found)).collect();
-    context.replies.array(2 * found.len());
+    context.replies.map(found.len());
     for (name, value) in found {
         context.replies.bulk(name.as_bytes());
         context.replies.bulk(value.as_bytes());

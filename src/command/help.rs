@@ -107,11 +107,11 @@ fn info(replies: &mut Replies, command: &Command, container: Option<&str>) {
     replies.array(10);
     replies.bulk(name.as_bytes());
     replies.integer(command.arity.as_redis());
-    replies.array(command.flags.len());
+    replies.set(command.flags.len());
     command.flags.iter().for_each(|flag| replies.status(flag.name()));
     let (first, last, step) = command.keys;
     [first, last, step].into_iter().for_each(|number| replies.integer(number));
-    (0..3).for_each(|_| replies.array(0));
+    (0..3).for_each(|_| replies.set(0));
     replies.array(command.subcommands.len());
     command.subcommands.iter().for_each(|subcommand| info(replies, subcommand, Some(&name)));
 }
@@ -125,7 +125,7 @@ pub fn command_docs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
                 .any(|name| lookup(name).is_some_and(|found| std::ptr::eq(found, *command)))
     };
     let asked: Vec<_> = TABLE.iter().filter(named).collect();
-    context.replies.array(2 * asked.len());
+    context.replies.map(asked.len());
     asked.into_iter().for_each(|command| docs(context.replies, command, None));
     Ok(())
 }
@@ -138,7 +138,7 @@ fn docs(replies: &mut Replies, command: &Command, container: Option<&str>) {
     let parts = 3
         + usize::from(!command.arguments.is_empty())
         + usize::from(!command.subcommands.is_empty());
-    replies.array(2 * parts);
+    replies.map(parts);
     for (field, value) in
         [("summary", command.summary), ("since", command.since), ("group", command.group.name())]
     {
@@ -152,7 +152,7 @@ fn docs(replies: &mut Replies, command: &Command, container: Option<&str>) {
     }
     if !command.subcommands.is_empty() {
         replies.bulk(b"subcommands");
-        replies.array(2 * command.subcommands.len());
+        replies.map(command.subcommands.len());
         command.subcommands.iter().for_each(|subcommand| docs(replies, subcommand, Some(&name)));
     }
 }
@@ -163,21 +163,21 @@ fn argument_docs(replies: &mut Replies, argument: &Argument) {
         .filter_map(|(set, name)| set.then_some(name))
         .collect();
     let parts = 2 + usize::from(!flags.is_empty()) + usize::from(!argument.one_of.is_empty());
-    replies.array(2 * parts);
+    replies.map(parts);
     for (field, value) in [("name", argument.name), ("type", argument.kind)] {
         replies.bulk(field.as_bytes());
         replies.bulk(value.as_bytes());
     }
     if !flags.is_empty() {
         replies.bulk(b"flags");
-        replies.array(flags.len());
+        replies.set(flags.len());
         flags.iter().for_each(|flag| replies.status(flag));
     }
     if !argument.one_of.is_empty() {
         replies.bulk(b"arguments");
         replies.array(argument.one_of.len());
         for token in argument.one_of {
-            replies.array(6);
+            replies.map(3);
             for (field, value) in [
                 ("name", token.to_ascii_lowercase()),
                 ("type", "pure-token".to_owned()),

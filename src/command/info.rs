@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{CommandError, Context, is};
+use super::{CommandError, Context, REDIS_VERSION, is};
 use crate::control::{Called, Control, Event, unix_time};
 use crate::memory;
 use crate::process;
@@ -42,7 +42,7 @@ pub fn info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), 
             write(context, &mut text);
         }
     }
-    context.replies.bulk(text.as_bytes());
+    context.replies.verbatim(text.as_bytes());
     Ok(())
 }
 
@@ -67,8 +67,7 @@ fn server(context: &mut Context<'_, '_>, text: &mut String) {
     let Control { config, started, run_id, .. } = context.control;
     let executable = std::env::current_exe().unwrap_or_default();
     let uptime_s = started.elapsed().as_secs();
-    // Client libraries read from this which commands they may use.
-    put(text, format_args!("redis_version:7.4.0"));
+    put(text, format_args!("redis_version:{REDIS_VERSION}"));
     put(text, format_args!("redis_mode:standalone"));
     put(text, format_args!("server_name:coffre"));
     put(text, format_args!("coffre_version:{}", env!("CARGO_PKG_VERSION")));

@@ -20,7 +20,7 @@ use crate::engine::{Session, WriteError};
 use crate::glob;
 use crate::memory;
 use crate::persistence::WriteRefused;
-use crate::reply::Replies;
+use crate::reply::{Protocol, Replies};
 use crate::request::Request;
 use crate::text;
 
@@ -35,6 +35,8 @@ pub struct Conversation {
     pub is_over: bool,
     /// It watches every command.
     pub feed: Option<Arc<Feed>>,
+    /// The form of its replies.
+    pub protocol: Protocol,
     silence: Silence,
 }
 
@@ -52,7 +54,13 @@ enum Silence {
 impl Conversation {
     /// One that has just begun.
     pub fn new(authenticated: bool) -> Self {
-        Self { authenticated, is_over: false, feed: None, silence: Silence::None }
+        Self {
+            authenticated,
+            is_over: false,
+            feed: None,
+            protocol: Protocol::default(),
+            silence: Silence::None,
+        }
     }
 
     /// Whether it asked for no replies at all.
@@ -136,6 +144,16 @@ pub enum CommandError {
     /// The client has yet to give the password.
     #[error("NOAUTH Authentication required.")]
     NoAuth,
+    /// The same, of a client that wants to know who it speaks with.
+    #[error(
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+         <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+         the same time"
+    )]
+    HelloNoAuth,
+    /// `HELLO` with another version than 2 and 3.
+    #[error("NOPROTO unsupported protocol version")]
+    NoProtocol,
     /// A wrong password, or another user than `default`.
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     WrongPassword,
@@ -188,6 +206,9 @@ impl From<WriteError> for CommandError {
     }
 }
 
+/// The version of Redis whose commands these are: client libraries choose by it what they use.
+const REDIS_VERSION: &str = "7.4.0";
+
 /// Longest part of a request that an error echoes, in bytes (Redis's own bound).
 const ECHO_BYTES_MAX: usize = 128;
 
@@ -231,7 +252,7 @@ impl Asked {
 
 /// What is run while clients are paused, whatever is paused: it may end the pause.
 fn is_never_paused(command: &Command) -> bool {
-    matches!(command.name, "AUTH" | "UNPAUSE" | "SHUTDOWN" | "QUIT")
+    matches!(command.name, "AUTH" | "HELLO" | "RESET" | "UNPAUSE" | "SHUTDOWN" | "QUIT")
 }
 
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
@@ -247,6 +268,7 @@ pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> 
 /// Runs one request and writes its one reply.
 pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
     let start = context.replies.position();
+    context.replies.speak(context.conversation.protocol);
     let rejection = match asked.found {
         None => asked.error,
         Some(found) => asked.error.or_else(|| obstacle(found.command, context)),

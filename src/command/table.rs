@@ -419,6 +419,33 @@ pub static TABLE: &[Command] = &[
         ..PLAIN
     },
     Command {
+        name: "HELLO",
+        arity: Arity::AtLeast(1),
+        flags: &[Flag::Fast, Flag::NoAuth, Flag::Secret],
+        group: Group::Connection,
+        since: "6.0.0",
+        summary: "Tells who the server is, and chooses the form of replies.",
+        arguments: &[
+            Argument::new("protover", "integer").optional(),
+            Argument::new("AUTH username password", "string").optional(),
+            Argument::new("SETNAME clientname", "string").optional(),
+        ],
+        example: "HELLO 3",
+        notes: &["Version 2 is what everybody speaks at first, 3 has maps and one null."],
+        run: client::hello,
+        ..PLAIN
+    },
+    Command {
+        name: "RESET",
+        flags: &[Flag::Fast, Flag::NoAuth],
+        group: Group::Connection,
+        since: "6.2.0",
+        summary: "Makes the connection as if it were new.",
+        example: "RESET",
+        run: client::reset,
+        ..PLAIN
+    },
+    Command {
         name: "HELP",
         alias: Some("?"),
         arity: Arity::Between(1, 2),

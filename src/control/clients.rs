@@ -83,6 +83,8 @@ pub struct Client {
     pub buffer_bytes: AtomicUsize,
     /// Bytes of replies that it has not taken yet.
     pub queued_bytes: AtomicUsize,
+    /// The number of the protocol its replies have.
+    pub protocol: AtomicUsize,
     /// It watches every command.
     pub is_monitor: AtomicBool,
     /// It asked for `CLIENT NO-EVICT`.
@@ -196,6 +198,7 @@ impl Client {
             pending_bytes: AtomicUsize::new(0),
             buffer_bytes: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
+            protocol: AtomicUsize::new(2),
             is_monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),

@@ -233,3 +233,66 @@ fn foreign_protocols_are_logged_once_a_minute() {
     let (_, log) = server.terminate();
     assert_eq!(log.matches("an HTTP request").count(), 1, "{log}");
 }
+
+#[test]
+fn hello_chooses_the_form_of_replies() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    let id = match client.line("CLIENT ID") {
+        Reply::Integer(id) => id,
+        other => panic!("{other:?}"),
+    };
+    let mut expect = |line: &str, reply: &str| {
+        client.send(format!("{line}\r\n").as_bytes());
+        assert_eq!(
+            client.read(reply.len()).escape_ascii().to_string(),
+            reply.as_bytes().escape_ascii().to_string()
+        );
+    };
+    let hello = |start: &str, protocol: u8| {
+        format!(
+            "{start}$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.4.0\r\n$5\r\nproto\r\n:{protocol}\r\n\
+             $2\r\nid\r\n:{id}\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n\
+             $7\r\nmodules\r\n*0\r\n"
+        )
+    };
+    expect("HELLO", &hello("*14\r\n", 2));
+    expect("GET none", "$-1\r\n");
+    expect("HELLO 3 AUTH default anything SETNAME me", &hello("%7\r\n", 3));
+    expect("GET none", "_\r\n");
+    expect("CLIENT GETNAME", "$2\r\nme\r\n");
+    expect("CONFIG GET appendonly", "%1\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n");
+    expect("INFO cluster", "=34\r\ntxt:# Cluster\r\ncluster_enabled:0\r\n\r\n");
+    expect("HELLO", &hello("%7\r\n", 3));
+    expect("RESET", "+RESET\r\n");
+    expect("GET none", "$-1\r\n");
+    expect("CLIENT GETNAME", "$-1\r\n");
+}
+
+#[test]
+fn hello_and_reset_mind_the_password() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--requirepass", "sesame"]);
+    let mut client = server.client();
+    assert!(client.line("HELLO 3").error().starts_with("NOAUTH HELLO must be called with"));
+    assert!(client.line("HELLO 3 AUTH default wrong").error().starts_with("WRONGPASS "));
+    assert!(client.line("PING").error().starts_with("NOAUTH "));
+    assert!(matches!(client.line("HELLO 2 AUTH default sesame"), Reply::Array(_)));
+    assert_eq!(client.line("PING"), Reply::pong());
+    assert_eq!(client.line("RESET"), Reply::Status("RESET".to_owned()));
+    assert!(client.line("PING").error().starts_with("NOAUTH "));
+    // And a stranger's requests are tiny again.
+    client.send(b"*11\r\n");
+    assert!(client.reply().error().contains("unauthenticated multibulk length"));
+}
+
+#[test]
+fn commands_are_counted_as_they_are_listed() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    let Reply::Array(names) = client.line("COMMAND LIST") else { panic!() };
+    assert!(names.contains(&Reply::bulk("get")));
+    assert_eq!(client.line("COMMAND COUNT"), Reply::Integer(names.len() as i64));
+}
