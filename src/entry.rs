@@ -6,9 +6,12 @@
 //! What grows, and what is longer than [`VALUE_BLOCK_BYTES`], is a [`Value`] of its own.
 //!
 //! ```text
-//! inline   | key bytes: u32 | value bytes: u32      | key | value |
-//! grown    | key bytes: u32 | u32::MAX | Value      | key |
+//! inline     | key bytes: u32 | value bytes: u32            | key | value |
+//! expiring   | key bytes: u32 | the same and EXPIRES | time | key | value |
+//! grown      | key bytes: u32 | GROWN                | time | Value | key |
 //! ```
+//!
+//! The time is when it expires, in milliseconds of Unix time; 0 is never.
 //!
 //! An entry never moves while it lives: its address is its [identity](Entry::id).
 //!
@@ -37,8 +40,11 @@ pub struct EntryId(usize);
 
 /// In the place of an inline value's length.
 const GROWN: u32 = u32::MAX;
+/// Beside an inline value's length: it has a place for the time when it expires.
+const EXPIRES: u32 = 1 << 31;
 const ADDRESS_BYTES: usize = 6;
 const HEADER_BYTES: usize = size_of::<u64>();
+const TIME_BYTES: usize = size_of::<u64>();
 
 // SAFETY: an entry owns all it points to, bytes and at most one `Value`, which may go to another thread.
 unsafe impl Send for Entry {}
@@ -46,24 +52,63 @@ unsafe impl Send for Entry {}
 unsafe impl Sync for Entry {}
 
 impl Entry {
-    /// A copy of `key` and `value`; an error if there is no memory for them.
-    pub fn new(key: &[u8], value: &[u8]) -> Result<Self, NoMemory> {
+    /// A copy of `key` and `value`, and when they expire, in milliseconds of Unix time; an error if there is
+    /// no memory for them.
+    pub fn new(key: &[u8], value: &[u8], expires_ms: Option<u64>) -> Result<Self, NoMemory> {
         if value.len() > VALUE_BLOCK_BYTES {
-            return Self::grown(key, Value::copy_of(value)?);
+            return Self::grown(key, Value::copy_of(value)?, expires_ms);
         }
-        let entry = Self::build(key, value.len() as u32, HEADER_BYTES, value.len())?;
+        let (mark, time_bytes) = match expires_ms {
+            None => (0, 0),
+            Some(_) => (EXPIRES, TIME_BYTES),
+        };
+        let shape = value.len() as u32 | mark;
+        let mut entry = Self::build(key, shape, HEADER_BYTES + time_bytes, value.len())?;
+        entry.set_expires_ms(expires_ms);
         // SAFETY: `build` made room for the value right behind the key, and nobody else knows of it.
         unsafe { ptr::copy_nonoverlapping(value.as_ptr(), entry.key_end(), value.len()) };
         Ok(entry)
     }
 
-    /// A copy of `key`, and a value that may change in its place; an error if there is no memory for it.
-    pub fn grown(key: &[u8], value: Value) -> Result<Self, NoMemory> {
-        let entry = Self::build(key, GROWN, HEADER_BYTES + size_of::<Value>(), 0)?;
+    /// A copy of `key`, and a value that may change in its place, and when they expire; an error if there is no
+    /// memory for it.
+    pub fn grown(key: &[u8], value: Value, expires_ms: Option<u64>) -> Result<Self, NoMemory> {
+        let key_start = HEADER_BYTES + TIME_BYTES + size_of::<Value>();
+        let mut entry = Self::build(key, GROWN, key_start, 0)?;
         // SAFETY: `build` left so much room behind the header, whose end is aligned for it. Were this not
         // reached, `drop` would find no `Value`: nothing between here and `build` can fail.
         unsafe { entry.value_pointer().write(value) };
+        entry.set_expires_ms(expires_ms);
         Ok(entry)
+    }
+
+    /// When it expires, in milliseconds of Unix time, if it does.
+    pub fn expires_ms(&self) -> Option<u64> {
+        if !self.has_time() {
+            return None;
+        }
+        // SAFETY: it has a place for the time, its second word, which `build` wrote as 0.
+        Some(unsafe { self.start().add(1).read() }).filter(|time_ms| *time_ms > 0)
+    }
+
+    /// Whether it has expired at `now_ms`.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms().is_some_and(|time_ms| time_ms <= now_ms)
+    }
+
+    /// Whether it has a place for the time when it expires.
+    pub fn has_time(&self) -> bool {
+        self.lengths()[1] & EXPIRES != 0
+    }
+
+    /// Changes when it expires; `false` if it has no place for that, and another entry is needed.
+    pub fn set_expires_ms(&mut self, expires_ms: Option<u64>) -> bool {
+        let has_place = self.has_time();
+        if has_place {
+            // SAFETY: as in `expires_ms`, and the entry is borrowed for nobody else meanwhile.
+            unsafe { self.start().add(1).write(expires_ms.unwrap_or(0)) };
+        }
+        has_place || expires_ms.is_none()
     }
 
     /// An entry with `key` written `key_start` bytes from its beginning, and room for so many more behind it.
@@ -105,7 +150,8 @@ impl Entry {
 
     fn key_start(&self) -> usize {
         match self.lengths() {
-            [_, GROWN] => HEADER_BYTES + size_of::<Value>(),
+            [_, GROWN] => HEADER_BYTES + TIME_BYTES + size_of::<Value>(),
+            [_, shape] if shape & EXPIRES != 0 => HEADER_BYTES + TIME_BYTES,
             _ => HEADER_BYTES,
         }
     }
@@ -121,8 +167,8 @@ impl Entry {
 
     /// Where the value of a grown entry stands.
     fn value_pointer(&self) -> *mut Value {
-        // SAFETY: every entry is at least one word long.
-        unsafe { self.start().add(1).cast::<Value>() }
+        // SAFETY: one that is grown is longer than that.
+        unsafe { self.start().cast::<u8>().add(HEADER_BYTES + TIME_BYTES).cast::<Value>() }
     }
 
     /// The key.
@@ -140,8 +186,9 @@ impl Entry {
             // SAFETY: `grown` wrote a value there; it is lent no longer than the entry is.
             [_, GROWN] => unsafe { &*self.value_pointer() }.view(),
             // SAFETY: `new` wrote so many bytes behind the key; they never change.
-            [_, bytes] => {
-                View::Short(unsafe { slice::from_raw_parts(self.key_end(), bytes as usize) })
+            [_, shape] => {
+                let bytes = (shape & !EXPIRES) as usize;
+                View::Short(unsafe { slice::from_raw_parts(self.key_end(), bytes) })
             }
         }
     }
@@ -170,7 +217,7 @@ impl Entry {
     fn words(&self) -> usize {
         let value = match self.lengths() {
             [_, GROWN] => 0,
-            [_, bytes] => bytes as usize,
+            [_, shape] => (shape & !EXPIRES) as usize,
         };
         words(self.key_start() + self.key_bytes() + value)
     }
@@ -215,7 +262,7 @@ const _: () = {
 };
 const _: () = assert!(align_of::<Value>() <= align_of::<u64>());
 const _: () = assert!(size_of::<usize>() == ADDRESS_BYTES + 2, "addresses of 64 bits");
-const _: () = assert!(VALUE_BLOCK_BYTES < GROWN as usize);
+const _: () = assert!(VALUE_BLOCK_BYTES < EXPIRES as usize - 1);
 
 #[cfg(test)]
 mod tests {
@@ -227,11 +274,11 @@ mod tests {
         for key_bytes in lengths {
             for value_bytes in lengths {
                 let (key, value) = (vec![b'k'; key_bytes], vec![b'v'; value_bytes]);
-                let mut inline = Entry::new(&key, &value).unwrap();
+                let mut inline = Entry::new(&key, &value, None).unwrap();
                 assert_eq!(inline.key(), key);
                 assert_eq!(inline.value().to_vec(), value);
                 assert!(inline.value_mut().is_none());
-                let grown = Entry::grown(&key, Value::copy_of(&value).unwrap()).unwrap();
+                let grown = Entry::grown(&key, Value::copy_of(&value).unwrap(), None).unwrap();
                 assert_eq!((grown.key(), grown.value().to_vec()), (&key[..], value));
                 assert_ne!(grown.id(), inline.id());
             }
@@ -240,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_grown_value_changes_in_its_place() {
-        let mut entry = Entry::grown(b"key", Value::copy_of(b"value").unwrap()).unwrap();
+        let mut entry = Entry::grown(b"key", Value::copy_of(b"value").unwrap(), None).unwrap();
         let id = entry.id();
         let value = entry.value_mut().unwrap();
         value.reserve(5, 1000).unwrap();
@@ -255,13 +302,33 @@ mod tests {
     #[test]
     fn a_long_value_stands_elsewhere() {
         let long = vec![b'v'; VALUE_BLOCK_BYTES + 1];
-        let mut entry = Entry::new(b"key", &long).unwrap();
+        let mut entry = Entry::new(b"key", &long, None).unwrap();
         assert!(entry.value_mut().is_some());
         assert!(entry.value().to_vec() == long);
     }
 
     #[test]
     fn sixteen_bytes_each_take_forty() {
-        assert_eq!(Entry::new(&[b'k'; 16], &[b'v'; 16]).unwrap().capacity(), 40);
+        assert_eq!(Entry::new(&[b'k'; 16], &[b'v'; 16], None).unwrap().capacity(), 40);
+        assert_eq!(Entry::new(&[b'k'; 16], &[b'v'; 16], Some(1)).unwrap().capacity(), 48);
+    }
+
+    #[test]
+    fn the_time_is_changed_where_there_is_a_place_for_it() {
+        let never = Entry::new(b"key", b"value", None).unwrap();
+        let soon = Entry::new(b"key", b"value", Some(7)).unwrap();
+        let grown = Entry::grown(b"key", Value::copy_of(b"value").unwrap(), None).unwrap();
+        for (mut entry, time, has_place) in
+            [(never, None, false), (soon, Some(7), true), (grown, None, true)]
+        {
+            assert_eq!(entry.expires_ms(), time);
+            assert_eq!(entry.set_expires_ms(Some(u64::MAX)), has_place);
+            assert_eq!(entry.expires_ms(), has_place.then_some(u64::MAX));
+            assert!(entry.set_expires_ms(None));
+            assert_eq!(entry.expires_ms(), None);
+            assert_eq!((entry.key(), entry.value().to_vec()), (&b"key"[..], b"value".to_vec()));
+        }
+        let entry = Entry::new(b"", b"", Some(7)).unwrap();
+        assert!(entry.is_expired(7) && !entry.is_expired(6));
     }
 }

@@ -16,6 +16,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 mod crew;
+mod due;
 pub mod engine;
 pub mod entry;
 pub mod glob;
@@ -52,8 +53,8 @@ use signal_hook::iterator::Signals;
 
 use config::{Config, PasswordFileError};
 use control::Stop;
-use engine::Engine;
-use limits::{DRAIN_MS_MAX, METRICS_THREADS, REWRITE_MS_MAX, STOP_MS_MAX};
+use engine::{Engine, Session};
+use limits::{DRAIN_MS_MAX, EXPIRY_TICK_MS, METRICS_THREADS, REWRITE_MS_MAX, STOP_MS_MAX};
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
 use server::{BindError, Listener, Server};
@@ -207,7 +208,7 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
 }
 
 /// Does what needs to be done while no client calls: one thread keeps the journal well, one compacts the
-/// file, one looks at the clock. The process ends with them: without them it would only seem to be well.
+/// file, one removes what has expired, one looks at the clock. The process ends with them: without them it would only seem to be well.
 fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     let spawn = |name: &str, work: fn(&Server)| {
         let server = Arc::clone(server);
@@ -221,7 +222,14 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     };
     spawn("journal", |server| tend_journal(server.engine()))?;
     spawn("compaction", |server| server.engine().tend_compaction(Duration::from_millis(100)))?;
+    spawn("expiry", |server| remove_expired(server.engine()))?;
     spawn("clock", tick)
+}
+
+/// Now and then removes the keys that have expired. Where the journal takes no writes, nobody sees them either.
+fn remove_expired(engine: &Engine) {
+    thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
+    let _ = Session::new(engine).remove_expired();
 }
 
 /// Once a second: how much was done in it; and memory that was low may be there again.

@@ -137,6 +137,12 @@ pub const NEWS_KEYS_MAX: usize = 64;
 /// The same as a part of the shard's keys, one in so many: so the cost of sorting them in stays bounded for each.
 pub const NEWS_SHARE: usize = 64;
 
+/// How many keys that have expired are removed at one moment.
+pub const EXPIRED_AT_ONCE: usize = 128;
+
+/// How often somebody looks for keys that have expired, in milliseconds.
+pub const EXPIRY_TICK_MS: u64 = 100;
+
 /// How many keys `EXISTS` looks for at one moment.
 pub const KEYS_AT_ONCE: usize = 1024;
 

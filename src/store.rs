@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use hashbrown::HashTable;
 
+use crate::due::Due;
 use crate::entry::{Entry, EntryId};
 use crate::index::{Index, News};
 use crate::keylist::KeyList;
@@ -60,6 +61,9 @@ impl BuildHasher for Hashing {
     }
 }
 
+/// The stamps of changes whose batch is not known yet begin here; no batch has one.
+pub const PROVISIONAL: u64 = 1 << 63;
+
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -69,6 +73,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// The number of the key's shard, below [`SHARDS`].
+    pub fn shard(self) -> usize {
+        self.shard
+    }
+
     /// The key's hash.
     pub fn hash(self) -> u64 {
         self.hash
@@ -86,6 +95,8 @@ pub struct Shard {
     undo: Vec<(u64, Undo)>,
     /// What its index does not know yet; `None` if it has none.
     news: Option<News>,
+    /// When entries expire.
+    due: Due,
 }
 
 /// What a change replaced.
@@ -111,8 +122,17 @@ pub enum Undo {
         /// The length of the whole value.
         length: usize,
     },
-    /// Every key.
-    Everything(HashTable<Entry>),
+    /// The time at which an entry expires.
+    Expiry {
+        /// The hash of its key.
+        hash: u64,
+        /// The entry.
+        id: EntryId,
+        /// The time, in milliseconds of Unix time.
+        expires_ms: Option<u64>,
+    },
+    /// Every key, and when they expire.
+    Everything(Box<(HashTable<Entry>, Due)>),
 }
 
 impl Undo {
@@ -121,10 +141,10 @@ impl Undo {
         const ENTRY_BYTES: usize = 100;
         ENTRY_BYTES
             + match self {
-                Self::Nothing(..) => 0,
+                Self::Nothing(..) | Self::Expiry { .. } => 0,
                 Self::Entry(entry) => entry.capacity(),
                 Self::Range { bytes, .. } => bytes.len(),
-                Self::Everything(entries) => ENTRY_BYTES * entries.len(),
+                Self::Everything(all) => ENTRY_BYTES * all.0.len(),
             }
     }
 }
@@ -138,6 +158,7 @@ impl Shard {
             newest: 0,
             undo: Vec::new(),
             news: None,
+            due: Due::default(),
         }
     }
 
@@ -146,7 +167,7 @@ impl Shard {
         self.entries.find(place.hash, |entry| entry.key() == key)
     }
 
-    /// The same, to change its value.
+    /// The same, to change its value; its time is changed by [`expire`](Self::expire).
     pub fn get_mut(&mut self, place: Place, key: &[u8]) -> Option<&mut Entry> {
         self.entries.find_mut(place.hash, |entry| entry.key() == key)
     }
@@ -166,8 +187,16 @@ impl Shard {
         self.entries.is_empty()
     }
 
-    /// Makes room for one more entry.
-    pub fn make_room(&mut self) -> Result<(), NoMemory> {
+    /// How many keys expire.
+    pub fn expiring(&self) -> usize {
+        self.due.count()
+    }
+
+    /// Makes room for one more entry, or one more time.
+    pub fn make_room(&mut self, expires_ms: Option<u64>) -> Result<(), NoMemory> {
+        if expires_ms.is_some() {
+            self.due.make_room()?;
+        }
         let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
         memory::try_to(|| self.entries.try_reserve(1, hash))
     }
@@ -176,9 +205,13 @@ impl Shard {
     /// back. Room was made for it.
     pub fn put(&mut self, place: Place, entry: Entry) -> Undo {
         // In this order: to ask for a free place may make the table grow, even where none is needed.
+        let expires_ms = entry.expires_ms();
         if let Some(old) = self.get_mut(place, entry.key()) {
-            return Undo::Entry(std::mem::replace(old, entry));
+            let old = std::mem::replace(old, entry);
+            self.reschedule(place.hash, old.expires_ms(), expires_ms);
+            return Undo::Entry(old);
         }
+        self.reschedule(place.hash, None, expires_ms);
         let id = entry.id();
         if let Some(news) = &mut self.news
             && news.keys.push(entry.key()).is_err()
@@ -191,10 +224,55 @@ impl Shard {
         Undo::Nothing(place.hash, id)
     }
 
+    /// Changes when a key expires, and returns what brings the old state back. Room was made for it. `None` if
+    /// there is no such key, or it needs another entry for that.
+    pub fn expire(&mut self, place: Place, key: &[u8], expires_ms: Option<u64>) -> Option<Undo> {
+        let entry = self.get_mut(place, key)?;
+        let (id, old_ms) = (entry.id(), entry.expires_ms());
+        if !entry.set_expires_ms(expires_ms) {
+            return None;
+        }
+        self.reschedule(place.hash, old_ms, expires_ms);
+        Some(Undo::Expiry { hash: place.hash, id, expires_ms: old_ms })
+    }
+
+    fn reschedule(&mut self, hash: u64, old_ms: Option<u64>, new_ms: Option<u64>) {
+        if old_ms.is_none() && new_ms.is_none() {
+            return;
+        }
+        self.due.change(hash, old_ms, new_ms);
+        if self.due.is_stale() {
+            let entries = &self.entries;
+            self.due.keep(|time_ms, hash| {
+                entries.find(hash, |entry| entry.expires_ms() == Some(time_ms)).is_some()
+            });
+        }
+    }
+
+    /// A key that has expired at `now_ms` and was not named before, and its hash; it is named again after
+    /// [`put_off`](Self::put_off).
+    pub fn next_expired(&mut self, now_ms: u64) -> Option<(u64, u64, &[u8])> {
+        loop {
+            let (hash, time_ms) = self.due.next(now_ms)?;
+            // What borrows is found again: else the borrow would last for the whole loop.
+            let is_due = |entry: &Entry| entry.expires_ms() == Some(time_ms);
+            if self.entries.find(hash, is_due).is_some() {
+                let key = self.entries.find(hash, is_due).map(Entry::key);
+                return key.map(|key| (hash, time_ms, key));
+            }
+        }
+    }
+
+    /// A key that has expired could not be removed.
+    pub fn put_off(&mut self, hash: u64, time_ms: u64) {
+        self.due.again(hash, time_ms);
+    }
+
     /// Takes the entry of a key out.
     pub fn remove(&mut self, place: Place, key: &[u8]) -> Option<Entry> {
         let found = self.entries.find_entry(place.hash, |entry| entry.key() == key).ok()?;
         let entry = found.remove().0;
+        self.reschedule(place.hash, entry.expires_ms(), None);
         if let Some(news) = &mut self.news {
             news.gone += 1;
         }
@@ -212,6 +290,7 @@ impl Shard {
     /// Forgets every key, for good.
     pub fn forget(&mut self) {
         self.entries.clear();
+        self.due = Due::default();
     }
 
     /// The newest stamp that may be the key's.
@@ -243,10 +322,22 @@ impl Shard {
             return 0;
         }
         self.news = None;
-        let undo = Undo::Everything(std::mem::take(&mut self.entries));
+        let all = (std::mem::take(&mut self.entries), std::mem::take(&mut self.due));
+        let undo = Undo::Everything(Box::new(all));
         let bytes = undo.bytes();
         self.undo.push((stamp, undo));
         bytes
+    }
+
+    /// The changes with [provisional](PROVISIONAL) stamps are in the batch of this one.
+    pub fn seal(&mut self, stamp: u64) {
+        let is_provisional = |stamp: &&mut u64| **stamp >= PROVISIONAL;
+        let stamps = self.undo.iter_mut().rev().map(|(stamp, _)| stamp);
+        stamps.take_while(is_provisional).for_each(|old| *old = stamp);
+        self.stamps.iter_mut().filter(is_provisional).for_each(|old| *old = stamp);
+        if self.newest >= PROVISIONAL {
+            self.newest = stamp;
+        }
     }
 
     /// The changes up to stamp `safe` are not taken back any more; hands over what they replaced, for
@@ -266,7 +357,16 @@ impl Shard {
             match undo {
                 Undo::Nothing(hash, id) => {
                     if let Ok(found) = self.entries.find_entry(hash, |entry| entry.id() == id) {
-                        found.remove();
+                        let expires_ms = found.remove().0.expires_ms();
+                        self.reschedule(hash, expires_ms, None);
+                    }
+                }
+                Undo::Expiry { hash, id, expires_ms } => {
+                    let found = self.entries.find_mut(hash, |entry| entry.id() == id);
+                    if let Some(entry) = found {
+                        let old_ms = entry.expires_ms();
+                        entry.set_expires_ms(expires_ms);
+                        self.reschedule(hash, old_ms, expires_ms);
                     }
                 }
                 Undo::Entry(entry) => {
@@ -280,7 +380,7 @@ impl Shard {
                         value.write(offset, &bytes);
                     }
                 }
-                Undo::Everything(entries) => self.entries = entries,
+                Undo::Everything(all) => (self.entries, self.due) = *all,
             }
             self.news = None;
         }
@@ -316,17 +416,12 @@ impl Store {
         lock(&self.shards[place.shard])
     }
 
-    /// Locks the shards of several keys.
-    pub fn lock_all(&self, places: impl Iterator<Item = Place>) -> Locked<'_> {
+    /// Locks the shards with these numbers, which are below [`SHARDS`]; the caller holds no other.
+    pub fn lock_all(&self, numbers: impl Iterator<Item = usize>) -> Locked<'_> {
         let mut wanted = [false; SHARDS];
-        places.for_each(|place| wanted[place.shard] = true);
+        numbers.for_each(|number| wanted[number] = true);
         let numbers = (0..SHARDS).filter(|number| wanted[*number]);
-        Locked(numbers.map(|number| (number, lock(&self.shards[number]))).collect())
-    }
-
-    /// Locks every shard.
-    pub fn lock_everything(&self) -> Vec<MutexGuard<'_, Shard>> {
-        self.shards.iter().map(lock).collect()
+        Locked(numbers.map(|number| (number, Some(lock(&self.shards[number])))).collect())
     }
 
     /// Number of keys.
@@ -436,15 +531,30 @@ fn shard_of(random: u64) -> usize {
     ((bent * SHARDS as u64) >> 16) as usize
 }
 
-/// Several locked shards.
+/// Several locked shards, in ascending order.
 #[derive(Debug)]
-pub struct Locked<'a>(Vec<(usize, MutexGuard<'a, Shard>)>);
+pub struct Locked<'a>(Vec<(usize, Option<MutexGuard<'a, Shard>>)>);
 
-impl Locked<'_> {
-    /// The locked shard of a key that was among those locked for.
-    pub fn shard(&mut self, place: Place) -> &mut Shard {
-        let index = self.0.binary_search_by_key(&place.shard, |(number, _)| *number);
-        &mut self.0[index.unwrap_or_else(|_| unreachable!("the shard was locked"))].1
+impl<'a> Locked<'a> {
+    /// One of them, to be [put back](Self::put_back).
+    pub fn take(&mut self, number: usize) -> MutexGuard<'a, Shard> {
+        let shard = self.slot(number).take();
+        shard.unwrap_or_else(|| unreachable!("nobody else has shard {number}"))
+    }
+
+    /// One that was taken is among them again.
+    pub fn put_back(&mut self, number: usize, shard: MutexGuard<'a, Shard>) {
+        *self.slot(number) = Some(shard);
+    }
+
+    /// All that were not taken.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Shard> {
+        self.0.iter_mut().filter_map(|(_, shard)| shard.as_deref_mut())
+    }
+
+    fn slot(&mut self, number: usize) -> &mut Option<MutexGuard<'a, Shard>> {
+        let index = self.0.binary_search_by_key(&number, |(number, _)| *number);
+        &mut self.0[index.unwrap_or_else(|_| unreachable!("shard {number} was locked"))].1
     }
 }
 
@@ -467,11 +577,11 @@ mod tests {
     fn stamps_speak_for_their_key() {
         let store = Store::default();
         let (a, b) = (store.place(b"a"), store.place(b"b"));
-        store.lock(a).changed(a, 7, Undo::Entry(Entry::new(b"a", b"").unwrap()));
+        store.lock(a).changed(a, 7, Undo::Entry(Entry::new(b"a", b"", None).unwrap()));
         assert_eq!(store.lock(a).stamp(a), 7);
         assert_eq!(store.lock(a).newest(), 7);
         // Empty shards have nothing to take back.
-        assert!(store.lock_everything().iter_mut().all(|shard| shard.clear(9) == 0));
+        assert!(store.each().all(|mut shard| shard.clear(9) == 0));
         assert_eq!(store.lock(b).stamp(b), 9);
     }
 
@@ -493,7 +603,7 @@ mod tests {
                 let key = [random.u8(b'a'..b'd')];
                 let at = store.place(&key);
                 let value = vec![stamp as u8; 3];
-                shard.make_room().unwrap();
+                shard.make_room(None).unwrap();
                 let growing = shard.get_mut(at, &key).and_then(Entry::growing);
                 let undo = match (random.u8(..8), growing) {
                     (0, _) => None,
@@ -507,10 +617,10 @@ mod tests {
                         old.write(offset, &new);
                         Some(Undo::Range { hash: at.hash, id, offset, bytes, length })
                     }
-                    (5, _) => Some(shard.put(at, Entry::new(&key, &value).unwrap())),
+                    (5, _) => Some(shard.put(at, Entry::new(&key, &value, None).unwrap())),
                     _ => {
                         let value = Value::copy_of(&value).unwrap();
-                        Some(shard.put(at, Entry::grown(&key, value).unwrap()))
+                        Some(shard.put(at, Entry::grown(&key, value, None).unwrap()))
                     }
                 };
                 match undo {
@@ -553,10 +663,10 @@ mod tests {
                 let key = key(random.usize(..30_000));
                 let place = store.place(&key);
                 let mut shard = store.lock(place);
-                shard.make_room().unwrap();
+                shard.make_room(None).unwrap();
                 let undo = match random.u8(..3) {
                     0 => shard.remove(place, &key).map(Undo::Entry),
-                    _ => Some(shard.put(place, Entry::new(&key, b"").unwrap())),
+                    _ => Some(shard.put(place, Entry::new(&key, b"", None).unwrap())),
                 };
                 let exists = shard.get(place, &key).is_some();
                 undo.map(|undo| shard.changed(place, round, undo));
@@ -599,11 +709,12 @@ mod tests {
         let store = Store::default();
         let keys: Vec<_> = (0..3 * SHARDS).map(|number| number.to_string().into_bytes()).collect();
         let places: Vec<_> = keys.iter().map(|key| store.place(key)).collect();
-        let mut locked = store.lock_all(places.iter().copied());
+        let mut locked = store.lock_all(places.iter().map(|place| place.shard));
         for (key, place) in keys.iter().zip(&places) {
-            let shard = locked.shard(*place);
-            shard.make_room().unwrap();
-            shard.put(*place, Entry::new(key, b"").unwrap());
+            let mut shard = locked.take(place.shard);
+            shard.make_room(None).unwrap();
+            shard.put(*place, Entry::new(key, b"", None).unwrap());
+            locked.put_back(place.shard, shard);
         }
         drop(locked);
         assert_eq!(store.each().map(|shard| shard.len()).sum::<usize>(), keys.len());

@@ -107,8 +107,8 @@ pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 }
 
 pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let count = context.session.count();
-    context.replies.count(count);
+    let (keys, _) = context.session.count();
+    context.replies.count(keys);
     Ok(())
 }
 

@@ -152,7 +152,7 @@ fn stats(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("instantaneous_input_kbps:{:.2}", received / 1024.0));
     put(text, format_args!("instantaneous_output_kbps:{:.2}", sent / 1024.0));
     put(text, format_args!("rejected_connections:{}", times(Event::Rejected)));
-    put(text, format_args!("expired_keys:0"));
+    put(text, format_args!("expired_keys:{}", context.session.engine().expired()));
     put(text, format_args!("evicted_keys:0"));
     put(text, format_args!("keyspace_hits:{}", totals.hits));
     put(text, format_args!("keyspace_misses:{}", totals.misses));
@@ -200,9 +200,9 @@ fn cluster(_context: &mut Context<'_, '_>, text: &mut String) {
 }
 
 fn keyspace(context: &mut Context<'_, '_>, text: &mut String) {
-    let keys = context.session.count();
+    let (keys, expiring) = context.session.count();
     if keys > 0 {
-        put(text, format_args!("db0:keys={keys},expires=0,avg_ttl=0"));
+        put(text, format_args!("db0:keys={keys},expires={expiring},avg_ttl=0"));
     }
 }
 

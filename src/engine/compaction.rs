@@ -20,7 +20,6 @@ use crate::limits::{
 use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Draft, SwitchError, Tee};
 use crate::sync::{lock, wait_timeout};
-use crate::value::View;
 
 /// How long a `FLUSHALL` can be undone by hand before compaction makes it final, in seconds.
 const FLUSH_KEPT_S: u64 = 3600;
@@ -52,15 +51,18 @@ pub struct Compaction<'a> {
 #[derive(Debug, Default)]
 struct Pieces {
     bytes: Vec<u8>,
-    /// Of each: where its key ends, its offset in the value, where it ends, whether the value does.
-    ends: Vec<(usize, usize, usize, bool)>,
+    /// Of each: where its key ends, its offset in the value, where it ends; if the value does too, when that
+    /// expires.
+    ends: Vec<(usize, usize, usize, Option<Option<u64>>)>,
 }
 
 impl Pieces {
-    fn push(&mut self, key: &[u8], value: View<'_>, range: Range<usize>) {
+    fn push(&mut self, entry: &Entry, range: Range<usize>) {
+        let (key, value) = (entry.key(), entry.value());
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
-        let (offset, last) = (range.start, range.end == value.len());
+        let last = (range.end == value.len()).then(|| entry.expires_ms());
+        let offset = range.start;
         value.pieces(range).for_each(|piece| self.bytes.extend_from_slice(piece));
         self.ends.push((key_end, offset, self.bytes.len(), last));
     }
@@ -278,7 +280,11 @@ impl Status {
 }
 
 pub(super) fn unix_time_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_time_ms() / 1000
+}
+
+pub(super) fn unix_time_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 impl<'a> Compaction<'a> {
@@ -344,14 +350,15 @@ impl<'a> Compaction<'a> {
             && let Some(key) = self.keys.last()
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
-            let goes_on = |value: &View<'_>| self.offset == 0 || self.offset < value.len();
+            let goes_on = |entry: &&Entry| self.offset == 0 || self.offset < entry.value().len();
             let place = self.engine.store.place(key);
-            let value = shard.get(place, key).map(Entry::value).filter(goes_on);
-            let next = value.and_then(|value| {
-                let range = piece(key, self.offset, value.len());
+            let entry = shard.get(place, key).filter(goes_on);
+            let next = entry.and_then(|entry| {
+                let length = entry.value().len();
+                let range = piece(key, self.offset, length);
                 let end = range.end;
-                pieces.push(key, value, range);
-                (end < value.len()).then_some(end)
+                pieces.push(entry, range);
+                (end < length).then_some(end)
             });
             self.offset = next.unwrap_or(0);
             if next.is_none() {

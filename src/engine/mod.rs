@@ -11,7 +11,10 @@
 //! compactor's status is held with none of them but the journal's. No lock is held across I/O, but for
 //! `healing`, which no client takes.
 
+mod atomic;
 mod compaction;
+mod expiry;
+mod search;
 mod session;
 
 use std::io;
@@ -33,7 +36,7 @@ use crate::text::quoted_bytes;
 use crate::value::{Value, View};
 
 pub use compaction::{Compaction, Compactor, Status};
-pub use session::{Session, WriteError};
+pub use session::{Change, Session, WriteError};
 
 /// The keys, the values and the file they are kept in.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Engine {
     healing: Mutex<()>,
     /// Goes up while a rewrite goes on.
     progress: AtomicU64,
+    /// Keys removed because they had expired.
+    expired: AtomicU64,
 }
 
 impl Engine {
@@ -68,10 +73,16 @@ impl Engine {
         let Loading { store, live_bytes, flushed_s, .. } = loading;
         let journal = recovery.finish(fsync)?;
         let dead_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));
-        let compactor = Compactor::default();
-        let (taking_back, healing) = (Mutex::default(), Mutex::default());
-        let progress = AtomicU64::new(0);
-        let engine = Self { store, journal, dead_bytes, compactor, taking_back, healing, progress };
+        let engine = Self {
+            store,
+            journal,
+            dead_bytes,
+            compactor: Compactor::default(),
+            taking_back: Mutex::default(),
+            healing: Mutex::default(),
+            progress: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+        };
         engine.flushed_at(flushed_s);
         Ok(engine)
     }
@@ -99,6 +110,11 @@ impl Engine {
     /// Number of keys in memory, on disk or not.
     pub fn keys(&self) -> usize {
         self.store.keys()
+    }
+
+    /// Number of keys removed because they had expired.
+    pub fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
     }
 
     /// See [`Journal::sync_second`].
@@ -145,10 +161,10 @@ impl Engine {
     /// What committed changes replaced is dead weight in the file, and is freed here.
     fn bury(&self, settled: &mut Vec<Undo>) {
         let bytes = |undo: &Undo| match undo {
-            Undo::Nothing(..) => 0,
+            Undo::Nothing(..) | Undo::Expiry { .. } => 0,
             Undo::Entry(entry) => set_bytes(entry),
             Undo::Range { bytes, .. } => quoted_bytes(bytes),
-            Undo::Everything(entries) => entries.iter().map(set_bytes).sum(),
+            Undo::Everything(all) => all.0.iter().map(set_bytes).sum(),
         };
         let dead: usize = settled.iter().map(bytes).sum();
         settled.clear();
@@ -272,9 +288,9 @@ impl Loading {
         let store = &self.store;
         let mut dead = 0;
         match found.record {
-            Record::Set(key, value) => {
+            Record::Set(key, value, expires_ms) => {
                 self.live_bytes += record_bytes;
-                dead = self.put(Entry::new(key, value)?)?;
+                dead = self.put(Entry::new(key, value, expires_ms)?)?;
             }
             Record::Del(keys) => {
                 for key in keys {
@@ -300,6 +316,8 @@ impl Loading {
                     self.overwrite(key, offset, value)?;
                 }
             }
+            Record::PExpireAt(key, time_ms) => self.expire(key, Some(time_ms))?,
+            Record::Persist(key) => self.expire(key, None)?,
             Record::FlushAll => {
                 store.each().for_each(|mut shard| shard.forget());
                 (self.live_bytes, self.flushed_s) = (0, found.time_s.unwrap_or(0));
@@ -316,11 +334,25 @@ impl Loading {
     fn put(&self, entry: Entry) -> Result<usize, NoMemory> {
         let place = self.store.place(entry.key());
         let mut shard = self.store.lock(place);
-        shard.make_room()?;
+        shard.make_room(entry.expires_ms())?;
         match shard.put(place, entry) {
             Undo::Entry(old) => Ok(set_bytes(&old)),
             _ => Ok(0),
         }
+    }
+
+    /// From here on a key expires at that time, if it exists.
+    fn expire(&self, key: &[u8], expires_ms: Option<u64>) -> Result<(), NoMemory> {
+        let place = self.store.place(key);
+        let mut shard = self.store.lock(place);
+        shard.make_room(expires_ms)?;
+        if shard.expire(place, key, expires_ms).is_none()
+            && let Some(old) = shard.get(place, key)
+        {
+            let entry = with_expiry(old, expires_ms)?;
+            shard.put(place, entry);
+        }
+        Ok(())
     }
 
     /// Writes `value` at `offset` of the value of `key`, which may not be there.
@@ -332,9 +364,11 @@ impl Loading {
             old.write(offset, value);
             return Ok(());
         }
-        let changed = changed_copy(shard.get(place, key), offset, value)?;
+        let old = shard.get(place, key);
+        let expires_ms = old.and_then(Entry::expires_ms);
+        let changed = changed_copy(old, offset, value)?;
         drop(shard);
-        self.put(Entry::grown(key, changed)?).map(drop)
+        self.put(Entry::grown(key, changed, expires_ms)?).map(drop)
     }
 }
 
@@ -348,6 +382,16 @@ fn changed_copy(old: Option<&Entry>, offset: usize, bytes: &[u8]) -> Result<Valu
     value.reserve(offset, bytes.len())?;
     value.write(offset, bytes);
     Ok(value)
+}
+
+/// A copy of an entry whose value does not grow, with another time at which it expires.
+fn with_expiry(old: &Entry, expires_ms: Option<u64>) -> Result<Entry, NoMemory> {
+    match old.value() {
+        View::Short(value) => Entry::new(old.key(), value, expires_ms),
+        View::Long(long) => {
+            Entry::grown(old.key(), Value::Long(Box::new(long.clone())), expires_ms)
+        }
+    }
 }
 
 /// About how many bytes a `SET` record of an entry takes.

@@ -1,19 +1,20 @@
 //! One client's view of the engine: reads, writes, and what must be on disk before they show.
 
-use std::sync::{Arc, MutexGuard};
-use std::thread;
+use std::sync::Arc;
 
-use super::compaction::unix_time_s;
-use super::{Engine, changed_copy};
+use super::atomic::Held;
+use super::compaction::{unix_time_ms, unix_time_s};
+use super::{Engine, changed_copy, with_expiry};
 use crate::entry::Entry;
-use crate::keylist::KeyList;
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::memory::{self, NoMemory};
-use crate::persistence::format::{write_del, write_flush_all, write_set, write_set_range};
+use crate::persistence::format::{
+    write_del, write_expiry, write_flush_all, write_set, write_set_range,
+};
 use crate::persistence::{Mark, Waiter, WriteRefused};
-use crate::store::{Place, Shard, Undo};
+use crate::store::{PROVISIONAL, Place, Shard, Undo};
 use crate::text::quoted_bytes;
 use crate::value::View;
 
@@ -47,12 +48,29 @@ pub struct Session<'a> {
     /// and how often the journal had been healed at the first of them.
     mark: Mark,
     /// Where records are written before they are appended.
-    record: Vec<u8>,
+    pub(super) record: Vec<u8>,
     /// Bytes kept for taking back what was written since the last commit.
     undo_bytes: usize,
     /// What was just settled, to be forgotten.
     settled: Vec<Undo>,
     lookups: Lookups,
+    /// The time of the command under way, 0 as long as nobody asked.
+    now_ms: u64,
+    /// What is done at one moment.
+    pub(super) held: Option<Held<'a>>,
+}
+
+/// What becomes of a key.
+#[derive(Debug)]
+pub enum Change {
+    /// Nothing.
+    Keep,
+    /// It has this value, until a time in milliseconds of Unix time.
+    Set(Vec<u8>, Option<u64>),
+    /// It expires at a time, or not.
+    Expire(Option<u64>),
+    /// It is gone.
+    Remove,
 }
 
 /// How many keys were looked for to be read.
@@ -84,6 +102,8 @@ impl<'a> Session<'a> {
             undo_bytes: 0,
             settled: Vec::new(),
             lookups: Lookups::default(),
+            now_ms: 0,
+            held: None,
         }
     }
 
@@ -104,48 +124,167 @@ impl<'a> Session<'a> {
 
     /// Hands `show` the value of `key`, `None` if there is none, with the key's shard locked.
     pub fn get<T>(&mut self, key: &[u8], show: impl FnOnce(Option<View<'_>>) -> T) -> T {
+        self.entry(key, |entry| show(entry.map(Entry::value)))
+    }
+
+    /// Hands `show` the entry of `key`, `None` if there is none, with the key's shard locked.
+    pub fn entry<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Entry>) -> T) -> T {
         let place = self.engine.store.place(key);
-        let shard = self.engine.store.lock(place);
-        self.note(shard.stamp(place));
-        let value = shard.get(place, key).map(Entry::value);
-        self.lookups.count(value.is_some());
-        show(value)
+        self.locked(place.shard(), |session, shard| {
+            session.note(shard.stamp(place));
+            let entry = session.live(shard.get(place, key));
+            session.lookups.count(entry.is_some());
+            show(entry)
+        })
     }
 
     /// Counts the `keys` that exist; a key named twice counts twice. So many as [`KEYS_AT_ONCE`] are
     /// looked for at one moment: a million would hold up everybody.
     pub fn exists<'k>(&mut self, mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
-        let store = &self.engine.store;
         let mut count = 0;
         loop {
-            let group: Vec<_> =
-                keys.by_ref().take(KEYS_AT_ONCE).map(|key| (store.place(key), key)).collect();
+            let group: Vec<_> = keys.by_ref().take(KEYS_AT_ONCE).collect();
             if group.is_empty() {
                 return count;
             }
-            let mut locked = store.lock_all(group.iter().map(|(place, _)| *place));
-            for (place, key) in group {
-                let shard = locked.shard(place);
-                self.note(shard.stamp(place));
-                let found = shard.get(place, key).is_some();
-                self.lookups.count(found);
-                count += usize::from(found);
-            }
+            let exists = |session: &mut Self, key| session.entry(key, |entry| entry.is_some());
+            let found =
+                |session: &mut Self| group.iter().filter(|key| exists(session, key)).count();
+            count += match group.as_slice() {
+                [_] => found(self),
+                _ => self.look_at(group.iter().copied(), found),
+            };
         }
     }
 
     /// Sets `key` to `value`.
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+        self.set_if(key, value, None, |_| Ok(true)).map(drop)
+    }
+
+    /// Sets `key` to `value` if `decide` says so of the old entry, looked at with the key's shard locked; says
+    /// whether it did. It expires at a time in milliseconds of Unix time; one that has passed removes the key.
+    pub fn set_if<E: From<WriteError>>(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expires_ms: Option<u64>,
+        decide: impl FnOnce(Option<&Entry>) -> Result<bool, E>,
+    ) -> Result<bool, E> {
         self.begin(key, value)?;
-        write_set(key, value, &mut self.record);
-        let entry = Entry::new(key, value)?;
+        if expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms()) {
+            let remove = |old: Option<&Entry>| {
+                Ok(if decide(old)? { (Change::Remove, true) } else { (Change::Keep, false) })
+            };
+            return self.update(key, remove);
+        }
+        write_set(key, value, expires_ms, &mut self.record);
+        let entry = Entry::new(key, value, expires_ms).map_err(WriteError::from)?;
         let place = self.engine.store.place(key);
-        let mut shard = self.engine.store.lock(place);
-        shard.make_room()?;
-        let stamp = self.append_record(1)?;
+        self.locked(place.shard(), |session, shard| {
+            let old = session.live(shard.get(place, key));
+            if !decide(old)? {
+                session.note(shard.stamp(place));
+                return Ok(false);
+            }
+            session.put(shard, place, entry, 1)?;
+            Ok(true)
+        })
+    }
+
+    /// Puts an entry at its place; its records were just written.
+    fn put(
+        &mut self,
+        shard: &mut Shard,
+        place: Place,
+        entry: Entry,
+        records: u64,
+    ) -> Result<(), WriteError> {
+        shard.make_room(entry.expires_ms())?;
+        let stamp = self.append_record(records)?;
         let undo = shard.put(place, entry);
         self.changed(shard, place, stamp, undo);
         Ok(())
+    }
+
+    /// Changes `key` as `decide` says of the old entry, looked at with the key's shard locked, and returns what it
+    /// says beside that. Values that may be long are better [set](Self::set_if): this writes their records with
+    /// the shard locked.
+    pub fn update<T, E: From<WriteError>>(
+        &mut self,
+        key: &[u8],
+        decide: impl FnOnce(Option<&Entry>) -> Result<(Change, T), E>,
+    ) -> Result<T, E> {
+        self.begin(key, b"")?;
+        let now_ms = self.now_ms();
+        let place = self.engine.store.place(key);
+        self.locked(place.shard(), |session, shard| {
+            // What it finds is shown, or the reason of what it shows.
+            session.note(shard.stamp(place));
+            let old = session.live(shard.get(place, key));
+            let (change, shown) = decide(old)?;
+            let is_past = |expires_ms: Option<u64>| expires_ms.is_some_and(|time| time <= now_ms);
+            let change = match change {
+                Change::Set(_, expires_ms) if is_past(expires_ms) => Change::Remove,
+                Change::Expire(expires_ms) if is_past(expires_ms) => Change::Remove,
+                other => other,
+            };
+            match (change, old) {
+                (Change::Keep, _) | (Change::Remove | Change::Expire(_), None) => {}
+                (Change::Set(value, expires_ms), _) => {
+                    if value.len() > session.value_bytes_max {
+                        return Err(WriteError::TooLong.into());
+                    }
+                    let entry = Entry::new(key, &value, expires_ms).map_err(WriteError::from)?;
+                    session.reserve_record(key, &value)?;
+                    write_set(key, &value, expires_ms, &mut session.record);
+                    session.put(shard, place, entry, 1)?;
+                }
+                (Change::Expire(expires_ms), Some(_)) => {
+                    session.expire(shard, place, key, expires_ms)?;
+                }
+                (Change::Remove, Some(_)) => {
+                    let records = write_del([key].into_iter(), &mut session.record);
+                    let stamp = session.append_record(records).map_err(WriteError::from)?;
+                    session.remove(shard, place, key, stamp);
+                }
+            }
+            Ok(shown)
+        })
+    }
+
+    /// Changes when a key that exists expires.
+    fn expire(
+        &mut self,
+        shard: &mut Shard,
+        place: Place,
+        key: &[u8],
+        expires_ms: Option<u64>,
+    ) -> Result<(), WriteError> {
+        let start = self.record.len();
+        write_expiry(key, expires_ms, &mut self.record);
+        self.engine.waste(self.record.len() - start);
+        shard.make_room(expires_ms)?;
+        let Some(old) = shard.get(place, key) else { return Ok(()) };
+        let copy = match old.has_time() {
+            true => None,
+            false => Some(with_expiry(old, expires_ms)?),
+        };
+        let stamp = self.append_record(1)?;
+        let undo = match copy {
+            Some(copy) => Some(shard.put(place, copy)),
+            None => shard.expire(place, key, expires_ms),
+        };
+        if let Some(undo) = undo {
+            self.changed(shard, place, stamp, undo);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, shard: &mut Shard, place: Place, key: &[u8], stamp: u64) {
+        if let Some(old) = shard.remove(place, key) {
+            self.changed(shard, place, stamp, Undo::Entry(old));
+        }
     }
 
     /// Removes those of `keys` that exist, all at one moment, and counts them.
@@ -153,38 +292,40 @@ impl<'a> Session<'a> {
         &mut self,
         keys: impl ExactSizeIterator<Item = &'k [u8]>,
     ) -> Result<usize, WriteError> {
-        self.begin(b"", b"")?;
         let mut named = Vec::new();
         memory::try_to(|| named.try_reserve_exact(keys.len()))?;
-        named.extend(keys.map(|key| (self.engine.store.place(key), key)));
+        named.extend(keys);
         // A key named twice is removed once.
         named.sort_unstable();
         named.dedup();
-        // Each byte as `\xHH`, and quotes, a blank or the beginning of a line around each key.
-        let most = named.iter().map(|(_, key)| 4 * key.len() + 8).sum();
-        memory::try_to(|| self.record.try_reserve(most))?;
-        let mut locked = self.engine.store.lock_all(named.iter().map(|(place, _)| *place));
-        named.retain(|(place, key)| {
-            let shard = locked.shard(*place);
-            self.note(shard.stamp(*place));
-            shard.get(*place, key).is_some()
-        });
-        if named.is_empty() {
-            return Ok(0);
+        if let [key] = named[..] {
+            let remove = |old: Option<&Entry>| {
+                Ok(if old.is_some() { (Change::Remove, 1) } else { (Change::Keep, 0) })
+            };
+            return self.update(key, remove);
         }
-        let records = write_del(named.iter().map(|(_, key)| *key), &mut self.record);
-        let record_bytes = self.record.len();
-        let stamp = self.append_record(records)?;
-        for (place, key) in &named {
-            let shard = locked.shard(*place);
-            if let Some(old) = shard.remove(*place, key) {
-                self.undo_bytes += shard.changed(*place, stamp, Undo::Entry(old));
+        let keys = named.clone();
+        self.atomically(keys.into_iter(), |session| {
+            session.begin(b"", b"")?;
+            named.retain(|key| session.entry(key, |entry| entry.is_some()));
+            // Each byte as `\xHH`, and quotes, a blank or the beginning of a line around each key.
+            let most = named.iter().map(|key| 4 * key.len() + 8).sum();
+            memory::try_to(|| session.record.try_reserve(most))?;
+            let start = session.record.len();
+            let records = write_del(named.iter().copied(), &mut session.record);
+            if records == 0 {
+                return Ok(0);
             }
-        }
-        drop(locked);
-        self.engine.waste(record_bytes);
-        self.wrote();
-        Ok(named.len())
+            session.engine.waste(session.record.len() - start);
+            let stamp = session.append_record(records)?;
+            for key in &named {
+                let place = session.engine.store.place(key);
+                session.locked(place.shard(), |session, shard| {
+                    session.remove(shard, place, key, stamp);
+                });
+            }
+            Ok(named.len())
+        })
     }
 
     /// Adds `value` to the end of the value of `key`, or sets it; returns the new length in bytes.
@@ -208,7 +349,8 @@ impl<'a> Session<'a> {
 
     /// Puts `value` at the offset that `offset` gives for the old value, and returns the new length.
     ///
-    /// Logged as `SETRANGE`, which is idempotent; a key that is new is logged as `SET` first.
+    /// Logged as `SETRANGE`, which is idempotent; a key that is new is logged as `SET` first. A key that expires
+    /// is told so again: replayed when it has, `SETRANGE` would make a new one.
     fn change(
         &mut self,
         key: &[u8],
@@ -217,48 +359,53 @@ impl<'a> Session<'a> {
     ) -> Result<usize, WriteError> {
         self.begin(key, value)?;
         let place = self.engine.store.place(key);
-        let mut shard = self.engine.store.lock(place);
-        let old = shard.get(place, key).map(Entry::value);
-        let offset = offset(old);
-        if offset.saturating_add(value.len()) > self.value_bytes_max {
-            return Err(WriteError::TooLong);
-        }
-        let (stamp, length, undo) = match old.map(View::len) {
-            Some(length) if value.is_empty() => {
-                // Nothing changes, but the length shows what others wrote.
-                self.note(shard.stamp(place));
-                return Ok(length);
+        self.locked(place.shard(), |session, shard| {
+            let old = session.live(shard.get(place, key));
+            let expires_ms = old.and_then(Entry::expires_ms);
+            let old = old.map(Entry::value);
+            let offset = offset(old);
+            if offset.saturating_add(value.len()) > session.value_bytes_max {
+                return Err(WriteError::TooLong);
             }
-            Some(length) => {
-                write_set_range(key, offset, value, &mut self.record);
-                let (stamp, undo) = self.overwrite(&mut shard, place, key, offset, value)?;
-                self.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
-                (stamp, length.max(offset + value.len()), undo)
-            }
-            None => {
-                shard.make_room()?;
-                let new = Entry::grown(key, changed_copy(None, offset, value)?)?;
-                // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
-                let records = match offset {
-                    0 => {
-                        write_set(key, value, &mut self.record);
-                        1
+            match old.map(View::len) {
+                Some(length) if value.is_empty() => {
+                    // Nothing changes, but the length shows what others wrote.
+                    session.note(shard.stamp(place));
+                    Ok(length)
+                }
+                Some(length) => {
+                    write_set_range(key, offset, value, &mut session.record);
+                    let mut records = 1;
+                    if expires_ms.is_some() {
+                        write_expiry(key, expires_ms, &mut session.record);
+                        records += 1;
                     }
-                    _ => {
-                        write_set(key, b"", &mut self.record);
-                        write_set_range(key, offset, value, &mut self.record);
-                        2
-                    }
-                };
-                let stamp = self.append_record(records)?;
-                (stamp, offset + value.len(), shard.put(place, new))
+                    session.overwrite(shard, place, key, offset, value, records)?;
+                    session.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
+                    Ok(length.max(offset + value.len()))
+                }
+                None => {
+                    let new = Entry::grown(key, changed_copy(None, offset, value)?, None)?;
+                    // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
+                    let records = match offset {
+                        0 => {
+                            write_set(key, value, None, &mut session.record);
+                            1
+                        }
+                        _ => {
+                            write_set(key, b"", None, &mut session.record);
+                            write_set_range(key, offset, value, &mut session.record);
+                            2
+                        }
+                    };
+                    session.put(shard, place, new, records)?;
+                    Ok(offset + value.len())
+                }
             }
-        };
-        self.changed(shard, place, stamp, undo);
-        Ok(length)
+        })
     }
 
-    /// Appends the record just written, and puts `value` at `offset` of the value of `key`, which exists.
+    /// Appends the records just written, and puts `value` at `offset` of the value of `key`, which exists.
     fn overwrite(
         &mut self,
         shard: &mut Shard,
@@ -266,19 +413,21 @@ impl<'a> Session<'a> {
         key: &[u8],
         offset: usize,
         value: &[u8],
-    ) -> Result<(u64, Undo), WriteError> {
+        records: u64,
+    ) -> Result<(), WriteError> {
         let Some((id, old)) = shard.get_mut(place, key).and_then(Entry::growing) else {
             // The first time it changes it becomes one that may grow.
-            let new = Entry::grown(key, changed_copy(shard.get(place, key), offset, value)?)?;
-            let stamp = self.append_record(1)?;
-            return Ok((stamp, shard.put(place, new)));
+            let old = shard.get(place, key);
+            let expires_ms = old.and_then(Entry::expires_ms);
+            let new = Entry::grown(key, changed_copy(old, offset, value)?, expires_ms)?;
+            return self.put(shard, place, new, records);
         };
         let length = old.view().len();
         // Nothing stood beyond the old end.
         let (start, end) = (offset.min(length), (offset + value.len()).min(length));
         let bytes = old.view().copy(start..end)?;
         old.reserve(offset, value.len())?;
-        let stamp = match self.append_record(1) {
+        let stamp = match self.append_record(records) {
             Ok(stamp) => stamp,
             Err(refused) => {
                 old.give_back();
@@ -286,98 +435,42 @@ impl<'a> Session<'a> {
             }
         };
         old.write(offset, value);
-        Ok((stamp, Undo::Range { hash: place.hash(), id, offset: start, bytes, length }))
+        let undo = Undo::Range { hash: place.hash(), id, offset: start, bytes, length };
+        self.changed(shard, place, stamp, undo);
+        Ok(())
     }
 
     /// Removes every key, at one moment.
     pub fn flush_all(&mut self) -> Result<(), WriteError> {
-        self.begin(b"", b"")?;
-        let now_s = unix_time_s();
-        write_flush_all(now_s, &mut self.record);
-        let mut shards = self.engine.store.lock_everything();
-        let stamp = self.append_record(1)?;
-        self.engine.flushed_at(now_s);
-        self.undo_bytes += shards.iter_mut().map(|shard| shard.clear(stamp)).sum::<usize>();
-        drop(shards);
-        self.wrote();
-        Ok(())
+        self.at_one_moment(|session| {
+            session.begin(b"", b"")?;
+            let now_s = unix_time_s();
+            write_flush_all(now_s, &mut session.record);
+            let stamp = session.append_record(1)?;
+            session.engine.flushed_at(now_s);
+            for number in 0..SHARDS {
+                session.undo_bytes += session.locked(number, |_, shard| shard.clear(stamp));
+            }
+            Ok(())
+        })
     }
 
-    /// Number of keys.
-    pub fn count(&mut self) -> usize {
-        let mut count = 0;
-        for shard in self.engine.store.each() {
-            self.note(shard.newest());
-            count += shard.len();
-        }
-        count
-    }
-
-    /// Hands `visit` every key that exists throughout and begins with `prefix`, with no shard locked. An error if
-    /// there is no memory for copies of a shard's keys.
-    ///
-    /// Where a prefix is given, by an index, built by the first such search ([`Store::find`]); else each shard's
-    /// keys are copied under its lock.
-    ///
-    /// [`Store::find`]: crate::store::Store::find
-    pub fn keys(&mut self, prefix: &[u8], mut visit: impl FnMut(&[u8])) -> Result<(), NoMemory> {
+    /// Number of keys, and how many of them expire. Those that have, and are not removed yet, count.
+    pub fn count(&mut self) -> (usize, usize) {
+        let (mut keys, mut expiring) = (0, 0);
         for number in 0..SHARDS {
-            let store = &self.engine.store;
-            let found = (!prefix.is_empty())
-                .then(|| store.find(number, prefix, |newest| self.note(newest)));
-            match found {
-                Some(Ok(found)) => self.visit_existing(number, &found, &mut visit),
-                // Without memory for an index it is a search as any other.
-                Some(Err(NoMemory)) | None => self.visit_all(number, prefix, &mut visit)?,
-            }
+            self.locked(number, |session, shard| {
+                session.note(shard.newest());
+                keys += shard.len();
+                expiring += shard.expiring();
+            });
         }
-        Ok(())
-    }
-
-    /// Visits those of `found` that exist in shard `number`, looking for [`KEYS_AT_ONCE`] at one moment.
-    fn visit_existing(&mut self, number: usize, found: &KeyList, mut visit: impl FnMut(&[u8])) {
-        let mut first = 0;
-        loop {
-            let end = found.len().min(first + KEYS_AT_ONCE);
-            let mut exists = [false; KEYS_AT_ONCE];
-            let shard = self.engine.store.lock_nth(number);
-            self.note(shard.newest());
-            for (key, exists) in found.iter_from(first).zip(&mut exists) {
-                *exists = shard.get(self.engine.store.place(key), key).is_some();
-            }
-            drop(shard);
-            let there = found.iter_from(first).zip(exists);
-            there.filter(|(_, exists)| *exists).for_each(|(key, _)| visit(key));
-            if end == found.len() {
-                return;
-            }
-            first = end;
-        }
-    }
-
-    /// Visits the keys of shard `number` that begin with `prefix`.
-    fn visit_all(
-        &mut self,
-        number: usize,
-        prefix: &[u8],
-        visit: impl FnMut(&[u8]),
-    ) -> Result<(), NoMemory> {
-        let mut keys = KeyList::default();
-        let shard = self.engine.store.lock_nth(number);
-        self.note(shard.newest());
-        let begins = |key: &&[u8]| key.starts_with(prefix);
-        shard.entries().map(Entry::key).filter(begins).try_for_each(|key| keys.push(key))?;
-        drop(shard);
-        keys.iter_from(0).for_each(visit);
-        if keys.len() >= KEYS_AT_ONCE {
-            // Whoever waits for a processor need not wait until all shards are visited.
-            thread::yield_now();
-        }
-        Ok(())
+        (keys, expiring)
     }
 
     /// What to wait for before what was written or shown since this was last asked may leave.
     pub fn take_mark(&mut self) -> Mark {
+        self.now_ms = 0;
         std::mem::take(&mut self.mark)
     }
 
@@ -418,13 +511,24 @@ impl<'a> Session<'a> {
 
     /// Before a write of `value` to `key`: refuses while the journal does, and makes room for the record,
     /// with its key written twice.
-    fn begin(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+    pub(super) fn begin(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
         self.engine.journal.check()?;
         if value.len() > self.value_bytes_max {
             return Err(WriteError::TooLong);
         }
-        self.record.clear();
-        self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
+        match &self.held {
+            // What a change wrote that then was refused.
+            Some(held) => self.record.truncate(held.record_bytes),
+            None => {
+                self.record.clear();
+                self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
+            }
+        }
+        self.reserve_record(key, value)
+    }
+
+    /// Makes room for the record of a value, with its key written twice.
+    fn reserve_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
         if key.len() + value.len() > CLIENT_SPARE_BYTES_MAX {
             // Others may be about to take as much: a small one need not ask.
             if !memory::has_room(key.len() + value.len()) {
@@ -437,18 +541,52 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// After a change to one key of `shard`: stamps it, and forgets what is settled there.
-    fn changed(&mut self, mut shard: MutexGuard<'_, Shard>, place: Place, stamp: u64, undo: Undo) {
-        self.undo_bytes += shard.changed(place, stamp, undo);
-        shard.settle(self.engine.journal.committed(), &mut self.settled);
-        // A large value takes time to measure and to free: not with the lock held.
-        drop(shard);
-        self.engine.bury(&mut self.settled);
-        self.wrote();
+    /// Works with shard `number` locked, for this alone or for all that is done at one moment.
+    pub(super) fn locked<T>(
+        &mut self,
+        number: usize,
+        work: impl FnOnce(&mut Self, &mut Shard) -> T,
+    ) -> T {
+        let engine = self.engine;
+        let mut shard = match &mut self.held {
+            None => engine.store.lock_nth(number),
+            Some(held) => held.shards.take(number),
+        };
+        let done = work(self, &mut shard);
+        match &mut self.held {
+            Some(held) => held.shards.put_back(number, shard),
+            None => {
+                // A large value takes time to measure and to free: not with the lock held.
+                drop(shard);
+                self.tidy();
+            }
+        }
+        done
     }
 
-    /// Appends the record just written, with the lock of every shard it changes held.
-    fn append_record(&mut self, records: u64) -> Result<u64, WriteRefused> {
+    /// Forgets what need not be kept; no shard is locked.
+    pub(super) fn tidy(&mut self) {
+        if !self.settled.is_empty() {
+            self.engine.bury(&mut self.settled);
+        }
+        self.record.clear();
+        self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
+    }
+
+    /// After a change to one key of `shard`: stamps it, and notes what is settled there.
+    fn changed(&mut self, shard: &mut Shard, place: Place, stamp: u64, undo: Undo) {
+        self.undo_bytes += shard.changed(place, stamp, undo);
+        if self.held.is_none() {
+            shard.settle(self.engine.journal.committed(), &mut self.settled);
+        }
+    }
+
+    /// Appends the records just written, with the lock of every shard they change held; or keeps them until
+    /// all is done that is done at one moment.
+    pub(super) fn append_record(&mut self, records: u64) -> Result<u64, WriteRefused> {
+        if let Some(held) = &mut self.held {
+            return Ok(held.append(&self.record, records));
+        }
         let stamp = self.engine.journal.append(&mut self.record, records)?;
         self.note(stamp);
         Ok(stamp)
@@ -456,15 +594,27 @@ impl<'a> Session<'a> {
 
     /// What was just written or shown has this stamp. Call it with the lock of the stamp's shard held,
     /// or for a stamp just appended.
-    fn note(&mut self, stamp: u64) {
+    pub(super) fn note(&mut self, stamp: u64) {
+        if stamp >= PROVISIONAL {
+            return;
+        }
         if self.mark.stamp == 0 {
             self.mark.healed = self.engine.journal.healed();
         }
         self.mark.stamp = self.mark.stamp.max(stamp);
     }
 
-    fn wrote(&mut self) {
-        self.record.clear();
-        self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
+    /// The time of the command under way, in milliseconds of Unix time: it stands still until
+    /// [`take_mark`](Self::take_mark).
+    pub fn now_ms(&mut self) -> u64 {
+        if self.now_ms == 0 {
+            self.now_ms = unix_time_ms();
+        }
+        self.now_ms
+    }
+
+    /// An entry, if it has not expired.
+    pub(super) fn live<'e>(&mut self, entry: Option<&'e Entry>) -> Option<&'e Entry> {
+        entry.filter(|entry| entry.expires_ms().is_none_or(|time_ms| time_ms > self.now_ms()))
     }
 }

@@ -187,6 +187,8 @@ impl Record<'_> {
             Self::Del(_) => "DEL",
             Self::Append(..) => "APPEND",
             Self::SetRange(..) => "SETRANGE",
+            Self::PExpireAt(..) => "PEXPIREAT",
+            Self::Persist(_) => "PERSIST",
             Self::FlushAll => "FLUSHALL",
         }
     }

@@ -227,7 +227,7 @@ fn system() -> Arc<dyn Disk> {
 
 /// Writes every key of `store`, sorted.
 fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
-    let shards = store.lock_everything();
+    let shards: Vec<_> = store.each().collect();
     let mut entries: Vec<_> = shards.iter().flat_map(|shard| shard.entries()).collect();
     entries.sort_unstable_by_key(|entry| entry.key());
     let mut lines = Vec::new();
@@ -243,13 +243,14 @@ fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut Draft) -> io::Res
     let mut offset = 0;
     loop {
         let range = piece(key, offset, value.len());
-        let last = range.end == value.len();
+        let is_last = range.end == value.len();
+        let last = is_last.then(|| entry.expires_ms());
         lines.clear();
         let bytes = value.copy(range.clone())?;
         let records = write_piece(key, offset, &bytes, last, lines);
         draft.add(lines, records)?;
         draft.seal_if_full()?;
-        if last {
+        if is_last {
             return Ok(());
         }
         offset = range.end;

@@ -162,14 +162,18 @@ impl Checksum {
 /// One write, as a line of the file tells it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// The key holds the value, whatever it held before.
-    Set(&'a [u8], &'a [u8]),
+    /// The key holds the value, whatever it held before, until a time in milliseconds of Unix time.
+    Set(&'a [u8], &'a [u8], Option<u64>),
     /// The keys are gone.
     Del(Vec<&'a [u8]>),
     /// The bytes go to the end of the value. Only people write this one: it is not idempotent.
     Append(&'a [u8], &'a [u8]),
     /// The bytes overwrite the value from the offset on. A key that does not exist stays so.
     SetRange(&'a [u8], usize, &'a [u8]),
+    /// The key, if it exists, expires at a time in milliseconds of Unix time.
+    PExpireAt(&'a [u8], u64),
+    /// The key, if it exists, does not expire.
+    Persist(&'a [u8]),
     /// Every key is gone.
     FlushAll,
 }
@@ -190,11 +194,14 @@ pub enum RecordError {
     #[error("unbalanced quotes")]
     Quotes,
     /// A command that is no write, or of a newer version.
-    #[error("unknown record '{0}' (known: SET, DEL, APPEND, SETRANGE, FLUSHALL)")]
+    #[error("unknown record '{0}' (known: {known})", known = NAMES.join(", "))]
     Unknown(String),
     /// Too few or too many words.
     #[error("wrong number of arguments for '{0}'")]
     Arity(&'static str),
+    /// A time that is none.
+    #[error("a time is a number of milliseconds since 1970, after PXAT or PEXPIREAT")]
+    Time,
     /// An offset that is no number, or a key or value longer than they may be.
     #[error("an offset, key or value is out of range: they end at 512 MiB")]
     Range,
@@ -243,10 +250,21 @@ impl<'a> Record<'a> {
             return Err(RecordError::Unknown(String::new()));
         }
         if is("SET") {
-            exactly("SET", 3)?;
+            let expires_ms = match words.len() {
+                5 if words[3].eq_ignore_ascii_case(b"PXAT") => Some(time_ms(&words[4])?),
+                _ => exactly("SET", 3).map(|()| None)?,
+            };
             fits(words[1].len())?;
             fits(words[2].len())?;
-            return Ok(Self::Set(&words[1], &words[2]));
+            return Ok(Self::Set(&words[1], &words[2], expires_ms));
+        }
+        if is("PEXPIREAT") {
+            exactly("PEXPIREAT", 3)?;
+            return Ok(Self::PExpireAt(&words[1], time_ms(&words[2])?));
+        }
+        if is("PERSIST") {
+            exactly("PERSIST", 2)?;
+            return Ok(Self::Persist(&words[1]));
         }
         if is("DEL") {
             return match words.len() {
@@ -278,16 +296,41 @@ impl<'a> Record<'a> {
         let name = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty());
         let is =
             |known: &&str| name.is_some_and(|name| name.eq_ignore_ascii_case(known.as_bytes()));
-        ["SET", "DEL", "APPEND", "SETRANGE", "FLUSHALL"].iter().any(is)
+        NAMES.iter().any(is)
     }
 }
 
-/// Appends a `SET` record to `out`.
-pub fn write_set(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+/// The names of all records.
+const NAMES: &[&str] = &["SET", "DEL", "APPEND", "SETRANGE", "PEXPIREAT", "PERSIST", "FLUSHALL"];
+
+/// A time after 1970 in milliseconds.
+fn time_ms(word: &[u8]) -> Result<u64, RecordError> {
+    let time_ms = integer(word).and_then(|time_ms| u64::try_from(time_ms).ok());
+    time_ms.filter(|time_ms| *time_ms > 0).ok_or(RecordError::Time)
+}
+
+/// Appends a `SET` record to `out`, with the time at which it expires, if it does.
+pub fn write_set(key: &[u8], value: &[u8], expires_ms: Option<u64>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"SET ");
     text::quote(key, out);
     out.push(b' ');
     text::quote(value, out);
+    if let Some(time_ms) = expires_ms {
+        out.extend_from_slice(format!(" PXAT {time_ms}").as_bytes());
+    }
+    out.push(b'\n');
+}
+
+/// Appends a `PEXPIREAT` record to `out`, or a `PERSIST`.
+pub fn write_expiry(key: &[u8], expires_ms: Option<u64>, out: &mut Vec<u8>) {
+    match expires_ms {
+        Some(_) => out.extend_from_slice(b"PEXPIREAT "),
+        None => out.extend_from_slice(b"PERSIST "),
+    }
+    text::quote(key, out);
+    if let Some(time_ms) = expires_ms {
+        out.extend_from_slice(format!(" {time_ms}").as_bytes());
+    }
     out.push(b'\n');
 }
 
@@ -354,8 +397,8 @@ mod tests {
         let header = Header::parse(b"# coffre 1 id=7f3a9c2e51d0").unwrap();
 
         let mut first = Vec::new();
-        write_set(b"ville", "Orléans".as_bytes(), &mut first);
-        write_set("île".as_bytes(), b"Saint-Denis la Plaine", &mut first);
+        write_set(b"ville", "Orléans".as_bytes(), None, &mut first);
+        write_set("île".as_bytes(), b"Saint-Denis la Plaine", None, &mut first);
         let mut second = Vec::new();
         write_set_range(b"ville", 8, b", Loiret", &mut second);
         assert_eq!(write_del([&b"brouillon"[..], b"a b\n\xff"].into_iter(), &mut second), 1);
@@ -425,6 +468,7 @@ mod tests {
 
     #[test]
     fn records_are_write_commands() {
+        const TIME: &str = "a time is a number of milliseconds since 1970, after PXAT or PEXPIREAT";
         const RANGE: &str = "an offset, key or value is out of range: they end at 512 MiB";
         let parse = |line: &str| {
             let mut words = Words::default();
@@ -436,7 +480,14 @@ mod tests {
             assert!(parse(line).is_ok(), "{line}");
         }
         let cases = [
-            ("GET a", "unknown record 'GET' (known: SET, DEL, APPEND, SETRANGE, FLUSHALL)"),
+            (
+                "GET a",
+                "unknown record 'GET' (known: SET, DEL, APPEND, SETRANGE, PEXPIREAT, PERSIST, FLUSHALL)",
+            ),
+            ("SET a 1 PXAT 0", TIME),
+            ("PEXPIREAT a -1", TIME),
+            ("SET a 1 EX 5", "wrong number of arguments for 'SET'"),
+            ("PERSIST", "wrong number of arguments for 'PERSIST'"),
             ("SET a", "wrong number of arguments for 'SET'"),
             ("DEL", "wrong number of arguments for 'DEL'"),
             ("FLUSHALL ASYNC", "wrong number of arguments for 'FLUSHALL'"),

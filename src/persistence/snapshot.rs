@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::format::{write_set, write_set_range};
+use super::format::{write_expiry, write_set, write_set_range};
 use crate::limits::SNAPSHOT_VALUE_BYTES_MAX;
 
 /// The piece of a value of `length` bytes under `key` that begins at `offset`. Each repeats the key, so
@@ -15,17 +15,36 @@ pub fn piece(key: &[u8], offset: usize, length: usize) -> Range<usize> {
     offset..length.min(offset + SNAPSHOT_VALUE_BYTES_MAX.max(key.len()))
 }
 
-/// Appends the record of a piece to `out` and returns how many records that is. `last` says that the
-/// value ends with it.
-pub fn write_piece(key: &[u8], offset: usize, piece: &[u8], last: bool, out: &mut Vec<u8>) -> u64 {
+/// Appends the records of a piece to `out` and returns how many they are. `last` says that the value ends
+/// with it, and when that expires.
+///
+/// A value in several pieces expires only after the last: replayed after its time the first would not be there,
+/// and the second make another.
+pub fn write_piece(
+    key: &[u8],
+    offset: usize,
+    piece: &[u8],
+    last: Option<Option<u64>>,
+    out: &mut Vec<u8>,
+) -> u64 {
     let is_padding = offset > 0 && piece.iter().all(|byte| *byte == 0);
     match (offset, is_padding, last) {
-        (0, ..) if last || piece.iter().any(|byte| *byte != 0) => write_set(key, piece, out),
-        (0, ..) => write_set(key, b"", out),
-        (_, true, false) => return 0,
+        (0, _, Some(expires_ms)) => {
+            write_set(key, piece, expires_ms, out);
+            return 1;
+        }
+        (0, ..) if piece.iter().any(|byte| *byte != 0) => write_set(key, piece, None, out),
+        (0, ..) => write_set(key, b"", None, out),
+        (_, true, None) => return 0,
         // The last byte alone gives the length.
-        (_, true, true) => write_set_range(key, offset + piece.len() - 1, b"\0", out),
+        (_, true, Some(_)) => write_set_range(key, offset + piece.len() - 1, b"\0", out),
         (_, false, _) => write_set_range(key, offset, piece, out),
     }
-    1
+    match last.flatten() {
+        None => 1,
+        expires_ms => {
+            write_expiry(key, expires_ms, out);
+            2
+        }
+    }
 }

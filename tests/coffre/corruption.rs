@@ -148,6 +148,7 @@ fn cut_anywhere_it_holds_the_whole_batches_before_the_cut_and_goes_on() {
         let mark = session.take_mark();
         session.commit(mark).unwrap();
         expected.insert(b"after".to_vec(), b"1".to_vec());
+        drop(session);
         drop(engine);
         for _ in 0..2 {
             let engine = start(&file).unwrap();
@@ -459,6 +460,7 @@ fn a_client_cannot_forge_a_durable_mark() {
     session.set(seal.trim_end().as_bytes(), seal.trim_end().as_bytes()).unwrap();
     let mark = session.take_mark();
     session.commit(mark).unwrap();
+    drop(session);
     drop(engine);
     // A torn tail after it is still one.
     let bytes = fs::read(&file).unwrap();

@@ -149,6 +149,7 @@ fn a_compaction_gives_up_when_a_write_fails_while_it_waits_to_end() {
     let memory = state(&mut session);
     assert_eq!(memory[&b"k"[..]], b"abcd");
     engine.close().unwrap();
+    drop(session);
     drop(engine);
     assert_eq!(state(&mut Session::new(&start(Arc::new(disk)))), memory);
 }

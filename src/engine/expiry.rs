@@ -1,0 +1,68 @@
+//! Removing what has expired: nobody sees it any more, but it takes memory and its lines stay in the file.
+//!
+//! A removal is written down as `DEL`. The file would say the same without it, as times are absolute; but a clock
+//! that is put back would bring the key back at the next start, and nobody sees a key again that was gone.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use super::session::{Session, WriteError};
+use crate::limits::{EXPIRED_AT_ONCE, SHARDS};
+use crate::persistence::format::write_del;
+
+impl Session<'_> {
+    /// Removes every key that has expired, a bounded number with a shard locked.
+    pub fn remove_expired(&mut self) -> Result<(), WriteError> {
+        for number in 0..SHARDS {
+            loop {
+                let count = self.remove_expired_of(number)?;
+                self.engine().expired.fetch_add(count as u64, Ordering::Relaxed);
+                if self.is_commit_due() {
+                    let mark = self.take_mark();
+                    self.commit(mark)?;
+                }
+                if count < EXPIRED_AT_ONCE {
+                    break;
+                }
+                thread::yield_now();
+            }
+        }
+        let mark = self.take_mark();
+        Ok(self.commit(mark)?)
+    }
+
+    /// Removes some of shard `number`, at most [`EXPIRED_AT_ONCE`], and counts them.
+    fn remove_expired_of(&mut self, number: usize) -> Result<usize, WriteError> {
+        self.begin(b"", b"")?;
+        let now_ms = self.now_ms();
+        self.locked(number, |session, shard| {
+            let mut expired = Vec::new();
+            while expired.len() < EXPIRED_AT_ONCE
+                && let Some((hash, time_ms, key)) = shard.next_expired(now_ms)
+            {
+                expired.push((hash, time_ms, key.to_vec()));
+            }
+            if expired.is_empty() {
+                return Ok(0);
+            }
+            let keys = expired.iter().map(|(_, _, key)| key.as_slice());
+            let records = write_del(keys, &mut session.record);
+            session.engine().waste(session.record.len());
+            match session.append_record(records) {
+                Err(refused) => {
+                    for (hash, time_ms, _) in expired {
+                        shard.put_off(hash, time_ms);
+                    }
+                    Err(refused.into())
+                }
+                Ok(stamp) => {
+                    for (_, _, key) in &expired {
+                        let place = session.engine().store.place(key);
+                        session.remove(shard, place, key, stamp);
+                    }
+                    Ok(expired.len())
+                }
+            }
+        })
+    }
+}
