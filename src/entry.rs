@@ -96,6 +96,11 @@ impl Entry {
         self.expires_ms().is_some_and(|time_ms| time_ms <= now_ms)
     }
 
+    /// Whether its value may change in its place.
+    pub fn is_grown(&self) -> bool {
+        self.lengths()[1] == GROWN
+    }
+
     /// Whether it has a place for the time when it expires.
     pub fn has_time(&self) -> bool {
         self.lengths()[1] & EXPIRES != 0

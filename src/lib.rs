@@ -40,6 +40,7 @@ mod sync;
 pub mod telnet;
 pub mod text;
 pub mod value;
+mod watch;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -137,6 +137,9 @@ pub const NEWS_KEYS_MAX: usize = 64;
 /// The same as a part of the shard's keys, one in so many: so the cost of sorting them in stays bounded for each.
 pub const NEWS_SHARE: usize = 64;
 
+/// How many hashes a connection keeps for its next `SCAN`, at most.
+pub const SCAN_WINDOW: usize = 4096;
+
 /// How many keys that have expired are removed at one moment.
 pub const EXPIRED_AT_ONCE: usize = 128;
 

@@ -21,6 +21,7 @@ use crate::keylist::KeyList;
 use crate::limits::{MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
 use crate::memory::{self, NoMemory};
 use crate::sync::lock;
+use crate::watch::Watchers;
 
 /// All keys and values.
 #[derive(Debug)]
@@ -97,6 +98,8 @@ pub struct Shard {
     news: Option<News>,
     /// When entries expire.
     due: Due,
+    /// Who watches its keys.
+    pub watchers: Watchers,
 }
 
 /// What a change replaced.
@@ -159,6 +162,7 @@ impl Shard {
             undo: Vec::new(),
             news: None,
             due: Due::default(),
+            watchers: Watchers::default(),
         }
     }
 
@@ -170,6 +174,17 @@ impl Shard {
     /// The same, to change its value; its time is changed by [`expire`](Self::expire).
     pub fn get_mut(&mut self, place: Place, key: &[u8]) -> Option<&mut Entry> {
         self.entries.find_mut(place.hash, |entry| entry.key() == key)
+    }
+
+    /// Those whose keys have this hash.
+    pub fn with_hash(&self, hash: u64) -> impl Iterator<Item = &Entry> {
+        let candidates = self.entries.iter_hash(hash);
+        candidates.filter(move |entry| self.hashing.hash_one(entry.key()) == hash)
+    }
+
+    /// The hashes of all keys.
+    pub fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(|entry| self.hashing.hash_one(entry.key()))
     }
 
     /// All of them.
@@ -306,6 +321,17 @@ impl Shard {
     /// Stamps the key at `place`, which was changed, and returns how many bytes are kept for taking
     /// that back. Stamps never go down but by [`take_back`](Self::take_back).
     pub fn changed(&mut self, place: Place, stamp: u64, undo: Undo) -> usize {
+        self.watchers.changed(place.hash);
+        self.replaced(place, stamp, undo)
+    }
+
+    /// The same for a key that has expired and was removed.
+    pub fn expired(&mut self, place: Place, stamp: u64, undo: Undo) -> usize {
+        self.watchers.expired(place.hash);
+        self.replaced(place, stamp, undo)
+    }
+
+    fn replaced(&mut self, place: Place, stamp: u64, undo: Undo) -> usize {
         self.stamps[place.stamp] = stamp;
         self.newest = stamp;
         let bytes = undo.bytes();
@@ -322,6 +348,8 @@ impl Shard {
             return 0;
         }
         self.news = None;
+        let entries = &self.entries;
+        self.watchers.cleared(|hash| entries.iter_hash(hash).next().is_some());
         let all = (std::mem::take(&mut self.entries), std::mem::take(&mut self.due));
         let undo = Undo::Everything(Box::new(all));
         let bytes = undo.bytes();

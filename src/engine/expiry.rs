@@ -9,6 +9,7 @@ use std::thread;
 use super::session::{Session, WriteError};
 use crate::limits::{EXPIRED_AT_ONCE, SHARDS};
 use crate::persistence::format::write_del;
+use crate::store::Undo;
 
 impl Session<'_> {
     /// Removes every key that has expired, a bounded number with a shard locked.
@@ -58,8 +59,12 @@ impl Session<'_> {
                 Ok(stamp) => {
                     for (_, _, key) in &expired {
                         let place = session.engine().store.place(key);
-                        session.remove(shard, place, key, stamp);
+                        if let Some(old) = shard.remove(place, key) {
+                            let undo = Undo::Entry(old);
+                            session.undo_bytes += shard.expired(place, stamp, undo);
+                        }
                     }
+                    shard.settle(session.engine().journal.committed(), &mut session.settled);
                     Ok(expired.len())
                 }
             }

@@ -35,6 +35,7 @@ use crate::sync::lock;
 use crate::text::quoted_bytes;
 use crate::value::{Value, View};
 
+pub use crate::watch::Watch;
 pub use compaction::{Compaction, Compactor, Status};
 pub use session::{Change, Session, WriteError};
 

@@ -1,12 +1,14 @@
 //! Finding keys: all of them, or those that begin alike.
 
+use std::hash::{BuildHasher, RandomState};
 use std::thread;
 
 use super::Session;
 use crate::entry::Entry;
 use crate::keylist::KeyList;
-use crate::limits::{KEYS_AT_ONCE, SHARDS};
-use crate::memory::NoMemory;
+use crate::limits::{KEYS_AT_ONCE, SCAN_WINDOW, SHARDS};
+use crate::memory::{self, NoMemory};
+use crate::store::Shard;
 
 impl Session<'_> {
     /// Hands `visit` every key that exists throughout and begins with `prefix`, with no shard locked. An error if
@@ -73,5 +75,149 @@ impl Session<'_> {
             thread::yield_now();
         }
         Ok(())
+    }
+
+    /// Hands `visit` about `count` keys, from the place on that a cursor tells, and returns the next cursor; 0 is the
+    /// beginning, and the end. From one to the other each key that exists throughout is visited, whatever comes and
+    /// goes meanwhile, and none twice.
+    ///
+    /// Keys are visited by shard, and in a shard by their hashes: so a cursor is a number, and means the same on every
+    /// connection as long as the server runs. The next hashes of a shard are kept for the next call, which else would
+    /// look at all of them again.
+    pub fn scan(
+        &mut self,
+        cursor: u64,
+        count: usize,
+        mut visit: impl FnMut(&[u8]),
+    ) -> Result<u64, NoMemory> {
+        let (mut number, mut from) = ((cursor >> ORDER_BITS) as usize, cursor & ORDER_MAX);
+        let mut visited = 0;
+        while number < SHARDS {
+            let (keys, next) =
+                self.scan_shard(number, from, (count - visited).min(KEYS_AT_ONCE))?;
+            keys.iter_from(0).for_each(&mut visit);
+            visited += keys.len();
+            match next {
+                Some(next) => from = next,
+                None => (number, from) = (number + 1, 0),
+            }
+            if visited >= count {
+                break;
+            }
+        }
+        Ok(if number < SHARDS { (number as u64) << ORDER_BITS | from } else { 0 })
+    }
+
+    /// Lists keys of shard `number` from a place in their order on, and returns the next; `None` at the end.
+    fn scan_shard(
+        &mut self,
+        number: usize,
+        from: u64,
+        count: usize,
+    ) -> Result<(KeyList, Option<u64>), NoMemory> {
+        let mut window = std::mem::take(&mut self.window);
+        let found = self.locked(number, |session, shard| {
+            session.note(shard.newest());
+            if (window.shard, window.from) != (number, from) || window.hashes.is_empty() {
+                window = Window::open(number, from, shard)?;
+            }
+            let mut keys = KeyList::default();
+            while keys.len() < count
+                && let Some(hash) = window.hashes.pop()
+            {
+                let live = |entry: &&Entry| session.live(Some(entry)).is_some();
+                shard.with_hash(hash).filter(live).try_for_each(|entry| keys.push(entry.key()))?;
+                window.from = order(hash) + 1;
+                // Those that a cursor cannot tell apart are visited together.
+                while let Some(next) = window.hashes.pop_if(|next| order(*next) == order(hash)) {
+                    let live = |entry: &&Entry| session.live(Some(entry)).is_some();
+                    let mut same = shard.with_hash(next).filter(live);
+                    same.try_for_each(|entry| keys.push(entry.key()))?;
+                }
+            }
+            Ok::<_, NoMemory>(keys)
+        })?;
+        let is_over = window.hashes.is_empty() && window.is_last;
+        let next = (!is_over).then_some(window.from);
+        if !window.hashes.is_empty() {
+            self.window = window;
+        }
+        Ok((found, next))
+    }
+
+    /// Hands `visit` a key, each as likely as any other; `false` if there is none.
+    pub fn random_key(&mut self, visit: impl FnOnce(&[u8])) -> bool {
+        let mut lengths = Vec::with_capacity(SHARDS);
+        for number in 0..SHARDS {
+            self.locked(number, |session, shard| {
+                session.note(shard.newest());
+                lengths.push(shard.len() as u64);
+            });
+        }
+        let total: u64 = lengths.iter().sum();
+        let mut place = RandomState::new().hash_one(total) % total.max(1);
+        let first = lengths.iter().position(|length| {
+            let is_here = place < *length;
+            place -= if is_here { 0 } else { *length };
+            is_here
+        });
+        let mut visit = Some(visit);
+        // What has expired is not there: the next one is.
+        for number in first.into_iter().flat_map(|first| (first..SHARDS).chain(0..=first)) {
+            let skipped = std::mem::take(&mut place) as usize;
+            self.locked(number, |session, shard| {
+                let mut rest = shard.entries().skip(skipped);
+                if let Some(entry) = rest.find(|entry| session.live(Some(entry)).is_some())
+                    && let Some(visit) = visit.take()
+                {
+                    visit(entry.key());
+                }
+            });
+            if visit.is_none() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// How many bits of a hash order the keys of a shard, and one more: a place may be behind them all.
+const ORDER_BITS: u32 = 49;
+const ORDER_MAX: u64 = (1 << ORDER_BITS) - 1;
+
+/// The place of a hash in its shard.
+fn order(hash: u64) -> u64 {
+    hash >> (u64::BITS - ORDER_BITS + 1)
+}
+
+/// The next hashes that a [`scan`](Session::scan) visits.
+#[derive(Debug, Default)]
+pub struct Window {
+    shard: usize,
+    /// Where it begins.
+    from: u64,
+    /// The highest first.
+    hashes: Vec<u64>,
+    /// It ends where its shard does.
+    is_last: bool,
+}
+
+impl Window {
+    fn open(number: usize, from: u64, shard: &Shard) -> Result<Self, NoMemory> {
+        let mut hashes = Vec::new();
+        for hash in shard.hashes().filter(|hash| order(*hash) >= from) {
+            memory::try_to(|| hashes.try_reserve(1))?;
+            hashes.push(hash);
+        }
+        let is_last = hashes.len() <= SCAN_WINDOW;
+        if !is_last {
+            let (_, highest, _) = hashes.select_nth_unstable(SCAN_WINDOW);
+            let end = order(*highest);
+            // All that a cursor cannot tell apart, or none.
+            hashes.retain(|hash| order(*hash) < end);
+        }
+        hashes.sort_unstable_by(|a, b| b.cmp(a));
+        hashes.shrink_to_fit();
+        Ok(Self { shard: number, from, hashes, is_last })
     }
 }

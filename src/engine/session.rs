@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::atomic::Held;
 use super::compaction::{unix_time_ms, unix_time_s};
+use super::search::Window;
 use super::{Engine, changed_copy, with_expiry};
 use crate::entry::Entry;
 use crate::limits::{
@@ -17,6 +18,7 @@ use crate::persistence::{Mark, Waiter, WriteRefused};
 use crate::store::{PROVISIONAL, Place, Shard, Undo};
 use crate::text::quoted_bytes;
 use crate::value::View;
+use crate::watch::Watch;
 
 /// About what a `SETRANGE` record takes beside its key and value, in bytes.
 const SET_RANGE_BYTES: usize = 16;
@@ -50,12 +52,14 @@ pub struct Session<'a> {
     /// Where records are written before they are appended.
     pub(super) record: Vec<u8>,
     /// Bytes kept for taking back what was written since the last commit.
-    undo_bytes: usize,
+    pub(super) undo_bytes: usize,
     /// What was just settled, to be forgotten.
-    settled: Vec<Undo>,
+    pub(super) settled: Vec<Undo>,
     lookups: Lookups,
     /// The time of the command under way, 0 as long as nobody asked.
     now_ms: u64,
+    /// Where its last `SCAN` is.
+    pub(super) window: Window,
     /// What is done at one moment.
     pub(super) held: Option<Held<'a>>,
 }
@@ -103,6 +107,7 @@ impl<'a> Session<'a> {
             settled: Vec::new(),
             lookups: Lookups::default(),
             now_ms: 0,
+            window: Window::default(),
             held: None,
         }
     }
@@ -452,6 +457,17 @@ impl<'a> Session<'a> {
                 session.undo_bytes += session.locked(number, |_, shard| shard.clear(stamp));
             }
             Ok(())
+        })
+    }
+
+    /// Lets `watch` know of changes to `key` from now on; returns whether the key exists.
+    pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) -> bool {
+        let place = self.engine.store.place(key);
+        self.locked(place.shard(), |session, shard| {
+            session.note(shard.stamp(place));
+            let exists = session.live(shard.get(place, key)).is_some();
+            shard.watchers.add(place.hash(), exists, watch);
+            exists
         })
     }
 
