@@ -192,6 +192,7 @@ impl<'a> Connection<'a> {
                 conversation: &mut self.conversation,
                 client,
                 control,
+                done: &mut self.done,
             };
             let outcome = command::run(asked, &request, &mut context);
             let now = Instant::now();

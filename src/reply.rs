@@ -181,6 +181,14 @@ impl Replies {
         }
     }
 
+    /// `*-1`, or `_`: no list of replies.
+    pub fn null_array(&mut self) {
+        match self.protocol {
+            Protocol::Resp2 => self.push(b"*-1\r\n"),
+            Protocol::Resp3 => self.nil(),
+        }
+    }
+
     /// `%pairs`, or an array of twice as many: that many names follow, each with its value.
     pub fn map(&mut self, pairs: usize) {
         match self.protocol {
@@ -224,6 +232,13 @@ impl Replies {
         if !self.lost {
             let header = self.bytes.len() - end;
             self.bytes[position..].rotate_right(header);
+        }
+    }
+
+    /// Moves the replies from `middle` on before those from `position` on, which share nothing.
+    pub fn move_before(&mut self, position: usize, middle: usize) {
+        if !self.lost {
+            self.bytes[position..].rotate_left(middle - position);
         }
     }
 

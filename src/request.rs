@@ -17,7 +17,7 @@ use crate::limits::{
     INLINE_BYTES_MAX, LARGE_REQUEST_BYTES, READ_BUFFER_BYTES, REQUEST_BYTES_MAX,
     STRANGER_ARGUMENTS_MAX, STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
 };
-use crate::memory;
+use crate::memory::{self, NoMemory};
 use crate::telnet::{self, Telnet};
 use crate::text::{self, Words};
 
@@ -80,6 +80,40 @@ impl<'a> Request<'a> {
     pub fn words_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
         let bytes = self.bytes;
         self.spans[first..].iter().map(move |span| &bytes[span.clone()])
+    }
+}
+
+/// A request that is kept for later.
+#[derive(Debug)]
+pub struct Kept {
+    bytes: Vec<u8>,
+    spans: Vec<Range<usize>>,
+    inline: bool,
+}
+
+impl Kept {
+    /// A copy of a request; an error if there is no memory for it.
+    pub fn new(request: &Request<'_>) -> Result<Self, NoMemory> {
+        let length = request.words_from(0).map(<[u8]>::len).sum();
+        let mut bytes = memory::copy(&[], length)?;
+        let mut spans = Vec::new();
+        memory::try_to(|| spans.try_reserve_exact(request.len()))?;
+        for word in request.words_from(0) {
+            let start = bytes.len();
+            bytes.extend_from_slice(word);
+            spans.push(start..bytes.len());
+        }
+        Ok(Self { bytes, spans, inline: request.inline })
+    }
+
+    /// The request.
+    pub fn request(&self) -> Request<'_> {
+        Request { bytes: &self.bytes, spans: &self.spans, inline: self.inline }
+    }
+
+    /// How much memory it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.bytes.len() + self.spans.len() * size_of::<Range<usize>>()
     }
 }
 

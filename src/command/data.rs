@@ -1,11 +1,8 @@
-//! The commands on keys and values, and the two that only answer.
+//! The two commands that only answer, and those on all keys at once.
 
-use super::{CommandError, Context, integer, is};
-use crate::engine::WriteError;
-use crate::glob::Pattern;
-use crate::limits::VALUE_BYTES_MAX;
+use super::{CommandError, Context, is};
+use crate::control::unix_time;
 use crate::request::Request;
-use crate::text::quoted;
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -22,90 +19,6 @@ pub fn echo(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let replies = &mut context.replies;
-    context.session.get(&request[1], |value| match value {
-        Some(value) => replies.value(value),
-        None => replies.nil(),
-    });
-    Ok(())
-}
-
-pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    if request.len() > 3 {
-        let is_option = |known: &&str| is(&request[3], known);
-        return Err(match request.inline && !SET_OPTIONS.iter().any(is_option) {
-            true => unquoted(request),
-            false => CommandError::Syntax,
-        });
-    }
-    context.session.set(&request[1], &request[2])?;
-    context.replies.status("OK");
-    Ok(())
-}
-
-/// What Redis's SET takes after the value: whoever types one of these did not forget quotes.
-const SET_OPTIONS: &[&str] =
-    &["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL", "IFEQ", "IFNE"];
-
-/// What a person meant who typed `SET nom Jean Dupont`.
-fn unquoted(request: &Request<'_>) -> CommandError {
-    const VALUE_BYTES_MAX: usize = 128;
-    let length: usize = request.words_from(2).map(|word| word.len() + 1).sum();
-    if length > VALUE_BYTES_MAX {
-        return CommandError::Syntax;
-    }
-    let value = request.words_from(2).collect::<Vec<_>>().join(&b' ');
-    CommandError::Unquoted(format!("SET {} {}", quoted(&request[1]), quoted(&value)))
-}
-
-pub fn del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = context.session.del(request.words_from(1))?;
-    context.replies.count(count);
-    Ok(())
-}
-
-pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = context.session.exists(request.words_from(1));
-    context.replies.count(count);
-    Ok(())
-}
-
-pub fn append(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let length = context.session.append(&request[1], &request[2])?;
-    context.replies.count(length);
-    Ok(())
-}
-
-pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let offset = integer(&request[2])?;
-    let offset = usize::try_from(offset).map_err(|_| CommandError::Offset)?;
-    if offset > VALUE_BYTES_MAX && !request[3].is_empty() {
-        return Err(CommandError::TooLong);
-    }
-    let length = context.session.set_range(&request[1], offset, &request[3])?;
-    context.replies.count(length);
-    Ok(())
-}
-
-pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let pattern = Pattern::new(&request[1])?;
-    let (start, mut count) = (context.replies.position(), 0);
-    let mut show = |key: &[u8]| {
-        if pattern.matches(key) {
-            context.replies.bulk(key);
-            count += 1;
-        }
-    };
-    if let Some(key) = pattern.only() {
-        context.session.get(&key, |value| value.map(|_| show(&key)));
-    } else {
-        context.session.keys(&pattern.prefix(), show).map_err(WriteError::from)?;
-    }
-    context.replies.array_from(start, count);
-    Ok(())
-}
-
 pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let (keys, _) = context.session.count();
     context.replies.count(keys);
@@ -119,5 +32,14 @@ pub fn flush_all(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
     }
     context.session.flush_all()?;
     context.replies.status("OK");
+    Ok(())
+}
+
+/// Seconds of Unix time, and microseconds of the second.
+pub fn time(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    let now = unix_time();
+    context.replies.array(2);
+    context.replies.bulk(now.as_secs().to_string().as_bytes());
+    context.replies.bulk(now.subsec_micros().to_string().as_bytes());
     Ok(())
 }

@@ -162,30 +162,24 @@ fn argument_docs(replies: &mut Replies, argument: &Argument) {
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
         .collect();
-    let parts = 2 + usize::from(!flags.is_empty()) + usize::from(!argument.one_of.is_empty());
-    replies.map(parts);
-    for (field, value) in [("name", argument.name), ("type", argument.kind)] {
-        replies.bulk(field.as_bytes());
-        replies.bulk(value.as_bytes());
+    let parts = [argument.token.is_some(), !flags.is_empty(), !argument.parts.is_empty()];
+    replies.map(2 + parts.into_iter().filter(|is_there| *is_there).count());
+    let name = argument.name.to_ascii_lowercase();
+    let fields = [("name", Some(&*name)), ("type", Some(argument.kind)), ("token", argument.token)];
+    for (field, value) in fields {
+        if let Some(value) = value {
+            replies.bulk(field.as_bytes());
+            replies.bulk(value.as_bytes());
+        }
     }
     if !flags.is_empty() {
         replies.bulk(b"flags");
         replies.set(flags.len());
         flags.iter().for_each(|flag| replies.status(flag));
     }
-    if !argument.one_of.is_empty() {
+    if !argument.parts.is_empty() {
         replies.bulk(b"arguments");
-        replies.array(argument.one_of.len());
-        for token in argument.one_of {
-            replies.map(3);
-            for (field, value) in [
-                ("name", token.to_ascii_lowercase()),
-                ("type", "pure-token".to_owned()),
-                ("token", (*token).to_owned()),
-            ] {
-                replies.bulk(field.as_bytes());
-                replies.bulk(value.as_bytes());
-            }
-        }
+        replies.array(argument.parts.len());
+        argument.parts.iter().for_each(|part| argument_docs(replies, part));
     }
 }

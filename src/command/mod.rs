@@ -6,11 +6,15 @@
 mod client;
 mod config;
 mod data;
+mod expiry;
 mod help;
 mod info;
+mod keys;
 mod persist;
 mod server;
+mod strings;
 mod table;
+mod transaction;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -25,6 +29,7 @@ use crate::request::Request;
 use crate::text;
 
 pub use table::{Argument, Arity, Command, Flag, Group, TABLE};
+pub use transaction::Transaction;
 
 /// What was said on a connection that changes what comes.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub struct Conversation {
     pub feed: Option<Arc<Feed>>,
     /// The form of its replies.
     pub protocol: Protocol,
+    /// What `MULTI` and `WATCH` began.
+    pub transaction: Transaction,
     silence: Silence,
 }
 
@@ -59,6 +66,7 @@ impl Conversation {
             is_over: false,
             feed: None,
             protocol: Protocol::default(),
+            transaction: Transaction::default(),
             silence: Silence::None,
         }
     }
@@ -90,6 +98,8 @@ pub struct Context<'a, 'e> {
     pub client: &'a Arc<Client>,
     /// The server.
     pub control: &'a Control,
+    /// What is counted.
+    pub done: &'a mut Done,
 }
 
 /// Why a command was not run. The text is the reply.
@@ -123,9 +133,21 @@ pub enum CommandError {
     /// No canonical decimal integer, or one beyond 64 bits.
     #[error("ERR value is not an integer or out of range")]
     NotAnInteger,
+    /// A time that is not positive, or too far away.
+    #[error("ERR invalid expire time in '{0}' command")]
+    Expiry(&'static str),
+    /// An option of `EXPIRE` that it has not.
+    #[error("ERR Unsupported option {0}")]
+    Unsupported(String),
+    /// A database that there is not.
+    #[error("ERR DB index is out of range")]
+    Database,
     /// A negative offset.
     #[error("ERR offset is out of range")]
     Offset,
+    /// `EXEC` after a request that could not be kept.
+    #[error("EXECABORT Transaction discarded because of previous errors.")]
+    Aborted,
     /// A client name with a blank or a line end in it.
     #[error("ERR {0} cannot contain spaces, newlines or special characters.")]
     Name(&'static str),
@@ -213,7 +235,7 @@ const REDIS_VERSION: &str = "7.4.0";
 const ECHO_BYTES_MAX: usize = 128;
 
 /// A command, or subcommand, and its number.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// What the table says of it.
     pub command: &'static Command,
@@ -226,6 +248,8 @@ pub struct Found {
 pub enum Outcome {
     /// It names no command.
     Unknown,
+    /// It is kept for `EXEC`.
+    Kept,
     /// Its command was not run.
     Rejected(Found),
     /// Its command was run.
@@ -258,8 +282,12 @@ fn is_never_paused(command: &Command) -> bool {
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
 pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> {
     let Asked { found: Some(Found { command, .. }), error: None } = asked else { return None };
+    let transaction = &conversation.transaction;
     match conversation.authenticated && !is_never_paused(command) {
         false => None,
+        // It is only kept.
+        true if transaction.is_open() && command.name != "EXEC" => None,
+        true if transaction.writes() => Some(Paused::Writes),
         true if command.flags.contains(&Flag::Write) => Some(Paused::Writes),
         true => Some(Paused::All),
     }
@@ -273,7 +301,15 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
         None => asked.error,
         Some(found) => asked.error.or_else(|| obstacle(found.command, context)),
     };
+    let kept = match (asked.found, &rejection) {
+        (Some(found), None) => transaction::keep(found, request, context),
+        _ => Ok(false),
+    };
     let (outcome, result) = match (asked.found, rejection) {
+        (Some(found), None) if !matches!(kept, Ok(false)) => {
+            let outcome = if kept.is_ok() { Outcome::Kept } else { Outcome::Rejected(found) };
+            (outcome, kept.map(drop))
+        }
         (Some(found), None) => {
             let result = (found.command.run)(context, request);
             let lost = context.replies.recover(start);
@@ -285,6 +321,9 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
             (outcome, rejection.map_or(Ok(()), Err))
         }
     };
+    if matches!(outcome, Outcome::Unknown | Outcome::Rejected(_)) {
+        context.conversation.transaction.spoil();
+    }
     if let Err(error) = result {
         context.replies.truncate(start);
         context.replies.error(&error.to_string());
@@ -323,7 +362,7 @@ pub fn record(
     done: &mut Done,
 ) {
     let (found, called) = match outcome {
-        Outcome::Unknown => return,
+        Outcome::Unknown | Outcome::Kept => return,
         Outcome::Rejected(found) => (found, Called::not()),
         Outcome::Ran { found, failed } => (found, Called::once(took, *failed)),
     };

@@ -1,6 +1,9 @@
 //! The one table of commands.
 
-use super::{CommandError, Context, client, config, data, help, info, persist, server};
+use super::{
+    CommandError, Context, client, config, data, expiry, help, info, keys, persist, server,
+    strings, transaction,
+};
 use crate::request::Request;
 
 /// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.
@@ -51,6 +54,8 @@ pub enum Flag {
     Admin,
     /// Allowed before the password is given.
     NoAuth,
+    /// Not to be kept for `EXEC`.
+    NoMulti,
     /// Holds a password: neither `MONITOR` nor `SLOWLOG` shows it.
     Secret,
 }
@@ -65,6 +70,7 @@ impl Flag {
             Self::Fast => "fast",
             Self::Admin => "admin",
             Self::NoAuth => "no_auth",
+            Self::NoMulti => "no_multi",
             Self::Secret => "skip_monitor",
         }
     }
@@ -77,6 +83,8 @@ pub enum Group {
     String,
     /// Keys whatever their value.
     Generic,
+    /// Several commands at one moment.
+    Transactions,
     /// This connection.
     Connection,
     /// The server as a whole.
@@ -85,13 +93,15 @@ pub enum Group {
 
 impl Group {
     /// All of them, in the order of `HELP`.
-    pub const ALL: &[Self] = &[Self::String, Self::Generic, Self::Connection, Self::Server];
+    pub const ALL: &[Self] =
+        &[Self::String, Self::Generic, Self::Transactions, Self::Connection, Self::Server];
 
     /// Redis's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
             Self::Generic => "generic",
+            Self::Transactions => "transactions",
             Self::Connection => "connection",
             Self::Server => "server",
         }
@@ -103,20 +113,39 @@ impl Group {
 pub struct Argument {
     /// What stands there.
     pub name: &'static str,
-    /// Redis's type of it: `key`, `string`, `integer`, `pattern`; `pure-token` for a fixed word,
-    /// which is then the name in capitals.
+    /// Redis's type of it: `key`, `string`, `integer`, `double`, `pattern`, `unix-time`; `pure-token` for a fixed
+    /// word, `oneof` and `block` for one or all of its parts.
     pub kind: &'static str,
+    /// The fixed word before it, or that it is.
+    pub token: Option<&'static str>,
     /// It may be left out.
     pub optional: bool,
     /// It may be repeated.
     pub multiple: bool,
-    /// What may stand there, if it is a choice of fixed words.
-    pub one_of: &'static [&'static str],
+    /// What it consists of.
+    pub parts: &'static [Argument],
 }
 
 impl Argument {
     const fn new(name: &'static str, kind: &'static str) -> Self {
-        Self { name, kind, optional: false, multiple: false, one_of: &[] }
+        Self { name, kind, token: None, optional: false, multiple: false, parts: &[] }
+    }
+
+    /// A fixed word.
+    const fn word(token: &'static str) -> Self {
+        Self { token: Some(token), ..Self::new(token, "pure-token") }
+    }
+
+    const fn one_of(name: &'static str, parts: &'static [Argument]) -> Self {
+        Self { parts, ..Self::new(name, "oneof") }
+    }
+
+    const fn block(name: &'static str, parts: &'static [Argument]) -> Self {
+        Self { parts, ..Self::new(name, "block") }
+    }
+
+    const fn after(self, token: &'static str) -> Self {
+        Self { token: Some(token), ..self }
     }
 
     const fn optional(self) -> Self {
@@ -126,14 +155,59 @@ impl Argument {
     const fn multiple(self) -> Self {
         Self { multiple: true, ..self }
     }
+
+    /// How it is typed, as redis-cli shows it.
+    fn usage(&self) -> String {
+        let parts = |between| {
+            let parts: Vec<_> = self.parts.iter().map(Self::usage).collect();
+            parts.join(between)
+        };
+        let shown = match self.kind {
+            "pure-token" => String::new(),
+            "oneof" => parts("|"),
+            "block" => parts(" "),
+            _ => self.name.to_owned(),
+        };
+        let shown = if self.multiple { format!("{shown} [{shown} ...]") } else { shown };
+        let usage = match self.token {
+            None => shown,
+            Some(token) if shown.is_empty() => token.to_owned(),
+            Some(token) => format!("{token} {shown}"),
+        };
+        if self.optional { format!("[{usage}]") } else { usage }
+    }
 }
 
 const KEY: Argument = Argument::new("key", "key");
 const VALUE: Argument = Argument::new("value", "string");
+const INTEGER: &str = "integer";
+const TIME: &str = "unix-time";
+const PAIRS: Argument = Argument::block("data", &[KEY, VALUE]).multiple();
+const EX: Argument = Argument::new("seconds", INTEGER).after("EX");
+const PX: Argument = Argument::new("milliseconds", INTEGER).after("PX");
+const EXAT: Argument = Argument::new("unix-time-seconds", TIME).after("EXAT");
+const PXAT: Argument = Argument::new("unix-time-milliseconds", TIME).after("PXAT");
+const EXPIRY_OR_KEEP: Argument =
+    Argument::one_of("expiration", &[EX, PX, EXAT, PXAT, Argument::word("KEEPTTL")]).optional();
+const EXPIRY_OR_PERSIST: Argument =
+    Argument::one_of("expiration", &[EX, PX, EXAT, PXAT, Argument::word("PERSIST")]).optional();
+const IF_EQ: Argument = Argument::new("ifeq-value", "string").after("IFEQ");
+const IF_NE: Argument = Argument::new("ifne-value", "string").after("IFNE");
+const NX: Argument = Argument::word("NX");
+const XX: Argument = Argument::word("XX");
+const EXPIRE_IF: Argument =
+    Argument::one_of("condition", &[NX, XX, Argument::word("GT"), Argument::word("LT")]).optional();
+const FLUSH_TYPE: Argument =
+    Argument::one_of("flush-type", &[Argument::word("ASYNC"), Argument::word("SYNC")]).optional();
+const ON_OFF: Argument =
+    Argument::one_of("enabled", &[Argument::word("ON"), Argument::word("OFF")]);
+const USERNAME: Argument = Argument::new("username", "string");
+const PASSWORD: Argument = Argument::new("password", "string");
 const MESSAGE: Argument = Argument::new("message", "string");
 const NAME: Argument = Argument::new("command-name", "string");
 
 /// A command: everything the rest of the program says of it comes from here.
+#[derive(Debug)]
 pub struct Command {
     /// In capitals.
     pub name: &'static str,
@@ -165,6 +239,14 @@ pub struct Command {
 }
 
 impl Command {
+    /// Which words of a request of so many are keys.
+    pub fn key_places(&self, words: usize) -> impl Iterator<Item = usize> + use<> {
+        let (first, last, step) = self.keys;
+        let last = if last < 0 { words as i64 + last } else { last };
+        let last = if first == 0 { -1 } else { last };
+        (first as usize..(last + 1).max(0) as usize).step_by(step.max(1) as usize)
+    }
+
     /// How it is typed, as `DEL key [key ...]`.
     pub fn usage(&self) -> String {
         let mut usage = self.name.to_owned();
@@ -175,18 +257,8 @@ impl Command {
             });
         }
         for argument in self.arguments {
-            let mut shown = match argument.one_of {
-                [] => argument.name.to_owned(),
-                words => words.join("|"),
-            };
-            if argument.multiple {
-                shown = format!("{shown} [{shown} ...]");
-            }
-            if argument.optional {
-                shown = format!("[{shown}]");
-            }
             usage.push(' ');
-            usage.push_str(&shown);
+            usage.push_str(&argument.usage());
         }
         usage
     }
@@ -220,7 +292,7 @@ pub static TABLE: &[Command] = &[
         summary: "Returns the value of a key.",
         arguments: &[KEY],
         example: "GET ville",
-        run: data::get,
+        run: strings::get,
         ..PLAIN
     },
     Command {
@@ -230,10 +302,24 @@ pub static TABLE: &[Command] = &[
         keys: (1, 1, 1),
         group: Group::String,
         summary: "Sets a key to a value, whatever it held before.",
-        arguments: &[KEY, VALUE],
+        arguments: &[
+            KEY,
+            VALUE,
+            Argument::one_of("condition", &[NX, XX, IF_EQ, IF_NE]).optional(),
+            Argument::word("GET").optional(),
+            EXPIRY_OR_KEEP,
+        ],
         example: "SET ville \"Saint-Denis la Plaine\"",
-        notes: &["Quotes keep blanks together; \\n, \\\" and \\xHH are escapes inside them."],
-        run: data::set,
+        notes: &[
+            "Quotes keep blanks together; \\n, \\\" and \\xHH are escapes inside them.",
+            "NX, XX        only if the key is new, or is not",
+            "IFEQ, IFNE    only if it has that value, or has not",
+            "GET           returns the old value",
+            "EX, PX        it expires in so many seconds, milliseconds",
+            "EXAT, PXAT    it expires at a Unix time in seconds, milliseconds",
+            "KEEPTTL       it expires when it did",
+        ],
+        run: strings::set,
         ..PLAIN
     },
     Command {
@@ -245,7 +331,7 @@ pub static TABLE: &[Command] = &[
         summary: "Removes keys and tells how many there were.",
         arguments: &[KEY.multiple()],
         example: "DEL brouillon ancien",
-        run: data::del,
+        run: keys::del,
         ..PLAIN
     },
     Command {
@@ -257,7 +343,7 @@ pub static TABLE: &[Command] = &[
         summary: "Counts how many of the keys exist; a key named twice counts twice.",
         arguments: &[KEY.multiple()],
         example: "EXISTS ville",
-        run: data::exists,
+        run: keys::exists,
         ..PLAIN
     },
     Command {
@@ -270,7 +356,7 @@ pub static TABLE: &[Command] = &[
         summary: "Adds to the end of a value, or sets it, and returns its length in bytes.",
         arguments: &[KEY, VALUE],
         example: "APPEND ville \" sur Loire\"",
-        run: data::append,
+        run: strings::append,
         ..PLAIN
     },
     Command {
@@ -284,7 +370,570 @@ pub static TABLE: &[Command] = &[
         arguments: &[KEY, Argument::new("offset", "integer"), VALUE],
         example: "SETRANGE ville 0 O",
         notes: &["A value that is too short grows by NUL bytes."],
-        run: data::set_range,
+        run: strings::set_range,
+        ..PLAIN
+    },
+    Command {
+        name: "MGET",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, -1, 1),
+        group: Group::String,
+        summary: "Returns the values of keys, read at one moment.",
+        arguments: &[KEY.multiple()],
+        example: "MGET ville fleuve",
+        run: strings::mget,
+        ..PLAIN
+    },
+    Command {
+        name: "MSET",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Denyoom],
+        keys: (1, -1, 2),
+        group: Group::String,
+        since: "1.0.1",
+        summary: "Sets keys to values, all at one moment.",
+        arguments: &[PAIRS],
+        example: "MSET ville Nantes fleuve Loire",
+        run: strings::mset,
+        ..PLAIN
+    },
+    Command {
+        name: "MSETNX",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Denyoom],
+        keys: (1, -1, 2),
+        group: Group::String,
+        since: "1.0.1",
+        summary: "Sets keys to values if none of them exists.",
+        arguments: &[PAIRS],
+        example: "MSETNX ville Nantes fleuve Loire",
+        run: strings::mset_nx,
+        ..PLAIN
+    },
+    Command {
+        name: "INCR",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "Adds 1 to a number and returns it.",
+        arguments: &[KEY],
+        example: "INCR visites",
+        run: strings::incr,
+        ..PLAIN
+    },
+    Command {
+        name: "DECR",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "Takes 1 from a number and returns it.",
+        arguments: &[KEY],
+        example: "DECR stock",
+        run: strings::decr,
+        ..PLAIN
+    },
+    Command {
+        name: "INCRBY",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "Adds to a number and returns it.",
+        arguments: &[KEY, Argument::new("increment", "integer")],
+        example: "INCRBY visites 10",
+        run: strings::incr_by,
+        ..PLAIN
+    },
+    Command {
+        name: "DECRBY",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "Takes from a number and returns it.",
+        arguments: &[KEY, Argument::new("decrement", "integer")],
+        example: "DECRBY stock 10",
+        run: strings::decr_by,
+        ..PLAIN
+    },
+    Command {
+        name: "SETNX",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "Sets a key to a value if it does not exist.",
+        arguments: &[KEY, VALUE],
+        example: "SETNX ville Nantes",
+        run: strings::set_nx,
+        ..PLAIN
+    },
+    Command {
+        name: "SETEX",
+        arity: Arity::Exactly(4),
+        flags: &[Flag::Write, Flag::Denyoom],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "2.0.0",
+        summary: "Sets a key to a value that expires in seconds.",
+        arguments: &[KEY, Argument::new("seconds", "integer"), VALUE],
+        example: "SETEX session 60 abc",
+        run: strings::set_ex,
+        ..PLAIN
+    },
+    Command {
+        name: "PSETEX",
+        arity: Arity::Exactly(4),
+        flags: &[Flag::Write, Flag::Denyoom],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "2.6.0",
+        summary: "Sets a key to a value that expires in milliseconds.",
+        arguments: &[KEY, Argument::new("milliseconds", "integer"), VALUE],
+        example: "PSETEX session 1500 abc",
+        run: strings::pset_ex,
+        ..PLAIN
+    },
+    Command {
+        name: "GETSET",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "Sets a key to a value and returns the old one.",
+        arguments: &[KEY, VALUE],
+        example: "GETSET ville Nantes",
+        run: strings::get_set,
+        ..PLAIN
+    },
+    Command {
+        name: "GETDEL",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "6.2.0",
+        summary: "Returns the value of a key, and removes it.",
+        arguments: &[KEY],
+        example: "GETDEL message",
+        run: strings::get_del,
+        ..PLAIN
+    },
+    Command {
+        name: "GETEX",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "6.2.0",
+        summary: "Returns the value of a key, and changes when it expires.",
+        arguments: &[KEY, EXPIRY_OR_PERSIST],
+        example: "GETEX session EX 60",
+        run: strings::get_ex,
+        ..PLAIN
+    },
+    Command {
+        name: "DELEX",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "8.4.0",
+        summary: "Removes a key if it has, or has not, a value.",
+        arguments: &[KEY, Argument::one_of("condition", &[IF_EQ, IF_NE]).optional()],
+        example: "DELEX verrou IFEQ jeton",
+        run: strings::del_ex,
+        ..PLAIN
+    },
+    Command {
+        name: "DELIFEQ",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "9.0.0",
+        summary: "Removes a key if it has a value; as in Valkey.",
+        arguments: &[KEY, VALUE],
+        example: "DELIFEQ verrou jeton",
+        run: strings::del_if_eq,
+        ..PLAIN
+    },
+    Command {
+        name: "STRLEN",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "2.2.0",
+        summary: "Returns the length of a value in bytes.",
+        arguments: &[KEY],
+        example: "STRLEN ville",
+        run: strings::strlen,
+        ..PLAIN
+    },
+    Command {
+        name: "GETRANGE",
+        arity: Arity::Exactly(4),
+        flags: &[Flag::Readonly],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "2.4.0",
+        summary: "Returns part of a value, both ends included; negative ones count from its end.",
+        arguments: &[KEY, Argument::new("start", "integer"), Argument::new("end", "integer")],
+        example: "GETRANGE ville 0 -1",
+        run: strings::get_range,
+        ..PLAIN
+    },
+    Command {
+        name: "SUBSTR",
+        arity: Arity::Exactly(4),
+        flags: &[Flag::Readonly],
+        keys: (1, 1, 1),
+        group: Group::String,
+        summary: "The same, by its old name.",
+        arguments: &[KEY, Argument::new("start", "integer"), Argument::new("end", "integer")],
+        example: "SUBSTR ville 0 -1",
+        run: strings::get_range,
+        ..PLAIN
+    },
+    Command {
+        name: "UNLINK",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, -1, 1),
+        group: Group::Generic,
+        since: "4.0.0",
+        summary: "Does what DEL does.",
+        arguments: &[KEY.multiple()],
+        example: "UNLINK brouillon",
+        run: keys::del,
+        ..PLAIN
+    },
+    Command {
+        name: "TOUCH",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, -1, 1),
+        group: Group::Generic,
+        since: "3.2.1",
+        summary: "Counts how many of the keys exist.",
+        arguments: &[KEY.multiple()],
+        example: "TOUCH ville",
+        run: keys::exists,
+        ..PLAIN
+    },
+    Command {
+        name: "TYPE",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        summary: "Returns string, or none if there is no such key.",
+        arguments: &[KEY],
+        example: "TYPE ville",
+        run: keys::kind,
+        ..PLAIN
+    },
+    Command {
+        name: "EXPIRE",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        summary: "Lets a key expire in so many seconds; 1 if it does.",
+        arguments: &[KEY, Argument::new("seconds", "integer"), EXPIRE_IF],
+        example: "EXPIRE session 60",
+        notes: &[
+            "NX, XX  only if it does not expire yet, or does",
+            "GT, LT  only if that is later, or sooner",
+        ],
+        run: expiry::expire,
+        ..PLAIN
+    },
+    Command {
+        name: "PEXPIRE",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "2.6.0",
+        summary: "Lets a key expire in so many milliseconds; 1 if it does.",
+        arguments: &[KEY, Argument::new("milliseconds", "integer"), EXPIRE_IF],
+        example: "PEXPIRE session 1500",
+        run: expiry::pexpire,
+        ..PLAIN
+    },
+    Command {
+        name: "EXPIREAT",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "1.2.0",
+        summary: "Lets a key expire at a Unix time in seconds; 1 if it does.",
+        arguments: &[KEY, Argument::new("unix-time-seconds", TIME), EXPIRE_IF],
+        example: "EXPIREAT session 2000000000",
+        run: expiry::expire_at,
+        ..PLAIN
+    },
+    Command {
+        name: "PEXPIREAT",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "2.6.0",
+        summary: "Lets a key expire at a Unix time in milliseconds; 1 if it does.",
+        arguments: &[KEY, Argument::new("unix-time-milliseconds", TIME), EXPIRE_IF],
+        example: "PEXPIREAT session 2000000000000",
+        run: expiry::pexpire_at,
+        ..PLAIN
+    },
+    Command {
+        name: "TTL",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        summary: "Returns in how many seconds a key expires: -1 is never, -2 no such key.",
+        arguments: &[KEY],
+        example: "TTL session",
+        run: expiry::ttl,
+        ..PLAIN
+    },
+    Command {
+        name: "PTTL",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "2.6.0",
+        summary: "The same in milliseconds.",
+        arguments: &[KEY],
+        example: "PTTL session",
+        run: expiry::pttl,
+        ..PLAIN
+    },
+    Command {
+        name: "EXPIRETIME",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "7.0.0",
+        summary: "Returns when a key expires, as Unix time in seconds.",
+        arguments: &[KEY],
+        example: "EXPIRETIME session",
+        run: expiry::expire_time,
+        ..PLAIN
+    },
+    Command {
+        name: "PEXPIRETIME",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Readonly, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "7.0.0",
+        summary: "The same in milliseconds.",
+        arguments: &[KEY],
+        example: "PEXPIRETIME session",
+        run: expiry::pexpire_time,
+        ..PLAIN
+    },
+    Command {
+        name: "PERSIST",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        since: "2.2.0",
+        summary: "Lets a key not expire; 1 if it did.",
+        arguments: &[KEY],
+        example: "PERSIST session",
+        run: expiry::persist,
+        ..PLAIN
+    },
+    Command {
+        name: "RENAME",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write],
+        keys: (1, 2, 1),
+        group: Group::Generic,
+        summary: "Gives a key another name.",
+        arguments: &[KEY, Argument::new("newkey", "key")],
+        example: "RENAME brouillon ville",
+        run: keys::rename,
+        ..PLAIN
+    },
+    Command {
+        name: "RENAMENX",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 2, 1),
+        group: Group::Generic,
+        summary: "The same if there is no key of that name.",
+        arguments: &[KEY, Argument::new("newkey", "key")],
+        example: "RENAMENX brouillon ville",
+        run: keys::rename_nx,
+        ..PLAIN
+    },
+    Command {
+        name: "COPY",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Write, Flag::Denyoom],
+        keys: (1, 2, 1),
+        group: Group::Generic,
+        since: "6.2.0",
+        summary: "Copies a key.",
+        arguments: &[
+            Argument::new("source", "key"),
+            Argument::new("destination", "key"),
+            Argument::new("destination-db", INTEGER).after("DB").optional(),
+            Argument::word("REPLACE").optional(),
+        ],
+        example: "COPY ville ancienne REPLACE",
+        run: keys::copy,
+        ..PLAIN
+    },
+    Command {
+        name: "RANDOMKEY",
+        flags: &[Flag::Readonly],
+        group: Group::Generic,
+        summary: "Returns any key.",
+        example: "RANDOMKEY",
+        run: keys::random_key,
+        ..PLAIN
+    },
+    Command {
+        name: "SCAN",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Readonly],
+        group: Group::Generic,
+        since: "2.8.0",
+        summary: "Lists keys in steps: the cursor begins as 0, and ends as 0.",
+        arguments: &[
+            Argument::new("cursor", "integer"),
+            Argument::new("pattern", "pattern").after("MATCH").optional(),
+            Argument::new("count", INTEGER).after("COUNT").optional(),
+            Argument::new("type", "string").after("TYPE").optional(),
+        ],
+        example: "SCAN 0 MATCH vil* COUNT 100",
+        run: keys::scan,
+        ..PLAIN
+    },
+    Command {
+        name: "OBJECT",
+        arity: Arity::AtLeast(2),
+        group: Group::Generic,
+        since: "2.2.3",
+        summary: "Tells how a value is kept.",
+        example: "OBJECT ENCODING ville",
+        subcommands: OBJECT,
+        run: help::subcommands,
+        ..PLAIN
+    },
+    Command {
+        name: "MEMORY",
+        arity: Arity::AtLeast(2),
+        since: "4.0.0",
+        summary: "Tells what a key takes.",
+        example: "MEMORY USAGE ville",
+        subcommands: MEMORY,
+        run: help::subcommands,
+        ..PLAIN
+    },
+    Command {
+        name: "FLUSHDB",
+        arity: Arity::AtLeast(1),
+        flags: &[Flag::Write],
+        summary: "Does what FLUSHALL does: there is one database.",
+        arguments: &[FLUSH_TYPE],
+        example: "FLUSHDB",
+        run: data::flush_all,
+        ..PLAIN
+    },
+    Command {
+        name: "MULTI",
+        arity: Arity::Exactly(1),
+        flags: &[Flag::Fast],
+        group: Group::Transactions,
+        since: "1.2.0",
+        summary: "Begins a transaction: what follows is kept until EXEC.",
+        arguments: &[],
+        example: "MULTI",
+        run: transaction::multi,
+        ..PLAIN
+    },
+    Command {
+        name: "EXEC",
+        arity: Arity::Exactly(1),
+        flags: &[],
+        group: Group::Transactions,
+        since: "1.2.0",
+        summary: "Runs what was kept, all at one moment.",
+        arguments: &[],
+        example: "EXEC",
+        run: transaction::exec,
+        ..PLAIN
+    },
+    Command {
+        name: "DISCARD",
+        arity: Arity::Exactly(1),
+        flags: &[Flag::Fast],
+        group: Group::Transactions,
+        since: "2.0.0",
+        summary: "Forgets what was kept.",
+        arguments: &[],
+        example: "DISCARD",
+        run: transaction::discard,
+        ..PLAIN
+    },
+    Command {
+        name: "WATCH",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Fast],
+        keys: (1, -1, 1),
+        group: Group::Transactions,
+        since: "2.2.0",
+        summary: "Lets EXEC do nothing if somebody changes one of the keys.",
+        arguments: &[KEY.multiple()],
+        example: "WATCH ville",
+        run: transaction::watch,
+        ..PLAIN
+    },
+    Command {
+        name: "UNWATCH",
+        arity: Arity::Exactly(1),
+        flags: &[Flag::Fast],
+        group: Group::Transactions,
+        since: "2.2.0",
+        summary: "Forgets what is watched.",
+        arguments: &[],
+        example: "UNWATCH",
+        run: transaction::unwatch,
+        ..PLAIN
+    },
+    Command {
+        name: "SELECT",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Fast],
+        group: Group::Connection,
+        summary: "Chooses the database, of which there is one: 0.",
+        arguments: &[Argument::new("index", "integer")],
+        example: "SELECT 0",
+        run: keys::select,
+        ..PLAIN
+    },
+    Command {
+        name: "TIME",
+        flags: &[Flag::Fast],
+        since: "2.6.0",
+        summary: "Returns the Unix time in seconds, and microseconds.",
+        example: "TIME",
+        run: data::time,
         ..PLAIN
     },
     Command {
@@ -324,7 +973,7 @@ pub static TABLE: &[Command] = &[
             "[^x]   one that is not",
             "\\x     x itself",
         ],
-        run: data::keys,
+        run: keys::keys,
         ..PLAIN
     },
     Command {
@@ -340,10 +989,7 @@ pub static TABLE: &[Command] = &[
         arity: Arity::AtLeast(1),
         flags: &[Flag::Write],
         summary: "Removes every key.",
-        arguments: &[Argument {
-            one_of: &["ASYNC", "SYNC"],
-            ..Argument::new("flush-type", "oneof").optional()
-        }],
+        arguments: &[FLUSH_TYPE],
         example: "FLUSHALL",
         notes: &["ASYNC and SYNC do the same: no other client waits while memory is freed."],
         run: data::flush_all,
@@ -360,16 +1006,14 @@ pub static TABLE: &[Command] = &[
         name: "BGSAVE",
         arity: Arity::AtLeast(1),
         summary: "The same: there is one file.",
-        arguments: &[Argument {
-            one_of: &["SCHEDULE"],
-            ..Argument::new("schedule", "pure-token").optional()
-        }],
+        arguments: &[Argument::word("SCHEDULE").optional()],
         example: "BGSAVE",
         run: persist::bgsave,
         ..PLAIN
     },
     Command {
         name: "SAVE",
+        flags: &[Flag::NoMulti],
         summary: "Waits until everything is on disk, whatever --fsync says.",
         example: "SAVE",
         run: persist::save,
@@ -409,10 +1053,7 @@ pub static TABLE: &[Command] = &[
         flags: &[Flag::Fast, Flag::NoAuth, Flag::Secret],
         group: Group::Connection,
         summary: "Gives the password.",
-        arguments: &[
-            Argument::new("username", "string").optional(),
-            Argument::new("password", "string"),
-        ],
+        arguments: &[USERNAME.optional(), PASSWORD],
         example: "AUTH sesame",
         notes: &["The only user is default."],
         run: client::auth,
@@ -427,8 +1068,8 @@ pub static TABLE: &[Command] = &[
         summary: "Tells who the server is, and chooses the form of replies.",
         arguments: &[
             Argument::new("protover", "integer").optional(),
-            Argument::new("AUTH username password", "string").optional(),
-            Argument::new("SETNAME clientname", "string").optional(),
+            Argument::block("auth", &[USERNAME, PASSWORD]).after("AUTH").optional(),
+            Argument::new("clientname", "string").after("SETNAME").optional(),
         ],
         example: "HELLO 3",
         notes: &["Version 2 is what everybody speaks at first, 3 has maps and one null."],
@@ -500,7 +1141,7 @@ pub static TABLE: &[Command] = &[
     },
     Command {
         name: "MONITOR",
-        flags: &[Flag::Admin],
+        flags: &[Flag::NoMulti, Flag::Admin],
         summary: "Shows every command that the server runs, until QUIT.",
         example: "MONITOR",
         run: server::monitor,
@@ -509,12 +1150,13 @@ pub static TABLE: &[Command] = &[
     Command {
         name: "SHUTDOWN",
         arity: Arity::AtLeast(1),
-        flags: &[Flag::Admin],
+        flags: &[Flag::NoMulti, Flag::Admin],
         summary: "Stops the server, with everything on disk.",
-        arguments: &[Argument {
-            one_of: &["NOSAVE", "SAVE"],
-            ..Argument::new("save-selector", "oneof").optional()
-        }],
+        arguments: &[Argument::one_of(
+            "save-selector",
+            &[Argument::word("NOSAVE"), Argument::word("SAVE")],
+        )
+        .optional()],
         example: "SHUTDOWN",
         notes: &[
             "While the data file is in trouble it is refused, unless NOSAVE or FORCE is said.",
@@ -526,7 +1168,7 @@ pub static TABLE: &[Command] = &[
     Command {
         name: "DEBUG",
         arity: Arity::AtLeast(2),
-        flags: &[Flag::Admin],
+        flags: &[Flag::NoMulti, Flag::Admin],
         summary: "Makes the server sleep or fail, for tests.",
         arguments: &[Argument::new("subcommand", "string")],
         example: "DEBUG SLEEP 0.1",
@@ -548,6 +1190,61 @@ const SUBCOMMAND_HELP: Command = Command {
     run: help::subcommands,
     ..PLAIN
 };
+
+const OBJECT: &[Command] = &[
+    Command {
+        name: "ENCODING",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Readonly],
+        keys: (2, 2, 1),
+        group: Group::Generic,
+        since: "2.2.3",
+        summary: "Returns int, embstr or raw.",
+        arguments: &[KEY],
+        run: keys::object_encoding,
+        ..PLAIN
+    },
+    Command {
+        name: "REFCOUNT",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Readonly],
+        keys: (2, 2, 1),
+        group: Group::Generic,
+        since: "2.2.3",
+        summary: "Returns 1.",
+        arguments: &[KEY],
+        run: keys::object_refcount,
+        ..PLAIN
+    },
+    Command {
+        name: "FREQ",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Readonly],
+        keys: (2, 2, 1),
+        group: Group::Generic,
+        since: "4.0.0",
+        summary: "Returns an error: nothing is counted.",
+        arguments: &[KEY],
+        run: keys::object_freq,
+        ..PLAIN
+    },
+    Command { group: Group::Generic, ..SUBCOMMAND_HELP },
+];
+
+const MEMORY: &[Command] = &[
+    Command {
+        name: "USAGE",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Readonly],
+        keys: (2, 2, 1),
+        since: "4.0.0",
+        summary: "Returns how much memory a key and its value take, in bytes.",
+        arguments: &[KEY, Argument::new("count", INTEGER).after("SAMPLES").optional()],
+        run: keys::memory_usage,
+        ..PLAIN
+    },
+    SUBCOMMAND_HELP,
+];
 
 const CLIENT: &[Command] = &[
     Command {
@@ -585,7 +1282,13 @@ const CLIENT: &[Command] = &[
         since: "7.2.0",
         summary: "Takes the client library's name and version.",
         arguments: &[
-            Argument { one_of: &["LIB-NAME", "LIB-VER"], ..Argument::new("attribute", "oneof") },
+            Argument::one_of(
+                "attribute",
+                &[
+                    Argument::new("libname", "string").after("LIB-NAME"),
+                    Argument::new("libver", "string").after("LIB-VER"),
+                ],
+            ),
             VALUE,
         ],
         run: client::set_info,
@@ -598,7 +1301,14 @@ const CLIENT: &[Command] = &[
         group: Group::Connection,
         since: "2.4.0",
         summary: "Lists the connected clients.",
-        arguments: &[Argument::new("TYPE type | ID id ...", "string").optional()],
+        arguments: &[Argument::one_of(
+            "filter",
+            &[
+                Argument::new("client-type", "string").after("TYPE"),
+                Argument::new("client-id", INTEGER).multiple().after("ID"),
+            ],
+        )
+        .optional()],
         run: client::list,
         ..PLAIN
     },
@@ -618,7 +1328,25 @@ const CLIENT: &[Command] = &[
         group: Group::Connection,
         since: "2.4.0",
         summary: "Ends connections and counts them.",
-        arguments: &[Argument::new("address | filter value ...", "string")],
+        arguments: &[Argument::one_of(
+            "filter",
+            &[
+                Argument::new("ip:port", "string"),
+                Argument::one_of(
+                    "new-format",
+                    &[
+                        Argument::new("client-id", INTEGER).after("ID"),
+                        Argument::new("client-type", "string").after("TYPE"),
+                        USERNAME.after("USER"),
+                        Argument::new("ip:port", "string").after("ADDR"),
+                        Argument::new("ip:port", "string").after("LADDR"),
+                        Argument::new("yes/no", "string").after("SKIPME"),
+                        Argument::new("seconds", INTEGER).after("MAXAGE"),
+                    ],
+                )
+                .multiple(),
+            ],
+        )],
         run: client::kill,
         ..PLAIN
     },
@@ -629,7 +1357,7 @@ const CLIENT: &[Command] = &[
         group: Group::Connection,
         since: "7.0.0",
         summary: "Does nothing: no client is ended to make room.",
-        arguments: &[Argument { one_of: &["ON", "OFF"], ..Argument::new("enabled", "oneof") }],
+        arguments: &[ON_OFF],
         run: client::no_evict,
         ..PLAIN
     },
@@ -639,7 +1367,7 @@ const CLIENT: &[Command] = &[
         group: Group::Connection,
         since: "7.2.0",
         summary: "Does nothing: no key is old because nobody reads it.",
-        arguments: &[Argument { one_of: &["ON", "OFF"], ..Argument::new("enabled", "oneof") }],
+        arguments: &[ON_OFF],
         run: client::no_touch,
         ..PLAIN
     },
@@ -652,7 +1380,7 @@ const CLIENT: &[Command] = &[
         summary: "Holds up the commands of all clients for a time in milliseconds.",
         arguments: &[
             Argument::new("timeout", "integer"),
-            Argument { one_of: &["WRITE", "ALL"], ..Argument::new("mode", "oneof").optional() },
+            Argument::one_of("mode", &[Argument::word("WRITE"), Argument::word("ALL")]).optional(),
         ],
         run: client::pause,
         ..PLAIN
@@ -663,10 +1391,10 @@ const CLIENT: &[Command] = &[
         group: Group::Connection,
         since: "3.2.0",
         summary: "Turns this connection's replies on or off, or skips the next.",
-        arguments: &[Argument {
-            one_of: &["ON", "OFF", "SKIP"],
-            ..Argument::new("action", "oneof")
-        }],
+        arguments: &[Argument::one_of(
+            "action",
+            &[Argument::word("ON"), Argument::word("OFF"), Argument::word("SKIP")],
+        )],
         run: client::reply,
         ..PLAIN
     },
@@ -781,7 +1509,7 @@ mod tests {
             assert!(!command.example.is_empty(), "{}", command.name);
             let twins = TABLE.iter().filter(|other| other.name == command.name);
             assert_eq!(twins.count(), 1, "{}", command.name);
-            let required = command.arguments.iter().filter(|argument| !argument.optional).count();
+            let required: usize = command.arguments.iter().map(Argument::words).sum();
             assert!(
                 command
                     .arity
@@ -792,10 +1520,27 @@ mod tests {
         }
     }
 
+    impl Argument {
+        /// How many words it takes at least.
+        fn words(&self) -> usize {
+            let parts = self.parts.iter().map(Self::words);
+            let word = usize::from(self.token.is_some() && self.kind != "pure-token");
+            match self.kind {
+                _ if self.optional => 0,
+                "oneof" => word + parts.min().unwrap_or(0),
+                "block" => word + parts.sum::<usize>(),
+                _ => word + 1,
+            }
+        }
+    }
+
     #[test]
     fn usage_is_what_one_types() {
+        const SET_USAGE: &str = "SET key value [NX|XX|IFEQ ifeq-value|IFNE ifne-value] [GET] [EX seconds|PX \
+             milliseconds|EXAT unix-time-seconds|PXAT unix-time-milliseconds|KEEPTTL]";
         let usage = |name: &[u8]| super::super::lookup(name).map(Command::usage);
-        assert_eq!(usage(b"set").as_deref(), Some("SET key value"));
+        assert_eq!(usage(b"set").as_deref(), Some(SET_USAGE));
+        assert_eq!(usage(b"mset").as_deref(), Some("MSET key value [key value ...]"));
         assert_eq!(usage(b"Del").as_deref(), Some("DEL key [key ...]"));
         assert_eq!(usage(b"flushall").as_deref(), Some("FLUSHALL [ASYNC|SYNC]"));
         assert_eq!(usage(b"?").as_deref(), Some("HELP [command-name]"));

@@ -155,3 +155,23 @@ fn malformed_requests_that_close_it() {
 fn help_and_the_commands_for_programs() {
     play("help.txt");
 }
+
+#[test]
+fn the_commands_on_values() {
+    play("strings.txt");
+}
+
+#[test]
+fn keys_that_expire() {
+    play("expiry.txt");
+}
+
+#[test]
+fn the_commands_on_keys() {
+    play("keys.txt");
+}
+
+#[test]
+fn transactions() {
+    play("transactions.txt");
+}

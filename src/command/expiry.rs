@@ -1,0 +1,205 @@
+//! The commands on when keys expire.
+
+use super::{CommandError, Context, ECHO_BYTES_MAX, integer, is, lossy};
+use crate::engine::Change;
+use crate::entry::Entry;
+use crate::request::Request;
+
+type Result<T = ()> = std::result::Result<T, CommandError>;
+
+/// When something is to expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It is not.
+    Never,
+    /// When it did.
+    Keep,
+    /// At a time, in milliseconds of Unix time; 0 is long past.
+    At(u64),
+}
+
+impl Expiry {
+    /// The time, if there is one to come.
+    pub fn time_ms(self) -> Option<u64> {
+        match self {
+            Self::At(time_ms) => Some(time_ms),
+            Self::Never | Self::Keep => None,
+        }
+    }
+}
+
+/// What a time is told in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Seconds from now.
+    Ex,
+    /// Milliseconds from now.
+    Px,
+    /// Seconds of Unix time.
+    ExAt,
+    /// Milliseconds of Unix time.
+    PxAt,
+    /// Not at all: `KEEPTTL`.
+    Keep,
+}
+
+impl Unit {
+    /// As an option of `SET`, `GETEX` and their like.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let known =
+            [("EX", Self::Ex), ("PX", Self::Px), ("EXAT", Self::ExAt), ("PXAT", Self::PxAt)];
+        known.into_iter().find(|(name, _)| is(word, name)).map(|(_, unit)| unit)
+    }
+
+    /// The time that `word` tells, which must be positive, for the command `name`.
+    pub fn expiry(self, word: &[u8], now_ms: u64, name: &'static str) -> Result<Expiry> {
+        if self == Self::Keep {
+            return Ok(Expiry::Keep);
+        }
+        let time = integer(word)?;
+        let time_ms = self.unix_ms(time, now_ms).filter(|_| time > 0);
+        time_ms.map(|time_ms| Expiry::At(time_ms.max(0) as u64)).ok_or(CommandError::Expiry(name))
+    }
+
+    /// `time` in milliseconds of Unix time, if that is a number of 64 bits.
+    fn unix_ms(self, time: i64, now_ms: u64) -> Option<i64> {
+        let now_ms = i64::try_from(now_ms).ok()?;
+        match self {
+            Self::Ex => time.checked_mul(1000)?.checked_add(now_ms),
+            Self::Px => time.checked_add(now_ms),
+            Self::ExAt => time.checked_mul(1000),
+            Self::PxAt | Self::Keep => Some(time),
+        }
+    }
+}
+
+pub fn expire(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    expire_in(context, request, Unit::Ex, "expire")
+}
+
+pub fn pexpire(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    expire_in(context, request, Unit::Px, "pexpire")
+}
+
+pub fn expire_at(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    expire_in(context, request, Unit::ExAt, "expireat")
+}
+
+pub fn pexpire_at(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    expire_in(context, request, Unit::PxAt, "pexpireat")
+}
+
+/// `NX`, `XX`, `GT` and `LT`.
+#[derive(Default)]
+struct Conditions {
+    new: bool,
+    old: bool,
+    later: bool,
+    sooner: bool,
+}
+
+impl Conditions {
+    fn parse<'w>(words: impl Iterator<Item = &'w [u8]>) -> Result<Self> {
+        let mut all = Self::default();
+        for word in words {
+            match word {
+                _ if is(word, "NX") => all.new = true,
+                _ if is(word, "XX") => all.old = true,
+                _ if is(word, "GT") => all.later = true,
+                _ if is(word, "LT") => all.sooner = true,
+                _ => {
+                    return Err(CommandError::Unsupported(lossy(word, ECHO_BYTES_MAX)));
+                }
+            }
+        }
+        if all.new && (all.old || all.later || all.sooner) {
+            let error = "NX and XX, GT or LT options at the same time are not compatible";
+            return Err(CommandError::Value(error));
+        }
+        match all.later && all.sooner {
+            true => {
+                let error = "GT and LT options at the same time are not compatible";
+                Err(CommandError::Value(error))
+            }
+            false => Ok(all),
+        }
+    }
+
+    /// Whether a time may be changed; none is later than any.
+    fn hold(&self, old_ms: Option<u64>, new_ms: i64) -> bool {
+        let old = old_ms.map(|old_ms| i64::try_from(old_ms).unwrap_or(i64::MAX));
+        !(self.new && old.is_some()
+            || self.old && old.is_none()
+            || self.later && old.is_none_or(|old| new_ms <= old)
+            || self.sooner && old.is_some_and(|old| new_ms >= old))
+    }
+}
+
+fn expire_in(
+    context: &mut Context<'_, '_>,
+    request: &Request<'_>,
+    unit: Unit,
+    name: &'static str,
+) -> Result {
+    let conditions = Conditions::parse(request.words_from(3))?;
+    let time = integer(&request[2])?;
+    let time_ms = unit.unix_ms(time, context.session.now_ms());
+    let time_ms = time_ms.ok_or(CommandError::Expiry(name))?;
+    let was_changed = context.session.update(&request[1], |old| {
+        Ok::<_, CommandError>(match old {
+            Some(old) if conditions.hold(old.expires_ms(), time_ms) => {
+                (Change::Expire(Some(time_ms.max(0) as u64)), true)
+            }
+            _ => (Change::Keep, false),
+        })
+    })?;
+    context.replies.integer(i64::from(was_changed));
+    Ok(())
+}
+
+pub fn persist(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let was_changed = context.session.update(&request[1], |old| {
+        Ok::<_, CommandError>(match old.and_then(Entry::expires_ms) {
+            Some(_) => (Change::Expire(None), true),
+            None => (Change::Keep, false),
+        })
+    })?;
+    context.replies.integer(i64::from(was_changed));
+    Ok(())
+}
+
+pub fn ttl(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    time(context, request, |time_ms, now_ms| rounded_s(time_ms.saturating_sub(now_ms)))
+}
+
+pub fn pttl(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    time(context, request, |time_ms, now_ms| time_ms.saturating_sub(now_ms))
+}
+
+pub fn expire_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    time(context, request, |time_ms, _| rounded_s(time_ms))
+}
+
+pub fn pexpire_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    time(context, request, |time_ms, _| time_ms)
+}
+
+fn rounded_s(time_ms: u64) -> u64 {
+    time_ms.saturating_add(500) / 1000
+}
+
+/// Shows when a key expires: -1 is never, -2 says that there is no such key.
+fn time(
+    context: &mut Context<'_, '_>,
+    request: &Request<'_>,
+    show: impl FnOnce(u64, u64) -> u64,
+) -> Result {
+    let now_ms = context.session.now_ms();
+    let shown = context.session.entry(&request[1], |entry| match entry.map(Entry::expires_ms) {
+        None => -2,
+        Some(None) => -1,
+        Some(Some(time_ms)) => i64::try_from(show(time_ms, now_ms)).unwrap_or(i64::MAX),
+    });
+    context.replies.integer(shown);
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The commands on keys, whatever their values.
+
+use super::{CommandError, Context, integer, is};
+use crate::engine::{Change, WriteError};
+use crate::entry::Entry;
+use crate::glob::Pattern;
+use crate::request::Request;
+use crate::text;
+use crate::value::View;
+
+type Result<T = ()> = std::result::Result<T, CommandError>;
+
+pub fn del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let count = context.session.del(request.words_from(1))?;
+    context.replies.count(count);
+    Ok(())
+}
+
+pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let count = context.session.exists(request.words_from(1));
+    context.replies.count(count);
+    Ok(())
+}
+
+pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let pattern = Pattern::new(&request[1])?;
+    let (start, mut count) = (context.replies.position(), 0);
+    let mut show = |key: &[u8]| {
+        if pattern.matches(key) {
+            context.replies.bulk(key);
+            count += 1;
+        }
+    };
+    if let Some(key) = pattern.only() {
+        context.session.get(&key, |value| value.map(|_| show(&key)));
+    } else {
+        context.session.keys(&pattern.prefix(), show).map_err(WriteError::from)?;
+    }
+    context.replies.array_from(start, count);
+    Ok(())
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`
+pub fn scan(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    const COUNT: usize = 10;
+    const COUNT_MAX: i64 = 100_000;
+    let cursor = str::from_utf8(&request[1]).ok().and_then(|word| word.parse().ok());
+    let cursor: u64 = cursor.ok_or(CommandError::Value("invalid cursor"))?;
+    let (mut pattern, mut count, mut is_string) = (None, COUNT, true);
+    let mut words = request.words_from(2);
+    while let Some(option) = words.next() {
+        let value = words.next().ok_or(CommandError::Syntax)?;
+        match option {
+            _ if is(option, "MATCH") => pattern = Some(Pattern::new(value)?),
+            _ if is(option, "COUNT") => match integer(value)? {
+                number @ 1.. => count = number.min(COUNT_MAX) as usize,
+                _ => return Err(CommandError::Syntax),
+            },
+            _ if is(option, "TYPE") => is_string = is(value, "string"),
+            _ => return Err(CommandError::Syntax),
+        }
+    }
+    let (start, mut found) = (context.replies.position(), 0);
+    let replies = &mut context.replies;
+    let show = |key: &[u8]| {
+        if is_string && pattern.as_ref().is_none_or(|pattern| pattern.matches(key)) {
+            replies.bulk(key);
+            found += 1;
+        }
+    };
+    let next = context.session.scan(cursor, count, show).map_err(WriteError::from)?;
+    context.replies.array_from(start, found);
+    let middle = context.replies.position();
+    context.replies.array(2);
+    context.replies.bulk(next.to_string().as_bytes());
+    context.replies.move_before(start, middle);
+    Ok(())
+}
+
+pub fn random_key(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    let replies = &mut context.replies;
+    let found = context.session.random_key(|key| replies.bulk(key));
+    if !found {
+        context.replies.nil();
+    }
+    Ok(())
+}
+
+pub fn kind(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let exists = context.session.entry(&request[1], |entry| entry.is_some());
+    context.replies.status(if exists { "string" } else { "none" });
+    Ok(())
+}
+
+/// `RENAME key newkey`
+pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    if transfer(context, request, true, true)?.is_none() {
+        return Err(CommandError::Value("no such key"));
+    }
+    context.replies.status("OK");
+    Ok(())
+}
+
+/// `RENAMENX key newkey`
+pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match transfer(context, request, false, true)? {
+        None => Err(CommandError::Value("no such key")),
+        Some(was_done) => {
+            context.replies.integer(i64::from(was_done));
+            Ok(())
+        }
+    }
+}
+
+/// `COPY source destination [DB 0] [REPLACE]`
+pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let mut replace = false;
+    let mut words = request.words_from(3);
+    while let Some(word) = words.next() {
+        match word {
+            _ if is(word, "REPLACE") => replace = true,
+            _ if is(word, "DB") && words.len() > 0 => {
+                match integer(words.next().unwrap_or_default())? {
+                    0 => {}
+                    _ => return Err(CommandError::Database),
+                }
+            }
+            _ => return Err(CommandError::Syntax),
+        }
+    }
+    if request[1] == request[2] {
+        return Err(CommandError::Value("source and destination objects are the same"));
+    }
+    let was_done = transfer(context, request, replace, false)?;
+    context.replies.integer(i64::from(was_done == Some(true)));
+    Ok(())
+}
+
+/// Gives the value of the key in word 1 to that in word 2, and when it expires; `None` if there is no such key,
+/// `Some(false)` if there is another that is not to be replaced.
+fn transfer(
+    context: &mut Context<'_, '_>,
+    request: &Request<'_>,
+    replace: bool,
+    remove: bool,
+) -> Result<Option<bool>> {
+    let (from, to) = (&request[1], &request[2]);
+    context.session.atomically([from, to].into_iter(), |session| {
+        let read = |entry: Option<&Entry>| {
+            entry.map(|entry| {
+                let value = entry.value();
+                value.copy(0..value.len()).map(|value| (value, entry.expires_ms()))
+            })
+        };
+        let Some(found) = session.entry(from, read) else { return Ok(None) };
+        let (value, expires_ms) = found.map_err(WriteError::from)?;
+        let is_taken = session.entry(to, |entry| entry.is_some());
+        if is_taken && !replace {
+            return Ok(Some(false));
+        }
+        if from != to {
+            if remove {
+                let remove = |_: Option<&Entry>| Ok::<_, CommandError>((Change::Remove, ()));
+                session.update(from, remove)?;
+            }
+            session.set_if(to, &value, expires_ms, |_| Ok::<_, CommandError>(true))?;
+        }
+        Ok(Some(true))
+    })
+}
+
+/// `OBJECT ENCODING key` and its like.
+pub fn object_encoding(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    const EMBEDDED_BYTES_MAX: usize = 44;
+    let encoding = context.session.entry(&request[2], |entry| {
+        entry.map(|entry| match entry.value() {
+            View::Short(bytes) if text::integer(bytes).is_some() => "int",
+            // What changed in its place is not packed behind its key any more.
+            value if value.len() <= EMBEDDED_BYTES_MAX && !entry.is_grown() => "embstr",
+            _ => "raw",
+        })
+    });
+    match encoding {
+        Some(encoding) => context.replies.bulk(encoding.as_bytes()),
+        None => context.replies.nil(),
+    }
+    Ok(())
+}
+
+pub fn object_refcount(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let exists = context.session.entry(&request[2], |entry| entry.is_some());
+    match exists {
+        true => context.replies.integer(1),
+        false => context.replies.nil(),
+    }
+    Ok(())
+}
+
+/// `OBJECT FREQ`: nothing is counted, as in Redis unless its memory policy needs it.
+pub fn object_freq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match context.session.entry(&request[2], |entry| entry.is_some()) {
+        true => Err(CommandError::Value(
+            "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
+             switching between policies at runtime LRU and LFU data will take some time to adjust.",
+        )),
+        false => {
+            context.replies.nil();
+            Ok(())
+        }
+    }
+}
+
+/// `MEMORY USAGE key [SAMPLES count]`: what the key and its value take, in bytes.
+pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match request.len() {
+        3 => {}
+        5 if is(&request[3], "SAMPLES") => {
+            integer(&request[4])?;
+        }
+        _ => return Err(CommandError::Syntax),
+    }
+    match context.session.entry(&request[2], |entry| entry.map(Entry::capacity)) {
+        Some(bytes) => context.replies.count(bytes),
+        None => context.replies.nil(),
+    }
+    Ok(())
+}
+
+/// `SELECT 0`: there is one database.
+pub fn select(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match integer(&request[1])? {
+        0 => {
+            context.replies.status("OK");
+            Ok(())
+        }
+        _ => Err(CommandError::Database),
+    }
+}
