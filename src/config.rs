@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
 
-use crate::limits::{REQUEST_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{DATABASES_MAX, REQUEST_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::offline::Tool;
 use crate::password::Password;
 use crate::persistence::Fsync;
@@ -47,6 +47,10 @@ pub struct Config {
     /// Data file; it is created if it does not exist
     #[arg(long, env = "COFFRE_FILE", value_name = "PATH", default_value = "donnees.txt")]
     pub file: PathBuf,
+
+    /// Number of databases, that SELECT chooses from; at most 256
+    #[arg(long, env = "COFFRE_DATABASES", value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=DATABASES_MAX as i64))]
+    pub databases: u16,
 
     /// When a write is made to survive a power cut
     ///
@@ -288,6 +292,8 @@ mod tests {
             ["--port", "65536"],
             ["--bind", "here"],
             ["--fsync", "yes"],
+            ["--databases", "0"],
+            ["--databases", "257"],
             ["--maxclients", "0"],
             ["--maxmemory", "lots"],
             ["--maxmemory", "99999999999gb"],

@@ -265,6 +265,8 @@ impl<'a> Connection<'a> {
             _ => drop(self.begun.get_or_insert_with(Instant::now)),
         }
         self.client.pending_bytes.store(pending, Ordering::Relaxed);
+        let kept = self.conversation.transaction.length().map_or(0, |length| length + 1);
+        self.client.kept.store(kept, Ordering::Relaxed);
         let buffers = self.requests.capacity() + self.output.batch.replies.capacity();
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
         memory::settle();

@@ -59,6 +59,7 @@ use limits::{DRAIN_MS_MAX, EXPIRY_TICK_MS, METRICS_THREADS, REWRITE_MS_MAX, STOP
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
 use server::{BindError, Listener, Server};
+use store::Store;
 use sync::vital;
 
 /// Why the server did not start, or did not stop well.
@@ -125,7 +126,8 @@ pub fn run(mut config: Config) -> Result<(), Error> {
         Some(port) => server::listen(&config, port)?,
         None => Vec::new(),
     };
-    let engine = Engine::start(recovery, config.fsync)?;
+    let store = Store::default().with_databases(usize::from(config.databases));
+    let engine = Engine::start_with(recovery, config.fsync, store)?;
     let keys = engine.keys();
     memory::set_limit(config.maxmemory);
 

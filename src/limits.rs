@@ -152,6 +152,9 @@ pub const KEYS_AT_ONCE: usize = 1024;
 /// Shards of the store; one lock each.
 pub const SHARDS: usize = 256;
 
+/// Most databases that there may be: each may have a table in each shard.
+pub const DATABASES_MAX: usize = 256;
+
 /// Marks per shard: how finely a read tells the keys whose last write is not on disk yet.
 pub const MARKS_PER_SHARD: usize = 128;
 

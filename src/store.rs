@@ -7,6 +7,9 @@
 //! more keys than it was given for, never for fewer. And it keeps what its newest changes replaced, until the
 //! engine says that they are safe, so that they can be taken back.
 //!
+//! Each database has a table of its own in each shard, from the first key on that it has there. A key has the same
+//! shard in all of them.
+//!
 //! Lock order: an index before its shard, shards in ascending order. No caller keeps a lock across I/O.
 
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
@@ -18,7 +21,7 @@ use crate::due::Due;
 use crate::entry::{Entry, EntryId};
 use crate::index::{Index, News};
 use crate::keylist::KeyList;
-use crate::limits::{MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
+use crate::limits::{DATABASES_MAX, MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
 use crate::memory::{self, NoMemory};
 use crate::sync::lock;
 use crate::watch::Watchers;
@@ -27,9 +30,10 @@ use crate::watch::Watchers;
 #[derive(Debug)]
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
-    /// Of each shard, if it has one. Locked before it.
-    indexes: Box<[Mutex<Index>]>,
+    /// Of each shard, by database, those that it has. Locked before it.
+    indexes: Box<[Mutex<Vec<Index>>]>,
     hashing: Hashing,
+    databases: usize,
 }
 
 /// How keys are hashed: with keys of its own for each store, unless a test wants to see the same twice.
@@ -66,14 +70,20 @@ impl BuildHasher for Hashing {
 pub const PROVISIONAL: u64 = 1 << 63;
 
 /// Where a key lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
+    database: usize,
     shard: usize,
     stamp: usize,
     hash: u64,
 }
 
 impl Place {
+    /// The key's database.
+    pub fn database(self) -> usize {
+        self.database
+    }
+
     /// The number of the key's shard, below [`SHARDS`].
     pub fn shard(self) -> usize {
         self.shard
@@ -88,18 +98,33 @@ impl Place {
 /// Part of the keys.
 #[derive(Debug)]
 pub struct Shard {
-    entries: HashTable<Entry>,
+    /// By database.
+    tables: Vec<Table>,
     hashing: Hashing,
     stamps: [u64; MARKS_PER_SHARD],
     newest: u64,
-    /// What changes replaced, with their stamps, oldest first.
-    undo: Vec<(u64, Undo)>,
+    /// What changes replaced, oldest first.
+    undo: Vec<Replaced>,
+    /// Who watches its keys.
+    pub watchers: Watchers,
+}
+
+/// The keys of a database in a shard.
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashTable<Entry>,
     /// What its index does not know yet; `None` if it has none.
     news: Option<News>,
     /// When entries expire.
     due: Due,
-    /// Who watches its keys.
-    pub watchers: Watchers,
+}
+
+/// What a change replaced, and in which database.
+#[derive(Debug)]
+struct Replaced {
+    stamp: u64,
+    database: usize,
+    undo: Undo,
 }
 
 /// What a change replaced.
@@ -136,6 +161,8 @@ pub enum Undo {
     },
     /// Every key, and when they expire.
     Everything(Box<(HashTable<Entry>, Due)>),
+    /// All is as it was in another database, and the other way round.
+    Swap(usize),
 }
 
 impl Undo {
@@ -144,7 +171,7 @@ impl Undo {
         const ENTRY_BYTES: usize = 100;
         ENTRY_BYTES
             + match self {
-                Self::Nothing(..) | Self::Expiry { .. } => 0,
+                Self::Nothing(..) | Self::Expiry { .. } | Self::Swap(_) => 0,
                 Self::Entry(entry) => entry.capacity(),
                 Self::Range { bytes, .. } => bytes.len(),
                 Self::Everything(all) => ENTRY_BYTES * all.0.len(),
@@ -155,88 +182,86 @@ impl Undo {
 impl Shard {
     fn new(hashing: Hashing) -> Self {
         Self {
-            entries: HashTable::new(),
+            tables: Vec::new(),
             hashing,
             stamps: [0; MARKS_PER_SHARD],
             newest: 0,
             undo: Vec::new(),
-            news: None,
-            due: Due::default(),
             watchers: Watchers::default(),
         }
     }
 
+    /// How many databases may have keys here.
+    pub fn databases(&self) -> usize {
+        self.tables.len()
+    }
+
+    fn table(&mut self, database: usize) -> &mut Table {
+        if database >= self.tables.len() {
+            self.tables.resize_with(database + 1, Table::default);
+        }
+        &mut self.tables[database]
+    }
+
     /// The entry of `key`, whose place is `place`.
     pub fn get(&self, place: Place, key: &[u8]) -> Option<&Entry> {
-        self.entries.find(place.hash, |entry| entry.key() == key)
+        let table = self.tables.get(place.database)?;
+        table.entries.find(place.hash, |entry| entry.key() == key)
     }
 
     /// The same, to change its value; its time is changed by [`expire`](Self::expire).
     pub fn get_mut(&mut self, place: Place, key: &[u8]) -> Option<&mut Entry> {
-        self.entries.find_mut(place.hash, |entry| entry.key() == key)
+        let table = self.tables.get_mut(place.database)?;
+        table.entries.find_mut(place.hash, |entry| entry.key() == key)
     }
 
-    /// Those whose keys have this hash.
-    pub fn with_hash(&self, hash: u64) -> impl Iterator<Item = &Entry> {
-        let candidates = self.entries.iter_hash(hash);
+    /// Those of a database whose keys have this hash.
+    pub fn with_hash(&self, database: usize, hash: u64) -> impl Iterator<Item = &Entry> {
+        let tables = self.tables.get(database).into_iter();
+        let candidates = tables.flat_map(move |table| table.entries.iter_hash(hash));
         candidates.filter(move |entry| self.hashing.hash_one(entry.key()) == hash)
     }
 
-    /// The hashes of all keys.
-    pub fn hashes(&self) -> impl Iterator<Item = u64> {
-        self.entries.iter().map(|entry| self.hashing.hash_one(entry.key()))
+    /// The hashes of all keys of a database.
+    pub fn hashes(&self, database: usize) -> impl Iterator<Item = u64> {
+        self.entries(database).map(|entry| self.hashing.hash_one(entry.key()))
     }
 
-    /// All of them.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.entries.iter()
+    /// All entries of a database.
+    pub fn entries(&self, database: usize) -> impl Iterator<Item = &Entry> {
+        self.tables.get(database).into_iter().flat_map(|table| table.entries.iter())
     }
 
-    /// Number of keys.
-    pub fn len(&self) -> usize {
-        self.entries.len()
+    /// Number of keys of a database.
+    pub fn len(&self, database: usize) -> usize {
+        self.tables.get(database).map_or(0, |table| table.entries.len())
     }
 
-    /// Whether there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Number of keys of all databases.
+    pub fn keys(&self) -> usize {
+        self.tables.iter().map(|table| table.entries.len()).sum()
     }
 
-    /// How many keys expire.
-    pub fn expiring(&self) -> usize {
-        self.due.count()
+    /// How many keys of a database expire.
+    pub fn expiring(&self, database: usize) -> usize {
+        self.tables.get(database).map_or(0, |table| table.due.count())
     }
 
-    /// Makes room for one more entry, or one more time.
-    pub fn make_room(&mut self, expires_ms: Option<u64>) -> Result<(), NoMemory> {
+    /// Makes room in a database for one more entry, or one more time.
+    pub fn make_room(&mut self, database: usize, expires_ms: Option<u64>) -> Result<(), NoMemory> {
+        let hashing = self.hashing.clone();
+        let table = self.table(database);
         if expires_ms.is_some() {
-            self.due.make_room()?;
+            table.due.make_room()?;
         }
-        let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
-        memory::try_to(|| self.entries.try_reserve(1, hash))
+        memory::try_to(|| table.entries.try_reserve(1, |entry| hashing.hash_one(entry.key())))
     }
 
     /// Puts an entry at its place, in the place of one with the same key, and returns what brings the old state
     /// back. Room was made for it.
     pub fn put(&mut self, place: Place, entry: Entry) -> Undo {
-        // In this order: to ask for a free place may make the table grow, even where none is needed.
-        let expires_ms = entry.expires_ms();
-        if let Some(old) = self.get_mut(place, entry.key()) {
-            let old = std::mem::replace(old, entry);
-            self.reschedule(place.hash, old.expires_ms(), expires_ms);
-            return Undo::Entry(old);
-        }
-        self.reschedule(place.hash, None, expires_ms);
-        let id = entry.id();
-        if let Some(news) = &mut self.news
-            && news.keys.push(entry.key()).is_err()
-        {
-            self.news = None;
-        }
-        let hash = |entry: &Entry| self.hashing.hash_one(entry.key());
-        self.entries.insert_unique(place.hash, entry, hash);
-        self.judge_news();
-        Undo::Nothing(place.hash, id)
+        let hashing = self.hashing.clone();
+        self.table(place.database).put(place.hash, entry, &hashing)
     }
 
     /// Changes when a key expires, and returns what brings the old state back. Room was made for it. `None` if
@@ -247,65 +272,31 @@ impl Shard {
         if !entry.set_expires_ms(expires_ms) {
             return None;
         }
-        self.reschedule(place.hash, old_ms, expires_ms);
+        self.table(place.database).reschedule(place.hash, old_ms, expires_ms);
         Some(Undo::Expiry { hash: place.hash, id, expires_ms: old_ms })
     }
 
-    fn reschedule(&mut self, hash: u64, old_ms: Option<u64>, new_ms: Option<u64>) {
-        if old_ms.is_none() && new_ms.is_none() {
-            return;
-        }
-        self.due.change(hash, old_ms, new_ms);
-        if self.due.is_stale() {
-            let entries = &self.entries;
-            self.due.keep(|time_ms, hash| {
-                entries.find(hash, |entry| entry.expires_ms() == Some(time_ms)).is_some()
-            });
-        }
-    }
-
-    /// A key that has expired at `now_ms` and was not named before, and its hash; it is named again after
-    /// [`put_off`](Self::put_off).
-    pub fn next_expired(&mut self, now_ms: u64) -> Option<(u64, u64, &[u8])> {
-        loop {
-            let (hash, time_ms) = self.due.next(now_ms)?;
-            // What borrows is found again: else the borrow would last for the whole loop.
-            let is_due = |entry: &Entry| entry.expires_ms() == Some(time_ms);
-            if self.entries.find(hash, is_due).is_some() {
-                let key = self.entries.find(hash, is_due).map(Entry::key);
-                return key.map(|key| (hash, time_ms, key));
-            }
-        }
+    /// A key of a database that has expired at `now_ms` and was not named before, its hash and its time; it is named
+    /// again after [`put_off`](Self::put_off).
+    pub fn next_expired(&mut self, database: usize, now_ms: u64) -> Option<(u64, u64, &[u8])> {
+        self.tables.get_mut(database)?.next_expired(now_ms)
     }
 
     /// A key that has expired could not be removed.
-    pub fn put_off(&mut self, hash: u64, time_ms: u64) {
-        self.due.again(hash, time_ms);
+    pub fn put_off(&mut self, database: usize, hash: u64, time_ms: u64) {
+        self.table(database).due.again(hash, time_ms);
     }
 
     /// Takes the entry of a key out.
     pub fn remove(&mut self, place: Place, key: &[u8]) -> Option<Entry> {
-        let found = self.entries.find_entry(place.hash, |entry| entry.key() == key).ok()?;
-        let entry = found.remove().0;
-        self.reschedule(place.hash, entry.expires_ms(), None);
-        if let Some(news) = &mut self.news {
-            news.gone += 1;
-        }
-        self.judge_news();
-        Some(entry)
+        self.tables.get_mut(place.database)?.remove(place.hash, key)
     }
 
-    /// Gives the index up if it is not worth keeping.
-    fn judge_news(&mut self) {
-        if self.news.as_ref().is_some_and(|news| news.is_too_much(self.entries.len())) {
-            self.news = None;
+    /// Forgets every key of a database, for good.
+    pub fn forget(&mut self, database: usize) {
+        if let Some(table) = self.tables.get_mut(database) {
+            *table = Table::default();
         }
-    }
-
-    /// Forgets every key, for good.
-    pub fn forget(&mut self) {
-        self.entries.clear();
-        self.due = Due::default();
     }
 
     /// The newest stamp that may be the key's.
@@ -321,13 +312,13 @@ impl Shard {
     /// Stamps the key at `place`, which was changed, and returns how many bytes are kept for taking
     /// that back. Stamps never go down but by [`take_back`](Self::take_back).
     pub fn changed(&mut self, place: Place, stamp: u64, undo: Undo) -> usize {
-        self.watchers.changed(place.hash);
+        self.watchers.changed(place);
         self.replaced(place, stamp, undo)
     }
 
     /// The same for a key that has expired and was removed.
     pub fn expired(&mut self, place: Place, stamp: u64, undo: Undo) -> usize {
-        self.watchers.expired(place.hash);
+        self.watchers.expired(place);
         self.replaced(place, stamp, undo)
     }
 
@@ -335,32 +326,59 @@ impl Shard {
         self.stamps[place.stamp] = stamp;
         self.newest = stamp;
         let bytes = undo.bytes();
-        self.undo.push((stamp, undo));
+        self.undo.push(Replaced { stamp, database: place.database, undo });
         bytes
     }
 
-    /// Removes every key, and stamps them all, those that did not exist too; returns how many bytes
-    /// are kept for taking that back.
-    pub fn clear(&mut self, stamp: u64) -> usize {
+    fn all_changed(&mut self, stamp: u64) {
         self.stamps.fill(stamp);
         self.newest = stamp;
-        if self.entries.is_empty() {
+    }
+
+    /// Removes every key of a database, and stamps them all, those that did not exist too; returns how many bytes
+    /// are kept for taking that back.
+    pub fn clear(&mut self, database: usize, stamp: u64) -> usize {
+        self.all_changed(stamp);
+        let Some(table) = self.tables.get_mut(database).filter(|table| !table.entries.is_empty())
+        else {
             return 0;
-        }
-        self.news = None;
-        let entries = &self.entries;
-        self.watchers.cleared(|hash| entries.iter_hash(hash).next().is_some());
-        let all = (std::mem::take(&mut self.entries), std::mem::take(&mut self.due));
-        let undo = Undo::Everything(Box::new(all));
+        };
+        let Table { entries, due, .. } = std::mem::take(table);
+        self.watchers.many_changed(|place| {
+            place.database == database && entries.iter_hash(place.hash).next().is_some()
+        });
+        let undo = Undo::Everything(Box::new((entries, due)));
         let bytes = undo.bytes();
-        self.undo.push((stamp, undo));
+        self.undo.push(Replaced { stamp, database, undo });
         bytes
+    }
+
+    /// Gives each of two databases the keys of the other, and stamps all.
+    pub fn swap(&mut self, one: usize, two: usize, stamp: u64) {
+        self.all_changed(stamp);
+        let tables = &self.tables;
+        let exists = |database: usize, hash| {
+            tables.get(database).is_some_and(|table| table.entries.iter_hash(hash).next().is_some())
+        };
+        self.watchers.many_changed(|place| {
+            [one, two].contains(&place.database)
+                && (exists(one, place.hash) || exists(two, place.hash))
+        });
+        self.swap_tables(one, two);
+        self.undo.push(Replaced { stamp, database: one, undo: Undo::Swap(two) });
+    }
+
+    fn swap_tables(&mut self, one: usize, two: usize) {
+        self.table(one.max(two));
+        self.tables.swap(one, two);
+        // An index belongs to a database's number.
+        (self.tables[one].news, self.tables[two].news) = (None, None);
     }
 
     /// The changes with [provisional](PROVISIONAL) stamps are in the batch of this one.
     pub fn seal(&mut self, stamp: u64) {
         let is_provisional = |stamp: &&mut u64| **stamp >= PROVISIONAL;
-        let stamps = self.undo.iter_mut().rev().map(|(stamp, _)| stamp);
+        let stamps = self.undo.iter_mut().rev().map(|replaced| &mut replaced.stamp);
         stamps.take_while(is_provisional).for_each(|old| *old = stamp);
         self.stamps.iter_mut().filter(is_provisional).for_each(|old| *old = stamp);
         if self.newest >= PROVISIONAL {
@@ -373,47 +391,129 @@ impl Shard {
     pub fn settle(&mut self, safe: u64, settled: &mut Vec<Undo>) {
         let count = match self.newest <= safe {
             true => self.undo.len(),
-            false => self.undo.partition_point(|(stamp, _)| *stamp <= safe),
+            false => self.undo.partition_point(|replaced| replaced.stamp <= safe),
         };
-        settled.extend(self.undo.drain(..count).map(|(_, undo)| undo));
+        settled.extend(self.undo.drain(..count).map(|replaced| replaced.undo));
         self.undo.shrink_to(SETTLED_SPARE);
     }
 
     /// Takes back every change with a stamp above `safe`, the newest first.
     pub fn take_back(&mut self, safe: u64) {
-        while let Some((_, undo)) = self.undo.pop_if(|(stamp, _)| *stamp > safe) {
-            match undo {
-                Undo::Nothing(hash, id) => {
-                    if let Ok(found) = self.entries.find_entry(hash, |entry| entry.id() == id) {
-                        let expires_ms = found.remove().0.expires_ms();
-                        self.reschedule(hash, expires_ms, None);
-                    }
-                }
-                Undo::Expiry { hash, id, expires_ms } => {
-                    let found = self.entries.find_mut(hash, |entry| entry.id() == id);
-                    if let Some(entry) = found {
-                        let old_ms = entry.expires_ms();
-                        entry.set_expires_ms(expires_ms);
-                        self.reschedule(hash, old_ms, expires_ms);
-                    }
-                }
-                Undo::Entry(entry) => {
-                    let hash = self.hashing.hash_one(entry.key());
-                    self.put(Place { shard: 0, stamp: 0, hash }, entry);
-                }
-                Undo::Range { hash, id, offset, bytes, length } => {
-                    let found = self.entries.find_mut(hash, |entry| entry.id() == id);
-                    if let Some(value) = found.and_then(Entry::value_mut) {
-                        value.truncate(length);
-                        value.write(offset, &bytes);
-                    }
-                }
-                Undo::Everything(all) => (self.entries, self.due) = *all,
+        while let Some(Replaced { database, undo, .. }) =
+            self.undo.pop_if(|replaced| replaced.stamp > safe)
+        {
+            if let Undo::Swap(other) = undo {
+                self.swap_tables(database, other);
+                continue;
             }
-            self.news = None;
+            let hashing = self.hashing.clone();
+            let table = self.table(database);
+            table.take_back(undo, &hashing);
+            table.news = None;
         }
         self.stamps.iter_mut().for_each(|stamp| *stamp = safe.min(*stamp));
         self.newest = self.newest.min(safe);
+    }
+
+    /// Gives its indexes up.
+    fn forget_indexes(&mut self) {
+        self.tables.iter_mut().for_each(|table| table.news = None);
+    }
+}
+
+impl Table {
+    fn put(&mut self, hash: u64, entry: Entry, hashing: &Hashing) -> Undo {
+        // In this order: to ask for a free place may make the table grow, even where none is needed.
+        let expires_ms = entry.expires_ms();
+        if let Some(old) = self.entries.find_mut(hash, |old| old.key() == entry.key()) {
+            let old = std::mem::replace(old, entry);
+            self.reschedule(hash, old.expires_ms(), expires_ms);
+            return Undo::Entry(old);
+        }
+        self.reschedule(hash, None, expires_ms);
+        let id = entry.id();
+        if let Some(news) = &mut self.news
+            && news.keys.push(entry.key()).is_err()
+        {
+            self.news = None;
+        }
+        self.entries.insert_unique(hash, entry, |entry| hashing.hash_one(entry.key()));
+        self.judge_news();
+        Undo::Nothing(hash, id)
+    }
+
+    fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
+        let found = self.entries.find_entry(hash, |entry| entry.key() == key).ok()?;
+        let entry = found.remove().0;
+        self.reschedule(hash, entry.expires_ms(), None);
+        if let Some(news) = &mut self.news {
+            news.gone += 1;
+        }
+        self.judge_news();
+        Some(entry)
+    }
+
+    fn reschedule(&mut self, hash: u64, old_ms: Option<u64>, new_ms: Option<u64>) {
+        if old_ms.is_none() && new_ms.is_none() {
+            return;
+        }
+        self.due.change(hash, old_ms, new_ms);
+        if self.due.is_stale() {
+            let entries = &self.entries;
+            self.due.keep(|time_ms, hash| {
+                entries.find(hash, |entry| entry.expires_ms() == Some(time_ms)).is_some()
+            });
+        }
+    }
+
+    fn next_expired(&mut self, now_ms: u64) -> Option<(u64, u64, &[u8])> {
+        loop {
+            let (hash, time_ms) = self.due.next(now_ms)?;
+            // What borrows is found again: else the borrow would last for the whole loop.
+            let is_due = |entry: &Entry| entry.expires_ms() == Some(time_ms);
+            if self.entries.find(hash, is_due).is_some() {
+                let key = self.entries.find(hash, is_due).map(Entry::key);
+                return key.map(|key| (hash, time_ms, key));
+            }
+        }
+    }
+
+    /// Gives the index up if it is not worth keeping.
+    fn judge_news(&mut self) {
+        if self.news.as_ref().is_some_and(|news| news.is_too_much(self.entries.len())) {
+            self.news = None;
+        }
+    }
+
+    fn take_back(&mut self, undo: Undo, hashing: &Hashing) {
+        match undo {
+            Undo::Nothing(hash, id) => {
+                if let Ok(found) = self.entries.find_entry(hash, |entry| entry.id() == id) {
+                    let expires_ms = found.remove().0.expires_ms();
+                    self.reschedule(hash, expires_ms, None);
+                }
+            }
+            Undo::Expiry { hash, id, expires_ms } => {
+                let found = self.entries.find_mut(hash, |entry| entry.id() == id);
+                if let Some(entry) = found {
+                    let old_ms = entry.expires_ms();
+                    entry.set_expires_ms(expires_ms);
+                    self.reschedule(hash, old_ms, expires_ms);
+                }
+            }
+            Undo::Entry(entry) => {
+                self.put(hashing.hash_one(entry.key()), entry, hashing);
+            }
+            Undo::Range { hash, id, offset, bytes, length } => {
+                let found = self.entries.find_mut(hash, |entry| entry.id() == id);
+                if let Some(value) = found.and_then(Entry::value_mut) {
+                    value.truncate(length);
+                    value.write(offset, &bytes);
+                }
+            }
+            Undo::Everything(all) => (self.entries, self.due) = *all,
+            Undo::Swap(_) => {}
+        }
     }
 }
 
@@ -428,15 +528,25 @@ impl Store {
     pub fn new(hashing: Hashing) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new(hashing.clone()))).collect();
         let indexes = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, indexes, hashing }
+        Self { shards, indexes, hashing, databases: DATABASES_MAX }
     }
 
-    /// Finds where `key` lives, whether it exists or not.
-    pub fn place(&self, key: &[u8]) -> Place {
+    /// The same with fewer databases.
+    pub fn with_databases(self, databases: usize) -> Self {
+        Self { databases, ..self }
+    }
+
+    /// How many databases there are.
+    pub fn databases(&self) -> usize {
+        self.databases
+    }
+
+    /// Finds where `key` of a database lives, whether it exists or not.
+    pub fn place(&self, database: usize, key: &[u8]) -> Place {
         let hash = self.hashing.hash_one(key);
         // A shard's table places by the lowest bits and the highest seven.
         let (shard, stamp) = (shard_of(hash >> 24), (hash >> 40) as usize % MARKS_PER_SHARD);
-        Place { shard, stamp, hash }
+        Place { database, shard, stamp, hash }
     }
 
     /// Locks the shard of one key. The caller holds no other.
@@ -452,9 +562,9 @@ impl Store {
         Locked(numbers.map(|number| (number, Some(lock(&self.shards[number])))).collect())
     }
 
-    /// Number of keys.
+    /// Number of keys of all databases.
     pub fn keys(&self) -> usize {
-        self.each().map(|shard| shard.len()).sum()
+        self.each().map(|shard| shard.keys()).sum()
     }
 
     /// Locks shard number `index`, below [`SHARDS`]. The caller holds no other.
@@ -462,17 +572,23 @@ impl Store {
         lock(&self.shards[index])
     }
 
-    /// Lists keys of shard `number`, below [`SHARDS`], that begin with `prefix`, by its index: all that exist
-    /// throughout, each once, and some that are gone. `seen` gets the newest stamp of what that shows, with the shard
-    /// locked. An error if there is no memory for the index; then there is none. The caller holds no lock.
+    /// Lists keys of a database in shard `number`, below [`SHARDS`], that begin with `prefix`, by its index: all that
+    /// exist throughout, each once, and some that are gone. `seen` gets the newest stamp of what that shows, with the
+    /// shard locked. An error if there is no memory for the index; then there is none. The caller holds no lock.
     pub fn find(
         &self,
         number: usize,
+        database: usize,
         prefix: &[u8],
         seen: impl FnOnce(u64),
     ) -> Result<KeyList, NoMemory> {
-        let mut index = lock(&self.indexes[number]);
-        let found = self.update(number, &mut index, prefix, seen).and_then(|recent| {
+        let mut indexes = lock(&self.indexes[number]);
+        if database >= indexes.len() {
+            indexes.resize_with(database + 1, Index::default);
+        }
+        let index = &mut indexes[database];
+        let shard = &self.shards[number];
+        let found = update(shard, database, index, prefix, seen).and_then(|recent| {
             let mut found = KeyList::default();
             index.find(prefix).try_for_each(|key| found.push(key))?;
             // What was gone and came again is there already.
@@ -483,60 +599,23 @@ impl Store {
         });
         if found.is_err() {
             *index = Index::default();
-            lock(&self.shards[number]).news = None;
+            lock(shard).table(database).news = None;
         }
         found
     }
 
-    /// Makes an index of a shard, or sorts what is new into it if that is much; else returns what of that begins
-    /// with `prefix`.
-    fn update(
-        &self,
-        number: usize,
-        index: &mut Index,
-        prefix: &[u8],
-        seen: impl FnOnce(u64),
-    ) -> Result<KeyList, NoMemory> {
-        let mut recent = KeyList::default();
-        let mut shard = lock(&self.shards[number]);
-        // A key that is not there may be taken back before anybody looks again.
-        seen(shard.newest);
-        match shard.news.take() {
-            Some(news) if !index.should_add(news.keys.len()) => {
-                let begins = |key: &&[u8]| key.starts_with(prefix);
-                news.keys.iter_from(0).filter(begins).try_for_each(|key| recent.push(key))?;
-                shard.news = Some(news);
-            }
-            Some(news) => {
-                shard.news = Some(News { keys: KeyList::default(), ..news });
-                drop(shard);
-                index.add(&news.keys)?;
-            }
-            None => {
-                *index = Index::default();
-                let mut all = KeyList::default();
-                shard.entries().try_for_each(|entry| all.push(entry.key()))?;
-                shard.news = Some(News::default());
-                drop(shard);
-                if !memory::has_room(all.bytes()) {
-                    return Err(NoMemory);
-                }
-                *index = Index::new(&all)?;
-            }
-        }
-        Ok(recent)
-    }
-
     /// Frees the indexes that were given up, and all where memory is missed; call it now and then. The caller holds no lock.
     pub fn tidy(&self) {
-        for (index, shard) in self.indexes.iter().zip(&self.shards) {
-            let mut index = lock(index);
+        for (indexes, shard) in self.indexes.iter().zip(&self.shards) {
+            let mut indexes = lock(indexes);
             let mut shard = lock(shard);
             if memory::is_missed() {
-                shard.news = None;
+                shard.forget_indexes();
             }
-            if shard.news.is_none() {
-                *index = Index::default();
+            for (database, index) in indexes.iter_mut().enumerate() {
+                if shard.tables.get(database).is_none_or(|table| table.news.is_none()) {
+                    *index = Index::default();
+                }
             }
         }
     }
@@ -545,6 +624,46 @@ impl Store {
     pub fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         self.shards.iter().map(lock)
     }
+}
+
+/// Makes an index of a shard's database, or sorts what is new into it if that is much; else returns what of that begins
+/// with `prefix`.
+fn update(
+    shard: &Mutex<Shard>,
+    database: usize,
+    index: &mut Index,
+    prefix: &[u8],
+    seen: impl FnOnce(u64),
+) -> Result<KeyList, NoMemory> {
+    let mut recent = KeyList::default();
+    let mut shard = lock(shard);
+    // A key that is not there may be taken back before anybody looks again.
+    seen(shard.newest);
+    let table = shard.table(database);
+    match table.news.take() {
+        Some(news) if !index.should_add(news.keys.len()) => {
+            let begins = |key: &&[u8]| key.starts_with(prefix);
+            news.keys.iter_from(0).filter(begins).try_for_each(|key| recent.push(key))?;
+            table.news = Some(news);
+        }
+        Some(news) => {
+            table.news = Some(News { keys: KeyList::default(), ..news });
+            drop(shard);
+            index.add(&news.keys)?;
+        }
+        None => {
+            *index = Index::default();
+            let mut all = KeyList::default();
+            table.entries.iter().try_for_each(|entry| all.push(entry.key()))?;
+            table.news = Some(News::default());
+            drop(shard);
+            if !memory::has_room(all.bytes()) {
+                return Err(NoMemory);
+            }
+            *index = Index::new(&all)?;
+        }
+    }
+    Ok(recent)
 }
 
 /// The shard of a number of 16 random bits.
@@ -597,19 +716,19 @@ mod tests {
     fn a_key_has_one_place_in_a_store_and_another_in_the_next() {
         let (one, two) = (Store::default(), Store::default());
         let keys: Vec<_> = (0..64).map(|number| format!("key:{number}").into_bytes()).collect();
-        assert!(keys.iter().all(|key| one.place(key) == one.place(key)));
-        assert!(keys.iter().any(|key| one.place(key) != two.place(key)));
+        assert!(keys.iter().all(|key| one.place(0, key) == one.place(0, key)));
+        assert!(keys.iter().any(|key| one.place(0, key) != two.place(0, key)));
     }
 
     #[test]
     fn stamps_speak_for_their_key() {
         let store = Store::default();
-        let (a, b) = (store.place(b"a"), store.place(b"b"));
+        let (a, b) = (store.place(0, b"a"), store.place(0, b"b"));
         store.lock(a).changed(a, 7, Undo::Entry(Entry::new(b"a", b"", None).unwrap()));
         assert_eq!(store.lock(a).stamp(a), 7);
         assert_eq!(store.lock(a).newest(), 7);
         // Empty shards have nothing to take back.
-        assert!(store.each().all(|mut shard| shard.clear(9) == 0));
+        assert!(store.each().all(|mut shard| shard.clear(0, 9) == 0));
         assert_eq!(store.lock(b).stamp(b), 9);
     }
 
@@ -619,19 +738,19 @@ mod tests {
         for seed in 0..2_000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let store = Store::default();
-            let place = store.place(b"the shard");
+            let place = store.place(0, b"the shard");
             let mut shard = store.lock(place);
             let state = |shard: &Shard| -> BTreeMap<Vec<u8>, Vec<u8>> {
                 let pair = |entry: &Entry| (entry.key().to_vec(), entry.value().to_vec());
-                shard.entries().map(pair).collect()
+                shard.entries(0).map(pair).collect()
             };
             let mut states = vec![state(&shard)];
             let settled = random.u64(0..5);
             for stamp in 1..20 {
                 let key = [random.u8(b'a'..b'd')];
-                let at = store.place(&key);
+                let at = store.place(0, &key);
                 let value = vec![stamp as u8; 3];
-                shard.make_room(None).unwrap();
+                shard.make_room(0, None).unwrap();
                 let growing = shard.get_mut(at, &key).and_then(Entry::growing);
                 let undo = match (random.u8(..8), growing) {
                     (0, _) => None,
@@ -652,7 +771,7 @@ mod tests {
                     }
                 };
                 match undo {
-                    None => assert!(shard.clear(stamp) < 1000),
+                    None => assert!(shard.clear(0, stamp) < 1000),
                     Some(undo) => assert!(shard.changed(place, stamp, undo) < 1000),
                 }
                 states.push(state(&shard));
@@ -689,9 +808,9 @@ mod tests {
             let many = if round % 4 == 1 { 10_000 } else { 300 };
             for _ in 0..many {
                 let key = key(random.usize(..30_000));
-                let place = store.place(&key);
+                let place = store.place(0, &key);
                 let mut shard = store.lock(place);
-                shard.make_room(None).unwrap();
+                shard.make_room(0, None).unwrap();
                 let undo = match random.u8(..3) {
                     0 => shard.remove(place, &key).map(Undo::Entry),
                     _ => Some(shard.put(place, Entry::new(&key, b"", None).unwrap())),
@@ -706,7 +825,7 @@ mod tests {
             }
             match random.u8(..12) {
                 0 => {
-                    store.each().for_each(|mut shard| assert!(shard.clear(round) < 1 << 20));
+                    store.each().for_each(|mut shard| assert!(shard.clear(0, round) < 1 << 20));
                     model.clear();
                 }
                 1..3 => {
@@ -720,9 +839,9 @@ mod tests {
             let prefix = format!("{:0width$}", random.usize(..100), width = random.usize(1..4));
             let mut found = Vec::new();
             for number in 0..SHARDS {
-                let keys = store.find(number, prefix.as_bytes(), |_| {}).unwrap();
+                let keys = store.find(number, 0, prefix.as_bytes(), |_| {}).unwrap();
                 let exists =
-                    |key: &&[u8]| store.lock_nth(number).get(store.place(key), key).is_some();
+                    |key: &&[u8]| store.lock_nth(number).get(store.place(0, key), key).is_some();
                 found.extend(keys.iter_from(0).filter(exists).map(<[u8]>::to_vec));
             }
             found.sort();
@@ -736,15 +855,15 @@ mod tests {
     fn several_keys_may_share_a_shard() {
         let store = Store::default();
         let keys: Vec<_> = (0..3 * SHARDS).map(|number| number.to_string().into_bytes()).collect();
-        let places: Vec<_> = keys.iter().map(|key| store.place(key)).collect();
+        let places: Vec<_> = keys.iter().map(|key| store.place(0, key)).collect();
         let mut locked = store.lock_all(places.iter().map(|place| place.shard));
         for (key, place) in keys.iter().zip(&places) {
             let mut shard = locked.take(place.shard);
-            shard.make_room(None).unwrap();
+            shard.make_room(0, None).unwrap();
             shard.put(*place, Entry::new(key, b"", None).unwrap());
             locked.put_back(place.shard, shard);
         }
         drop(locked);
-        assert_eq!(store.each().map(|shard| shard.len()).sum::<usize>(), keys.len());
+        assert_eq!(store.each().map(|shard| shard.len(0)).sum::<usize>(), keys.len());
     }
 }

@@ -1,11 +1,13 @@
 //! Who watches keys, to know whether somebody changed one.
 //!
-//! A shard writes down who watches which of its keys, by their hashes: two keys of one hash are taken for each other,
+//! A shard writes down who watches which of its keys, by their places: two keys of one hash are taken for each other,
 //! which at worst reports a change where there was none. Who stops watching drops its [`Watch`], and is forgotten.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+
+use crate::store::Place;
 
 /// Held by who watches; knows whether one of the keys was changed.
 #[derive(Debug, Default)]
@@ -23,49 +25,50 @@ impl Watch {
 /// Who watches the keys of a shard.
 #[derive(Debug, Default)]
 pub struct Watchers {
-    /// By the key's hash: whether the key was there, and who.
-    by_hash: HashMap<u64, Vec<(bool, Weak<Watch>)>>,
+    /// By the key's place: whether the key was there, and who.
+    by_place: HashMap<Place, Vec<(bool, Weak<Watch>)>>,
     /// How many there may be before those are looked for who do not watch any more.
     many: usize,
 }
 
 impl Watchers {
     /// Adds one.
-    pub fn add(&mut self, hash: u64, exists: bool, watch: &Arc<Watch>) {
+    pub fn add(&mut self, place: Place, exists: bool, watch: &Arc<Watch>) {
         const FEW: usize = 16;
-        if self.by_hash.len() >= self.many {
-            self.by_hash.retain(|_, watchers| {
+        if self.by_place.len() >= self.many {
+            self.by_place.retain(|_, watchers| {
                 watchers.retain(|(_, watch)| watch.strong_count() > 0);
                 !watchers.is_empty()
             });
-            self.many = FEW.max(2 * self.by_hash.len());
+            self.many = FEW.max(2 * self.by_place.len());
         }
-        let watchers = self.by_hash.entry(hash).or_default();
+        let watchers = self.by_place.entry(place).or_default();
         watchers.retain(|(_, watch)| watch.strong_count() > 0);
         watchers.push((exists, Arc::downgrade(watch)));
     }
 
     /// A key was changed.
-    pub fn changed(&mut self, hash: u64) {
-        self.tell(hash, |_| true);
+    pub fn changed(&mut self, place: Place) {
+        self.tell(place, |_| true);
     }
 
     /// A key is gone because it expired: who has seen it gone already knows.
-    pub fn expired(&mut self, hash: u64) {
-        self.tell(hash, |existed| existed);
+    pub fn expired(&mut self, place: Place) {
+        self.tell(place, |existed| existed);
     }
 
-    /// Every key was removed; `exists` says whether one was there.
-    pub fn cleared(&mut self, exists: impl Fn(u64) -> bool) {
-        let hashes: Vec<_> = self.by_hash.keys().copied().filter(|hash| exists(*hash)).collect();
-        hashes.into_iter().for_each(|hash| self.changed(hash));
+    /// The keys at all places were changed of which `concerns` says so.
+    pub fn many_changed(&mut self, concerns: impl Fn(Place) -> bool) {
+        let places: Vec<_> =
+            self.by_place.keys().copied().filter(|place| concerns(*place)).collect();
+        places.into_iter().for_each(|place| self.changed(place));
     }
 
-    fn tell(&mut self, hash: u64, concerns: impl Fn(bool) -> bool) {
-        if self.by_hash.is_empty() {
+    fn tell(&mut self, place: Place, concerns: impl Fn(bool) -> bool) {
+        if self.by_place.is_empty() {
             return;
         }
-        for (existed, watch) in self.by_hash.get(&hash).into_iter().flatten() {
+        for (existed, watch) in self.by_place.get(&place).into_iter().flatten() {
             if let (true, Some(watch)) = (concerns(*existed), watch.upgrade()) {
                 watch.changed.store(true, Ordering::Release);
             }
@@ -76,29 +79,32 @@ impl Watchers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[test]
     fn who_watches_learns_of_a_change() {
+        let store = Store::default();
+        let [a, b, c] = [b"a", b"b", b"c"].map(|key| store.place(0, key));
         let (mut watchers, one, two) =
             (Watchers::default(), Arc::<Watch>::default(), Arc::<Watch>::default());
-        watchers.add(1, true, &one);
-        watchers.add(2, false, &two);
-        watchers.expired(2);
-        watchers.changed(3);
+        watchers.add(a, true, &one);
+        watchers.add(b, false, &two);
+        watchers.expired(b);
+        watchers.changed(c);
+        watchers.changed(store.place(1, b"a"));
         assert!(!one.is_changed() && !two.is_changed());
-        watchers.expired(1);
-        watchers.cleared(|hash| hash == 1);
+        watchers.expired(a);
         assert!(one.is_changed() && !two.is_changed());
-        watchers.changed(2);
+        watchers.many_changed(|place| place == b);
         assert!(two.is_changed());
     }
 
     #[test]
     fn who_watches_no_more_is_forgotten() {
-        let mut watchers = Watchers::default();
-        for hash in 0..10_000 {
-            watchers.add(hash, true, &Arc::default());
+        let (store, mut watchers) = (Store::default(), Watchers::default());
+        for number in 0..10_000_u32 {
+            watchers.add(store.place(0, &number.to_le_bytes()), true, &Arc::default());
         }
-        assert!(watchers.by_hash.len() <= 16);
+        assert!(watchers.by_place.len() <= 16);
     }
 }

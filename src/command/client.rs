@@ -137,6 +137,7 @@ pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Context { client, control, .. } = *context;
     *context.conversation = Conversation::new(control.config.password().is_none());
     speak(context, Protocol::Resp2);
+    context.select(0);
     client.rename(|names| names.name.clear());
     client.no_evict.store(false, Ordering::Relaxed);
     client.no_touch.store(false, Ordering::Relaxed);
@@ -245,7 +246,7 @@ fn line(client: &Client) -> String {
     };
     let _ = writeln!(
         line,
-        " fd={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={pending} \
+        " fd={} name={} age={} idle={} flags={flags} db={} sub=0 psub=0 ssub=0 multi={} qbuf={pending} \
          qbuf-free={} argv-mem=0 multi-mem=0 rbs={} rbp={} obl=0 oll={} omem={queued} tot-mem={} \
          events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={} tot-net-in={} \
          tot-net-out={} tot-cmds={}",
@@ -253,6 +254,8 @@ fn line(client: &Client) -> String {
         names.name,
         client.connected.elapsed().as_secs(),
         client.idle().as_secs(),
+        load(&client.database),
+        load(&client.kept) as i64 - 1,
         buffers.saturating_sub(pending),
         buffers,
         buffers,

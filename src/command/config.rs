@@ -38,7 +38,7 @@ fn parameters(config: &Config) -> Vec<(&'static str, String)> {
         ("appendonly", "yes".to_owned()),
         ("bind", binds.join(" ")),
         ("client-query-buffer-limit", config.max_request.to_string()),
-        ("databases", "1".to_owned()),
+        ("databases", config.databases.to_string()),
         ("dir", folder.unwrap_or_default()),
         ("enable-debug-command", config.enable_debug_command.name().to_owned()),
         ("maxclients", config.maxclients.to_string()),

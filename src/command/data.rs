@@ -20,17 +20,25 @@ pub fn echo(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 }
 
 pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let (keys, _) = context.session.count();
+    let (keys, _) = context.session.counts()[context.session.database()];
     context.replies.count(keys);
     Ok(())
 }
 
 pub fn flush_all(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    flush(context, request, true)
+}
+
+pub fn flush_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    flush(context, request, false)
+}
+
+fn flush(context: &mut Context<'_, '_>, request: &Request<'_>, all: bool) -> Result {
     let known = |word: &[u8]| is(word, "ASYNC") || is(word, "SYNC");
     if request.len() > 2 || !request.words_from(1).all(known) {
         return Err(CommandError::Syntax);
     }
-    context.session.flush_all()?;
+    context.session.flush(all)?;
     context.replies.status("OK");
     Ok(())
 }

@@ -200,9 +200,10 @@ fn cluster(_context: &mut Context<'_, '_>, text: &mut String) {
 }
 
 fn keyspace(context: &mut Context<'_, '_>, text: &mut String) {
-    let (keys, expiring) = context.session.count();
-    if keys > 0 {
-        put(text, format_args!("db0:keys={keys},expires={expiring},avg_ttl=0"));
+    for (database, (keys, expiring)) in context.session.counts().into_iter().enumerate() {
+        if keys > 0 {
+            put(text, format_args!("db{database}:keys={keys},expires={expiring},avg_ttl=0"));
+        }
     }
 }
 

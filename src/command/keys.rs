@@ -1,7 +1,7 @@
 //! The commands on keys, whatever their values.
 
 use super::{CommandError, Context, integer, is};
-use crate::engine::{Change, WriteError};
+use crate::engine::{Change, Session, WriteError};
 use crate::entry::Entry;
 use crate::glob::Pattern;
 use crate::request::Request;
@@ -94,7 +94,8 @@ pub fn kind(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 /// `RENAME key newkey`
 pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    if transfer(context, request, true, true)?.is_none() {
+    let here = context.session.database();
+    if transfer(context, (here, &request[1]), (here, &request[2]), true, true)?.is_none() {
         return Err(CommandError::Value("no such key"));
     }
     context.replies.status("OK");
@@ -103,7 +104,8 @@ pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 /// `RENAMENX key newkey`
 pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match transfer(context, request, false, true)? {
+    let here = context.session.database();
+    match transfer(context, (here, &request[1]), (here, &request[2]), false, true)? {
         None => Err(CommandError::Value("no such key")),
         Some(was_done) => {
             context.replies.integer(i64::from(was_done));
@@ -112,58 +114,72 @@ pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
     }
 }
 
-/// `COPY source destination [DB 0] [REPLACE]`
+/// `COPY source destination [DB database] [REPLACE]`
 pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let mut replace = false;
+    let here = context.session.database();
+    let (mut replace, mut there) = (false, here);
     let mut words = request.words_from(3);
     while let Some(word) = words.next() {
         match word {
             _ if is(word, "REPLACE") => replace = true,
             _ if is(word, "DB") && words.len() > 0 => {
-                match integer(words.next().unwrap_or_default())? {
-                    0 => {}
-                    _ => return Err(CommandError::Database),
-                }
+                there = database(context.session, words.next().unwrap_or_default())?;
             }
             _ => return Err(CommandError::Syntax),
         }
     }
-    if request[1] == request[2] {
+    let (from, to) = ((here, &request[1]), (there, &request[2]));
+    if from == to {
         return Err(CommandError::Value("source and destination objects are the same"));
     }
-    let was_done = transfer(context, request, replace, false)?;
+    let was_done = transfer(context, from, to, replace, false)?;
     context.replies.integer(i64::from(was_done == Some(true)));
     Ok(())
 }
 
-/// Gives the value of the key in word 1 to that in word 2, and when it expires; `None` if there is no such key,
+/// `MOVE key database`
+pub fn move_key(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let (here, there) = (context.session.database(), database(context.session, &request[2])?);
+    if here == there {
+        return Err(CommandError::Value("source and destination objects are the same"));
+    }
+    let was_done = transfer(context, (here, &request[1]), (there, &request[1]), false, true)?;
+    context.replies.integer(i64::from(was_done == Some(true)));
+    Ok(())
+}
+
+/// Gives the value of one key to another, and when it expires, each in its database; `None` if there is no such key,
 /// `Some(false)` if there is another that is not to be replaced.
 fn transfer(
     context: &mut Context<'_, '_>,
-    request: &Request<'_>,
+    from: (usize, &[u8]),
+    to: (usize, &[u8]),
     replace: bool,
     remove: bool,
 ) -> Result<Option<bool>> {
-    let (from, to) = (&request[1], &request[2]);
-    context.session.atomically([from, to].into_iter(), |session| {
+    context.session.atomically([from.1, to.1].into_iter(), |session| {
         let read = |entry: Option<&Entry>| {
             entry.map(|entry| {
                 let value = entry.value();
                 value.copy(0..value.len()).map(|value| (value, entry.expires_ms()))
             })
         };
-        let Some(found) = session.entry(from, read) else { return Ok(None) };
+        let found = session.within(from.0, |session| session.entry(from.1, read));
+        let Some(found) = found else { return Ok(None) };
         let (value, expires_ms) = found.map_err(WriteError::from)?;
-        let is_taken = session.entry(to, |entry| entry.is_some());
-        if is_taken && !replace {
+        let exists = |session: &mut Session<'_>| session.entry(to.1, |entry| entry.is_some());
+        if !replace && session.within(to.0, exists) {
             return Ok(Some(false));
         }
         if from != to {
             if remove {
                 let remove = |_: Option<&Entry>| Ok::<_, CommandError>((Change::Remove, ()));
-                session.update(from, remove)?;
+                session.within(from.0, |session| session.update(from.1, remove))?;
             }
-            session.set_if(to, &value, expires_ms, |_| Ok::<_, CommandError>(true))?;
+            let set = |session: &mut Session<'_>| {
+                session.set_if(to.1, &value, expires_ms, |_| Ok::<_, CommandError>(true))
+            };
+            session.within(to.0, set)?;
         }
         Ok(Some(true))
     })
@@ -226,13 +242,38 @@ pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
     Ok(())
 }
 
-/// `SELECT 0`: there is one database.
+/// The number of a database.
+fn database(session: &Session<'_>, word: &[u8]) -> Result<usize> {
+    let number = usize::try_from(integer(word)?).ok();
+    let exists = |number: &usize| *number < session.engine().databases();
+    number.filter(exists).ok_or(CommandError::Database)
+}
+
 pub fn select(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match integer(&request[1])? {
-        0 => {
-            context.replies.status("OK");
-            Ok(())
-        }
-        _ => Err(CommandError::Database),
+    let database = database(context.session, &request[1])?;
+    context.select(database);
+    context.replies.status("OK");
+    Ok(())
+}
+
+/// `SWAPDB database database`
+pub fn swap_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let index = |word: &[u8], error: &'static str| {
+        database(context.session, word).map_err(|known| match known {
+            CommandError::NotAnInteger => CommandError::Value(error),
+            other => other,
+        })
+    };
+    let one = index(&request[1], "invalid first DB index");
+    let two = index(&request[2], "invalid second DB index");
+    // As Redis does: numbers first, whatever they are.
+    let (one, two) = match (one, two) {
+        (Err(CommandError::Database), Err(error @ CommandError::Value(_))) => return Err(error),
+        (one, two) => (one?, two?),
+    };
+    if one != two {
+        context.session.swap(one, two)?;
     }
+    context.replies.status("OK");
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod strings;
 mod table;
 mod transaction;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -100,6 +101,14 @@ pub struct Context<'a, 'e> {
     pub control: &'a Control,
     /// What is counted.
     pub done: &'a mut Done,
+}
+
+impl Context<'_, '_> {
+    /// Works with a database, which exists, from here on.
+    fn select(&mut self, database: usize) {
+        self.session.select(database);
+        self.client.database.store(database, Ordering::Relaxed);
+    }
 }
 
 /// Why a command was not run. The text is the reply.
@@ -375,7 +384,7 @@ pub fn record(
         control.slowlog.add(client, request.words_from(0), took);
     }
     if control.monitors.is_any() && !is(Flag::Secret) && !is(Flag::Admin) {
-        control.monitors.show(client.peer, request.words_from(0));
+        control.monitors.show(client, request.words_from(0));
     }
 }
 

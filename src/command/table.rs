@@ -849,10 +849,10 @@ pub static TABLE: &[Command] = &[
         name: "FLUSHDB",
         arity: Arity::AtLeast(1),
         flags: &[Flag::Write],
-        summary: "Does what FLUSHALL does: there is one database.",
+        summary: "Removes every key of the database.",
         arguments: &[FLUSH_TYPE],
         example: "FLUSHDB",
-        run: data::flush_all,
+        run: data::flush_db,
         ..PLAIN
     },
     Command {
@@ -921,10 +921,34 @@ pub static TABLE: &[Command] = &[
         arity: Arity::Exactly(2),
         flags: &[Flag::Fast],
         group: Group::Connection,
-        summary: "Chooses the database, of which there is one: 0.",
+        summary: "Chooses the database for what follows; at first it is 0.",
         arguments: &[Argument::new("index", "integer")],
-        example: "SELECT 0",
+        example: "SELECT 1",
+        notes: &["A key belongs to a database: each client can keep its own pairs apart."],
         run: keys::select,
+        ..PLAIN
+    },
+    Command {
+        name: "SWAPDB",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Fast],
+        since: "4.0.0",
+        summary: "Gives each of two databases the keys of the other.",
+        arguments: &[Argument::new("index1", INTEGER), Argument::new("index2", INTEGER)],
+        example: "SWAPDB 0 1",
+        run: keys::swap_db,
+        ..PLAIN
+    },
+    Command {
+        name: "MOVE",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::Generic,
+        summary: "Moves a key to another database, unless it has such a key.",
+        arguments: &[KEY, Argument::new("db", INTEGER)],
+        example: "MOVE brouillon 1",
+        run: keys::move_key,
         ..PLAIN
     },
     Command {
@@ -988,7 +1012,7 @@ pub static TABLE: &[Command] = &[
         name: "FLUSHALL",
         arity: Arity::AtLeast(1),
         flags: &[Flag::Write],
-        summary: "Removes every key.",
+        summary: "Removes every key of every database.",
         arguments: &[FLUSH_TYPE],
         example: "FLUSHALL",
         notes: &["ASYNC and SYNC do the same: no other client waits while memory is freed."],

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Asked, CommandError, Context, Conversation, Flag, Found, Group, record};
-use crate::engine::Watch;
+use crate::engine::{Session, Watch};
 use crate::memory;
 use crate::request::{Kept, Request};
 
@@ -21,8 +21,16 @@ pub struct Transaction {
     /// The requests to run, since `MULTI`.
     queue: Option<Queue>,
     watch: Arc<Watch>,
-    /// The keys that are watched, and whether each was there.
-    watched: Vec<(Vec<u8>, bool)>,
+    watched: Vec<Watched>,
+}
+
+/// A key that is watched.
+#[derive(Debug)]
+struct Watched {
+    database: usize,
+    key: Vec<u8>,
+    /// It was there.
+    existed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -113,15 +121,17 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if transaction.is_open() {
         return Err(CommandError::Value("WATCH inside MULTI is not allowed"));
     }
+    let database = context.session.database();
     for key in request.words_from(1) {
-        if transaction.watched.iter().any(|(known, _)| known == key) {
+        let is_this = |known: &Watched| known.key == key && known.database == database;
+        if transaction.watched.iter().any(is_this) {
             continue;
         }
         memory::try_to(|| transaction.watched.try_reserve(1))
             .map_err(|_| CommandError::NoMemory)?;
         let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NoMemory)?;
-        let exists = context.session.watch(key, &transaction.watch);
-        transaction.watched.push((copy, exists));
+        let existed = context.session.watch(key, &transaction.watch);
+        transaction.watched.push(Watched { database, key: copy, existed });
     }
     context.replies.status("OK");
     Ok(())
@@ -150,12 +160,13 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let needs_all = queue.requests.iter().any(|(found, _)| needs_all(*found));
     let keys: Vec<Vec<u8>> = match needs_all {
         true => Vec::new(),
-        false => named.chain(watched.iter().map(|(key, _)| key.clone())).collect(),
+        false => named.chain(watched.iter().map(|watched| watched.key.clone())).collect(),
     };
-    let work = |session: &mut crate::engine::Session<'_>| {
+    let work = |session: &mut Session<'_>| {
         // Who has expired meanwhile was changed, though nobody did it.
-        let is_gone = |(key, existed): &(Vec<u8>, bool)| {
-            *existed && session.entry(key, |entry| entry.is_none())
+        let is_gone = |Watched { database, key, existed }: &Watched| {
+            let is_none = |session: &mut Session<'_>| session.entry(key, |entry| entry.is_none());
+            *existed && session.within(*database, is_none)
         };
         if watch.is_changed() || watched.iter().any(is_gone) {
             replies.null_array();
@@ -173,10 +184,15 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
         }
         Ok::<_, CommandError>(())
     };
-    match needs_all {
+    let before = session.database();
+    let done = match needs_all {
         true => session.at_one_moment(work),
         false => session.atomically(keys.iter().map(Vec::as_slice), work),
+    };
+    if done.is_err() {
+        context.select(before);
     }
+    done
 }
 
 /// Whether a command may look at any key.

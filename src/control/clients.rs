@@ -83,6 +83,10 @@ pub struct Client {
     pub buffer_bytes: AtomicUsize,
     /// Bytes of replies that it has not taken yet.
     pub queued_bytes: AtomicUsize,
+    /// The number of the database it works with.
+    pub database: AtomicUsize,
+    /// How many requests it has kept for `EXEC`, and one; 0 outside a transaction.
+    pub kept: AtomicUsize,
     /// The number of the protocol its replies have.
     pub protocol: AtomicUsize,
     /// It watches every command.
@@ -198,6 +202,8 @@ impl Client {
             pending_bytes: AtomicUsize::new(0),
             buffer_bytes: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
+            database: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
             protocol: AtomicUsize::new(2),
             is_monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),

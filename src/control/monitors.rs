@@ -61,8 +61,8 @@ impl Monitors {
     }
 
     /// Shows a client's command to all who watch.
-    pub fn show<'a>(&self, peer: SocketAddr, words: impl Iterator<Item = &'a [u8]>) {
-        let line = line(peer, words);
+    pub fn show<'a>(&self, client: &Client, words: impl Iterator<Item = &'a [u8]>) {
+        let line = line(client.database.load(Ordering::Relaxed), client.peer, words);
         let mut feeds = lock(&self.feeds);
         feeds.retain(|feed| feed.push(line.as_bytes()));
         self.count.store(feeds.len(), Ordering::Relaxed);
@@ -119,9 +119,9 @@ impl Feed {
 }
 
 /// As Redis: the time in seconds, the database and the client's address, the words in quotes.
-fn line<'a>(peer: SocketAddr, words: impl Iterator<Item = &'a [u8]>) -> String {
+fn line<'a>(database: usize, peer: SocketAddr, words: impl Iterator<Item = &'a [u8]>) -> String {
     let now = unix_time();
-    let mut line = format!("+{}.{:06} [0 {peer}]", now.as_secs(), now.subsec_micros());
+    let mut line = format!("+{}.{:06} [{database} {peer}]", now.as_secs(), now.subsec_micros());
     for word in words {
         let room = MONITOR_LINE_BYTES_MAX.saturating_sub(line.len());
         line.push_str(" \"");
@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn a_line_is_redis_s() {
         let words = [&b"SET"[..], b"a b", b"\x00\"\\\n\xc3\xa9"];
-        let line = line("127.0.0.1:6".parse().unwrap(), words.into_iter());
+        let line = line(3, "127.0.0.1:6".parse().unwrap(), words.into_iter());
         let rest = line.split_once(' ').unwrap().1;
-        assert_eq!(rest, "[0 127.0.0.1:6] \"SET\" \"a b\" \"\\x00\\\"\\\\\\n\\xc3\\xa9\"\r\n");
+        assert_eq!(rest, "[3 127.0.0.1:6] \"SET\" \"a b\" \"\\x00\\\"\\\\\\n\\xc3\\xa9\"\r\n");
     }
 
     #[test]
@@ -170,14 +170,15 @@ mod tests {
         let mut watcher = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let client = Clients::new(1, Instant::now()).admit(stream, peer).unwrap();
-        let (monitors, feed) = (Monitors::default(), Arc::new(Feed::new(client, Duration::ZERO)));
+        let (monitors, feed) =
+            (Monitors::default(), Arc::new(Feed::new(Arc::clone(&client), Duration::ZERO)));
         monitors.add(Arc::clone(&feed));
         // However many empty words there are: a line is bounded.
-        monitors.show(peer, std::iter::repeat_n(&b""[..], 1 << 20));
+        monitors.show(&client, std::iter::repeat_n(&b""[..], 1 << 20));
         assert!(monitors.is_any());
         let (word, mut shown) = (vec![b'x'; 1 << 20], 0);
         while monitors.is_any() {
-            monitors.show("127.0.0.1:6".parse().unwrap(), [&word[..]].into_iter());
+            monitors.show(&client, [&word[..]].into_iter());
             shown += 1;
         }
         assert!(shown > 20, "{shown} lines");

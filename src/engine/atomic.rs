@@ -7,6 +7,7 @@
 use super::Session;
 use super::session::WriteError;
 use crate::limits::SHARDS;
+use crate::persistence::format::write_select;
 use crate::store::{Locked, PROVISIONAL};
 
 /// What is done at one moment, so far.
@@ -19,7 +20,9 @@ pub struct Held<'a> {
     /// How many records it has.
     records: u64,
     /// How much of the session's buffer they are, in bytes.
-    pub record_bytes: usize,
+    record_bytes: usize,
+    /// The database of the first, and the one that the last have selected.
+    databases: Option<(usize, usize)>,
     /// How many steps there were that can be taken back.
     step: u64,
 }
@@ -27,12 +30,22 @@ pub struct Held<'a> {
 impl<'a> Held<'a> {
     fn new(mut shards: Locked<'a>) -> Self {
         let newest = shards.all().map(|shard| shard.newest()).collect();
-        Self { shards, newest, records: 0, record_bytes: 0, step: 0 }
+        Self { shards, newest, records: 0, record_bytes: 0, databases: None, step: 0 }
+    }
+
+    /// What comes next concerns `database`.
+    pub fn begin(&self, database: usize, record: &mut Vec<u8>) {
+        record.truncate(self.record_bytes);
+        if self.databases.is_some_and(|(_, selected)| selected != database) {
+            write_select(database, record);
+        }
     }
 
     /// Counts the records at the end of `record`; returns the stamp of what they change.
-    pub fn append(&mut self, record: &[u8], records: u64) -> u64 {
-        self.records += records;
+    pub fn append(&mut self, database: usize, record: &[u8], records: u64) -> u64 {
+        let (first, selected) = self.databases.unwrap_or((database, database));
+        self.databases = Some((first, database));
+        self.records += records + u64::from(selected != database);
         self.record_bytes = record.len();
         PROVISIONAL + self.step
     }
@@ -46,7 +59,8 @@ impl<'a> Session<'a> {
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
         let store = &self.engine().store;
-        self.hold(keys.map(|key| store.place(key).shard()), work)
+        // A key has the same shard in all databases.
+        self.hold(keys.map(|key| store.place(0, key).shard()), work)
     }
 
     /// The same on any keys.
@@ -64,7 +78,7 @@ impl<'a> Session<'a> {
         work: impl FnOnce(&mut Self) -> T,
     ) -> T {
         let store = &self.engine().store;
-        let shards = keys.map(|key| store.place(key).shard());
+        let shards = keys.map(|key| store.place(0, key).shard());
         let is_outermost = self.held.is_none();
         if is_outermost {
             self.held = Some(Held::new(store.lock_all(shards)));
@@ -95,12 +109,12 @@ impl<'a> Session<'a> {
     /// Part of what is done at one moment: after an error nothing of this part is left.
     fn step<T, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
         let Some(held) = &mut self.held else { return work(self) };
-        let before = (held.records, held.record_bytes);
+        let before = (held.records, held.record_bytes, held.databases);
         let safe = PROVISIONAL + held.step;
         held.step += 1;
         let done = work(self);
         if let (Err(_), Some(held)) = (&done, &mut self.held) {
-            (held.records, held.record_bytes) = before;
+            (held.records, held.record_bytes, held.databases) = before;
             held.shards.all().filter(|shard| shard.newest() > safe).for_each(|shard| {
                 shard.take_back(safe);
             });
@@ -115,7 +129,8 @@ impl<'a> Session<'a> {
         let mut stamp = None;
         let done = done.and_then(|done| {
             if held.records > 0 {
-                let appended = self.append_record(held.records);
+                let databases = held.databases.unwrap_or_default();
+                let appended = self.append_all(held.records, databases);
                 stamp = Some(appended.map_err(WriteError::from)?);
             }
             Ok(done)

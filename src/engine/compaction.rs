@@ -27,6 +27,9 @@ const FLUSH_KEPT_S: u64 = 3600;
 /// After a compaction that failed, how long until the next of its own; doubled each time.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
 
+/// A compaction during which databases are swapped begins again, but not more often than that.
+const SWAPS_MAX: usize = 10;
+
 /// A new file under way. Dropped before [`finish`](Self::finish) it leaves nothing behind.
 #[derive(Debug)]
 pub struct Compaction<'a> {
@@ -34,7 +37,9 @@ pub struct Compaction<'a> {
     draft: Draft,
     /// What clients write meanwhile, if they may.
     tee: Option<Tee<'a>>,
-    /// The next shard to list.
+    /// The database to copy.
+    database: usize,
+    /// The next shard of it to list.
     shard: usize,
     /// The keys still to be copied of the shard before it.
     keys: KeyList,
@@ -45,6 +50,9 @@ pub struct Compaction<'a> {
     /// Nobody asked for it: it gives up if there is a `FLUSHALL` after this one, which it would make
     /// final.
     flushed_s: Option<u64>,
+    /// How often databases had been swapped at the beginning. What is copied before another time would go to the wrong
+    /// one, when the tee tells of it.
+    swaps: u64,
 }
 
 /// Pieces of values, copied, in one buffer too.
@@ -76,9 +84,15 @@ impl Pieces {
 impl Engine {
     /// Begins a new file; clients go on.
     pub fn compaction(&self) -> Result<Compaction<'_>, SwitchError> {
+        // With a shard locked nobody is in the middle of one.
+        let swaps = (self.store.lock_nth(0), self.swaps.load(Ordering::Relaxed)).1;
+        if swaps > 0 {
+            // The tee must not tell of one that memory shows already.
+            self.journal.save()?;
+        }
         let tee = self.journal.tee()?;
         let draft = self.journal.draft()?;
-        Ok(Compaction::new(self, draft, Some(tee)))
+        Ok(Compaction { swaps, ..Compaction::new(self, draft, Some(tee)) })
     }
 
     /// Compacts the file, whatever it holds.
@@ -148,9 +162,14 @@ impl Engine {
         let flushed_s = (!asked).then_some(status.flushed_s);
         drop(status);
         let (before, started) = (self.journal.bytes(), Instant::now());
-        let result = self
-            .compaction()
-            .and_then(|compaction| self.run(Compaction { flushed_s, ..compaction }));
+        let compacted = || {
+            self.compaction()
+                .and_then(|compaction| self.run(Compaction { flushed_s, ..compaction }))
+        };
+        let is_worth_another =
+            |result: &Result<(), _>| !matches!(result, Err(SwitchError::Swapped));
+        let result = (0..SWAPS_MAX).map(|_| compacted()).find(is_worth_another);
+        let result = result.unwrap_or(Err(SwitchError::Swapped));
         let mut status = lock(&self.compactor.status);
         status.is_running = false;
         self.compactor.woken.notify_all();
@@ -290,8 +309,18 @@ pub(super) fn unix_time_ms() -> u64 {
 impl<'a> Compaction<'a> {
     fn new(engine: &'a Engine, draft: Draft, tee: Option<Tee<'a>>) -> Self {
         let synced = draft.bytes();
-        let (keys, flushed_s) = (KeyList::default(), None);
-        Self { engine, draft, tee, shard: 0, keys, offset: 0, synced, flushed_s }
+        Self {
+            engine,
+            draft,
+            tee,
+            database: 0,
+            shard: 0,
+            keys: KeyList::default(),
+            offset: 0,
+            synced,
+            flushed_s: None,
+            swaps: engine.swaps.load(Ordering::Relaxed),
+        }
     }
 
     /// Does all of it. Where clients go on meanwhile it rests after each step, for half as long as that
@@ -311,20 +340,15 @@ impl<'a> Compaction<'a> {
     /// Goes on for a bounded while; `false` once everything is written.
     pub fn step(&mut self) -> Result<bool, SwitchError> {
         if self.keys.last().is_none() {
-            if self.shard == SHARDS {
-                return Ok(false);
-            }
-            let shard = self.engine.store.lock_nth(self.shard);
-            shard
-                .entries()
-                .try_for_each(|entry| self.keys.push(entry.key()))
-                .map_err(io::Error::from)?;
-            self.shard += 1;
-            return Ok(true);
+            return self.list();
         }
         self.check_flushed()?;
         self.engine.progress.fetch_add(1, Ordering::Relaxed);
         let pieces = self.copy();
+        if self.engine.swaps.load(Ordering::Relaxed) != self.swaps {
+            return Err(SwitchError::Swapped);
+        }
+        self.draft.select(self.database);
         let (mut lines, mut start) = (Vec::new(), 0);
         for (key_end, offset, end, last) in pieces.ends {
             let (key, piece) = (&pieces.bytes[start..key_end], &pieces.bytes[key_end..end]);
@@ -342,6 +366,25 @@ impl<'a> Compaction<'a> {
         Ok(true)
     }
 
+    /// Lists the keys of the next shard that has any; `false` if there is none.
+    fn list(&mut self) -> Result<bool, SwitchError> {
+        while self.database < self.engine.store.databases() {
+            while self.shard < SHARDS {
+                let shard = self.engine.store.lock_nth(self.shard);
+                let mut entries = shard.entries(self.database);
+                entries
+                    .try_for_each(|entry| self.keys.push(entry.key()))
+                    .map_err(io::Error::from)?;
+                self.shard += 1;
+                if self.keys.last().is_some() {
+                    return Ok(true);
+                }
+            }
+            (self.database, self.shard) = (self.database + 1, 0);
+        }
+        Ok(false)
+    }
+
     /// Copies the next values, or pieces of a large one, with their shard locked.
     fn copy(&mut self) -> Pieces {
         let shard = self.engine.store.lock_nth(self.shard - 1);
@@ -351,7 +394,7 @@ impl<'a> Compaction<'a> {
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
             let goes_on = |entry: &&Entry| self.offset == 0 || self.offset < entry.value().len();
-            let place = self.engine.store.place(key);
+            let place = self.engine.store.place(self.database, key);
             let entry = shard.get(place, key).filter(goes_on);
             let next = entry.and_then(|entry| {
                 let length = entry.value().len();

@@ -14,32 +14,35 @@ use crate::store::Undo;
 impl Session<'_> {
     /// Removes every key that has expired, a bounded number with a shard locked.
     pub fn remove_expired(&mut self) -> Result<(), WriteError> {
+        let databases =
+            |session: &mut Self, number| session.locked(number, |_, shard| shard.databases());
         for number in 0..SHARDS {
-            loop {
-                let count = self.remove_expired_of(number)?;
+            let mut left = 0..databases(self, number);
+            while let Some(database) = left.clone().next() {
+                let count = self.within(database, |session| session.remove_expired_of(number))?;
                 self.engine().expired.fetch_add(count as u64, Ordering::Relaxed);
                 if self.is_commit_due() {
                     let mark = self.take_mark();
                     self.commit(mark)?;
                 }
-                if count < EXPIRED_AT_ONCE {
-                    break;
+                match count < EXPIRED_AT_ONCE {
+                    true => left.start += 1,
+                    false => thread::yield_now(),
                 }
-                thread::yield_now();
             }
         }
         let mark = self.take_mark();
         Ok(self.commit(mark)?)
     }
 
-    /// Removes some of shard `number`, at most [`EXPIRED_AT_ONCE`], and counts them.
+    /// Removes some of this database in shard `number`, at most [`EXPIRED_AT_ONCE`], and counts them.
     fn remove_expired_of(&mut self, number: usize) -> Result<usize, WriteError> {
         self.begin(b"", b"")?;
         let now_ms = self.now_ms();
         self.locked(number, |session, shard| {
             let mut expired = Vec::new();
             while expired.len() < EXPIRED_AT_ONCE
-                && let Some((hash, time_ms, key)) = shard.next_expired(now_ms)
+                && let Some((hash, time_ms, key)) = shard.next_expired(session.database(), now_ms)
             {
                 expired.push((hash, time_ms, key.to_vec()));
             }
@@ -52,13 +55,13 @@ impl Session<'_> {
             match session.append_record(records) {
                 Err(refused) => {
                     for (hash, time_ms, _) in expired {
-                        shard.put_off(hash, time_ms);
+                        shard.put_off(session.database(), hash, time_ms);
                     }
                     Err(refused.into())
                 }
                 Ok(stamp) => {
                     for (_, _, key) in &expired {
-                        let place = session.engine().store.place(key);
+                        let place = session.place(key);
                         if let Some(old) = shard.remove(place, key) {
                             let undo = Undo::Entry(old);
                             session.undo_bytes += shard.expired(place, stamp, undo);

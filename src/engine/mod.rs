@@ -30,7 +30,7 @@ use crate::persistence::format;
 use crate::persistence::load::Located;
 use crate::persistence::pace::Pace;
 use crate::persistence::{Error, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused};
-use crate::store::{Hashing, Store, Undo};
+use crate::store::{Store, Undo};
 use crate::sync::lock;
 use crate::text::quoted_bytes;
 use crate::value::{Value, View};
@@ -55,21 +55,19 @@ pub struct Engine {
     progress: AtomicU64,
     /// Keys removed because they had expired.
     expired: AtomicU64,
+    /// How often databases were swapped; changed with every shard locked.
+    swaps: AtomicU64,
 }
 
 impl Engine {
     /// Loads what `recovery` found into memory, then makes the file ready for more.
     pub fn start(recovery: Recovery, fsync: Fsync) -> Result<Self, Error> {
-        Self::start_hashing(recovery, fsync, Hashing::default())
+        Self::start_with(recovery, fsync, Store::default())
     }
 
-    /// The same with a chosen way of hashing.
-    pub fn start_hashing(
-        recovery: Recovery,
-        fsync: Fsync,
-        hashing: Hashing,
-    ) -> Result<Self, Error> {
-        let mut loading = Loading::new(Store::new(hashing), recovery.bytes());
+    /// The same with a store of its own, which is empty.
+    pub fn start_with(recovery: Recovery, fsync: Fsync, store: Store) -> Result<Self, Error> {
+        let mut loading = Loading::new(store, recovery.bytes());
         recovery.load(|found| loading.replay(found))?;
         let Loading { store, live_bytes, flushed_s, .. } = loading;
         let journal = recovery.finish(fsync)?;
@@ -83,6 +81,7 @@ impl Engine {
             healing: Mutex::default(),
             progress: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            swaps: AtomicU64::new(0),
         };
         engine.flushed_at(flushed_s);
         Ok(engine)
@@ -106,6 +105,11 @@ impl Engine {
     /// Goes up while a rewrite goes on: who waits for one can tell it from a disk that hangs.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
+    }
+
+    /// Number of databases.
+    pub fn databases(&self) -> usize {
+        self.store.databases()
     }
 
     /// Number of keys in memory, on disk or not.
@@ -162,7 +166,7 @@ impl Engine {
     /// What committed changes replaced is dead weight in the file, and is freed here.
     fn bury(&self, settled: &mut Vec<Undo>) {
         let bytes = |undo: &Undo| match undo {
-            Undo::Nothing(..) | Undo::Expiry { .. } => 0,
+            Undo::Nothing(..) | Undo::Expiry { .. } | Undo::Swap(_) => 0,
             Undo::Entry(entry) => set_bytes(entry),
             Undo::Range { bytes, .. } => quoted_bytes(bytes),
             Undo::Everything(all) => all.0.iter().map(set_bytes).sum(),
@@ -286,43 +290,66 @@ impl Loading {
     /// Applies a record to memory; an error if there is none left.
     pub fn replay(&mut self, found: Located<'_>) -> io::Result<()> {
         let record_bytes = found.bytes.end - found.bytes.start;
-        let store = &self.store;
+        let (store, database) = (&self.store, found.database);
         let mut dead = 0;
+        let highest = match found.record {
+            Record::SwapDb(one, two) => one.max(two),
+            _ => database,
+        };
+        if highest >= store.databases() {
+            let (line, count) = (found.line, store.databases());
+            let error = format!("line {line}: database {highest}, but --databases is {count}");
+            return Err(io::Error::other(error));
+        }
         match found.record {
             Record::Set(key, value, expires_ms) => {
                 self.live_bytes += record_bytes;
-                dead = self.put(Entry::new(key, value, expires_ms)?)?;
+                dead = self.put(database, Entry::new(key, value, expires_ms)?)?;
             }
             Record::Del(keys) => {
                 for key in keys {
-                    let place = store.place(key);
+                    let place = store.place(database, key);
                     let old = store.lock(place).remove(place, key);
                     dead += old.as_ref().map_or(0, set_bytes);
                 }
             }
             Record::Append(key, value) => {
-                let place = store.place(key);
+                let place = store.place(database, key);
                 let length = store.lock(place).get(place, key).map_or(0, |old| old.value().len());
-                self.overwrite(key, length, value)?;
+                self.overwrite(database, key, length, value)?;
                 self.live_bytes += record_bytes;
             }
             Record::SetRange(key, offset, value) => {
-                let place = store.place(key);
+                let place = store.place(database, key);
                 let shard = store.lock(place);
                 if let Some(old) = shard.get(place, key).map(Entry::value) {
                     self.live_bytes += quoted_bytes(value) as u64;
                     let end = old.len().min(offset + value.len());
                     dead = old.written(offset..end).map(quoted_bytes).sum();
                     drop(shard);
-                    self.overwrite(key, offset, value)?;
+                    self.overwrite(database, key, offset, value)?;
                 }
             }
-            Record::PExpireAt(key, time_ms) => self.expire(key, Some(time_ms))?,
-            Record::Persist(key) => self.expire(key, None)?,
+            Record::PExpireAt(key, time_ms) => self.expire(database, key, Some(time_ms))?,
+            Record::Persist(key) => self.expire(database, key, None)?,
             Record::FlushAll => {
-                store.each().for_each(|mut shard| shard.forget());
+                store.each().for_each(|mut shard| {
+                    (0..shard.databases()).for_each(|database| shard.forget(database));
+                });
                 (self.live_bytes, self.flushed_s) = (0, found.time_s.unwrap_or(0));
             }
+            Record::FlushDb => {
+                store.each().for_each(|mut shard| {
+                    dead += shard.entries(database).map(set_bytes).sum::<usize>();
+                    shard.forget(database);
+                });
+                self.flushed_s = found.time_s.unwrap_or(0);
+            }
+            Record::SwapDb(one, two) => store.each().for_each(|mut shard| {
+                shard.swap(one, two, 0);
+                shard.settle(0, &mut Vec::new());
+            }),
+            Record::Select(_) => {}
         }
         self.live_bytes = self.live_bytes.saturating_sub(dead as u64);
         if let Some(pace) = self.pace.reach(found.bytes.end) {
@@ -332,10 +359,10 @@ impl Loading {
     }
 
     /// Puts an entry into memory; returns about how many bytes of the file say nothing any more now.
-    fn put(&self, entry: Entry) -> Result<usize, NoMemory> {
-        let place = self.store.place(entry.key());
+    fn put(&self, database: usize, entry: Entry) -> Result<usize, NoMemory> {
+        let place = self.store.place(database, entry.key());
         let mut shard = self.store.lock(place);
-        shard.make_room(entry.expires_ms())?;
+        shard.make_room(database, entry.expires_ms())?;
         match shard.put(place, entry) {
             Undo::Entry(old) => Ok(set_bytes(&old)),
             _ => Ok(0),
@@ -343,10 +370,10 @@ impl Loading {
     }
 
     /// From here on a key expires at that time, if it exists.
-    fn expire(&self, key: &[u8], expires_ms: Option<u64>) -> Result<(), NoMemory> {
-        let place = self.store.place(key);
+    fn expire(&self, database: usize, key: &[u8], expires_ms: Option<u64>) -> Result<(), NoMemory> {
+        let place = self.store.place(database, key);
         let mut shard = self.store.lock(place);
-        shard.make_room(expires_ms)?;
+        shard.make_room(database, expires_ms)?;
         if shard.expire(place, key, expires_ms).is_none()
             && let Some(old) = shard.get(place, key)
         {
@@ -357,8 +384,14 @@ impl Loading {
     }
 
     /// Writes `value` at `offset` of the value of `key`, which may not be there.
-    fn overwrite(&self, key: &[u8], offset: usize, value: &[u8]) -> Result<(), NoMemory> {
-        let place = self.store.place(key);
+    fn overwrite(
+        &self,
+        database: usize,
+        key: &[u8],
+        offset: usize,
+        value: &[u8],
+    ) -> Result<(), NoMemory> {
+        let place = self.store.place(database, key);
         let mut shard = self.store.lock(place);
         if let Some(old) = shard.get_mut(place, key).and_then(Entry::value_mut) {
             old.reserve(offset, value.len())?;
@@ -369,7 +402,7 @@ impl Loading {
         let expires_ms = old.and_then(Entry::expires_ms);
         let changed = changed_copy(old, offset, value)?;
         drop(shard);
-        self.put(Entry::grown(key, changed, expires_ms)?).map(drop)
+        self.put(database, Entry::grown(key, changed, expires_ms)?).map(drop)
     }
 }
 

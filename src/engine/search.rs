@@ -11,7 +11,7 @@ use crate::memory::{self, NoMemory};
 use crate::store::Shard;
 
 impl Session<'_> {
-    /// Hands `visit` every key that exists throughout and begins with `prefix`, with no shard locked. An error if
+    /// Hands `visit` every key of this database that exists throughout and begins with `prefix`, with no shard locked. An error if
     /// there is no memory for copies of a shard's keys.
     ///
     /// Where a prefix is given, by an index, built by the first such search ([`Store::find`]); else each shard's
@@ -23,7 +23,7 @@ impl Session<'_> {
             let store = &self.engine().store;
             // With shards locked no index may be locked any more.
             let found = (!prefix.is_empty() && self.held.is_none())
-                .then(|| store.find(number, prefix, |newest| self.note(newest)));
+                .then(|| store.find(number, self.database(), prefix, |newest| self.note(newest)));
             match found {
                 Some(Ok(found)) => self.visit_existing(number, &found, &mut visit),
                 // Without memory for an index it is a search as any other.
@@ -41,9 +41,8 @@ impl Session<'_> {
             let mut exists = [false; KEYS_AT_ONCE];
             self.locked(number, |session, shard| {
                 session.note(shard.newest());
-                let store = &session.engine().store;
                 for (key, exists) in found.iter_from(first).zip(&mut exists) {
-                    *exists = session.live(shard.get(store.place(key), key)).is_some();
+                    *exists = session.live(shard.get(session.place(key), key)).is_some();
                 }
             });
             let there = found.iter_from(first).zip(exists);
@@ -65,7 +64,8 @@ impl Session<'_> {
         let mut keys = KeyList::default();
         self.locked(number, |session, shard| {
             session.note(shard.newest());
-            let mut live = shard.entries().filter(|entry| session.live(Some(entry)).is_some());
+            let entries = shard.entries(session.database());
+            let mut live = entries.filter(|entry| session.live(Some(entry)).is_some());
             let begins = |key: &&[u8]| key.starts_with(prefix);
             live.by_ref().map(Entry::key).filter(begins).try_for_each(|key| keys.push(key))
         })?;
@@ -118,20 +118,24 @@ impl Session<'_> {
         let mut window = std::mem::take(&mut self.window);
         let found = self.locked(number, |session, shard| {
             session.note(shard.newest());
-            if (window.shard, window.from) != (number, from) || window.hashes.is_empty() {
-                window = Window::open(number, from, shard)?;
+            let wanted = (session.database(), number, from);
+            if (window.database, window.shard, window.from) != wanted || window.hashes.is_empty() {
+                window = Window::open(wanted, shard)?;
             }
             let mut keys = KeyList::default();
             while keys.len() < count
                 && let Some(hash) = window.hashes.pop()
             {
                 let live = |entry: &&Entry| session.live(Some(entry)).is_some();
-                shard.with_hash(hash).filter(live).try_for_each(|entry| keys.push(entry.key()))?;
+                shard
+                    .with_hash(window.database, hash)
+                    .filter(live)
+                    .try_for_each(|entry| keys.push(entry.key()))?;
                 window.from = order(hash) + 1;
                 // Those that a cursor cannot tell apart are visited together.
                 while let Some(next) = window.hashes.pop_if(|next| order(*next) == order(hash)) {
                     let live = |entry: &&Entry| session.live(Some(entry)).is_some();
-                    let mut same = shard.with_hash(next).filter(live);
+                    let mut same = shard.with_hash(window.database, next).filter(live);
                     same.try_for_each(|entry| keys.push(entry.key()))?;
                 }
             }
@@ -151,7 +155,7 @@ impl Session<'_> {
         for number in 0..SHARDS {
             self.locked(number, |session, shard| {
                 session.note(shard.newest());
-                lengths.push(shard.len() as u64);
+                lengths.push(shard.len(session.database()) as u64);
             });
         }
         let total: u64 = lengths.iter().sum();
@@ -166,7 +170,7 @@ impl Session<'_> {
         for number in first.into_iter().flat_map(|first| (first..SHARDS).chain(0..=first)) {
             let skipped = std::mem::take(&mut place) as usize;
             self.locked(number, |session, shard| {
-                let mut rest = shard.entries().skip(skipped);
+                let mut rest = shard.entries(session.database()).skip(skipped);
                 if let Some(entry) = rest.find(|entry| session.live(Some(entry)).is_some())
                     && let Some(visit) = visit.take()
                 {
@@ -193,6 +197,7 @@ fn order(hash: u64) -> u64 {
 /// The next hashes that a [`scan`](Session::scan) visits.
 #[derive(Debug, Default)]
 pub struct Window {
+    database: usize,
     shard: usize,
     /// Where it begins.
     from: u64,
@@ -203,9 +208,12 @@ pub struct Window {
 }
 
 impl Window {
-    fn open(number: usize, from: u64, shard: &Shard) -> Result<Self, NoMemory> {
+    fn open(
+        (database, number, from): (usize, usize, u64),
+        shard: &Shard,
+    ) -> Result<Self, NoMemory> {
         let mut hashes = Vec::new();
-        for hash in shard.hashes().filter(|hash| order(*hash) >= from) {
+        for hash in shard.hashes(database).filter(|hash| order(*hash) >= from) {
             memory::try_to(|| hashes.try_reserve(1))?;
             hashes.push(hash);
         }
@@ -218,6 +226,6 @@ impl Window {
         }
         hashes.sort_unstable_by(|a, b| b.cmp(a));
         hashes.shrink_to_fit();
-        Ok(Self { shard: number, from, hashes, is_last })
+        Ok(Self { database, shard: number, from, hashes, is_last })
     }
 }

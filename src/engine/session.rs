@@ -1,6 +1,7 @@
 //! One client's view of the engine: reads, writes, and what must be on disk before they show.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::atomic::Held;
 use super::compaction::{unix_time_ms, unix_time_s};
@@ -12,7 +13,7 @@ use crate::limits::{
 };
 use crate::memory::{self, NoMemory};
 use crate::persistence::format::{
-    write_del, write_expiry, write_flush_all, write_set, write_set_range,
+    write_del, write_expiry, write_flush, write_set, write_set_range, write_swap,
 };
 use crate::persistence::{Mark, Waiter, WriteRefused};
 use crate::store::{PROVISIONAL, Place, Shard, Undo};
@@ -44,6 +45,8 @@ pub enum WriteError {
 #[derive(Debug)]
 pub struct Session<'a> {
     engine: &'a Engine,
+    /// The database it works with.
+    database: usize,
     /// Longest value a write may make, in bytes.
     value_bytes_max: usize,
     /// The highest stamp of what was written or shown since the last [`take_mark`](Self::take_mark),
@@ -100,6 +103,7 @@ impl<'a> Session<'a> {
     pub fn new(engine: &'a Engine) -> Self {
         Self {
             engine,
+            database: 0,
             value_bytes_max: VALUE_BYTES_MAX,
             mark: Mark::default(),
             record: Vec::new(),
@@ -122,6 +126,33 @@ impl<'a> Session<'a> {
         self.engine
     }
 
+    /// The database it works with.
+    pub fn database(&self) -> usize {
+        self.database
+    }
+
+    /// Works with another database, from here on; `false` if there is none of this number.
+    pub fn select(&mut self, database: usize) -> bool {
+        let exists = database < self.engine.store.databases();
+        if exists {
+            self.database = database;
+        }
+        exists
+    }
+
+    /// Does `work` in another database, which exists.
+    pub fn within<T>(&mut self, database: usize, work: impl FnOnce(&mut Self) -> T) -> T {
+        let here = std::mem::replace(&mut self.database, database);
+        let done = work(self);
+        self.database = here;
+        done
+    }
+
+    /// Where a key lives.
+    pub(super) fn place(&self, key: &[u8]) -> Place {
+        self.engine.store.place(self.database, key)
+    }
+
     /// The lookups since this was last asked.
     pub fn take_lookups(&mut self) -> Lookups {
         std::mem::take(&mut self.lookups)
@@ -134,7 +165,7 @@ impl<'a> Session<'a> {
 
     /// Hands `show` the entry of `key`, `None` if there is none, with the key's shard locked.
     pub fn entry<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Entry>) -> T) -> T {
-        let place = self.engine.store.place(key);
+        let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             session.note(shard.stamp(place));
             let entry = session.live(shard.get(place, key));
@@ -185,7 +216,7 @@ impl<'a> Session<'a> {
         }
         write_set(key, value, expires_ms, &mut self.record);
         let entry = Entry::new(key, value, expires_ms).map_err(WriteError::from)?;
-        let place = self.engine.store.place(key);
+        let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             let old = session.live(shard.get(place, key));
             if !decide(old)? {
@@ -205,7 +236,7 @@ impl<'a> Session<'a> {
         entry: Entry,
         records: u64,
     ) -> Result<(), WriteError> {
-        shard.make_room(entry.expires_ms())?;
+        shard.make_room(place.database(), entry.expires_ms())?;
         let stamp = self.append_record(records)?;
         let undo = shard.put(place, entry);
         self.changed(shard, place, stamp, undo);
@@ -222,7 +253,7 @@ impl<'a> Session<'a> {
     ) -> Result<T, E> {
         self.begin(key, b"")?;
         let now_ms = self.now_ms();
-        let place = self.engine.store.place(key);
+        let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             // What it finds is shown, or the reason of what it shows.
             session.note(shard.stamp(place));
@@ -269,7 +300,7 @@ impl<'a> Session<'a> {
         let start = self.record.len();
         write_expiry(key, expires_ms, &mut self.record);
         self.engine.waste(self.record.len() - start);
-        shard.make_room(expires_ms)?;
+        shard.make_room(place.database(), expires_ms)?;
         let Some(old) = shard.get(place, key) else { return Ok(()) };
         let copy = match old.has_time() {
             true => None,
@@ -324,7 +355,7 @@ impl<'a> Session<'a> {
             session.engine.waste(session.record.len() - start);
             let stamp = session.append_record(records)?;
             for key in &named {
-                let place = session.engine.store.place(key);
+                let place = session.place(key);
                 session.locked(place.shard(), |session, shard| {
                     session.remove(shard, place, key, stamp);
                 });
@@ -363,7 +394,7 @@ impl<'a> Session<'a> {
         offset: impl FnOnce(Option<View<'_>>) -> usize,
     ) -> Result<usize, WriteError> {
         self.begin(key, value)?;
-        let place = self.engine.store.place(key);
+        let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             let old = session.live(shard.get(place, key));
             let expires_ms = old.and_then(Entry::expires_ms);
@@ -445,43 +476,81 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Removes every key, at one moment.
-    pub fn flush_all(&mut self) -> Result<(), WriteError> {
-        self.at_one_moment(|session| {
-            session.begin(b"", b"")?;
+    /// Removes every key of this database, or of all, at one moment.
+    pub fn flush(&mut self, all: bool) -> Result<(), WriteError> {
+        let database = if all { 0 } else { self.database };
+        self.everywhere(database, |session| {
             let now_s = unix_time_s();
-            write_flush_all(now_s, &mut session.record);
+            write_flush(all, now_s, &mut session.record);
             let stamp = session.append_record(1)?;
             session.engine.flushed_at(now_s);
             for number in 0..SHARDS {
-                session.undo_bytes += session.locked(number, |_, shard| shard.clear(stamp));
+                session.undo_bytes += session.locked(number, |_, shard| match all {
+                    false => shard.clear(database, stamp),
+                    true => (0..shard.databases().max(1))
+                        .map(|database| shard.clear(database, stamp))
+                        .sum(),
+                });
             }
             Ok(())
         })
     }
 
+    /// Gives each of two databases, which exist, the keys of the other, at one moment.
+    pub fn swap(&mut self, one: usize, two: usize) -> Result<(), WriteError> {
+        self.everywhere(0, |session| {
+            let start = session.record.len();
+            write_swap(one, two, &mut session.record);
+            session.engine.waste(session.record.len() - start);
+            let stamp = session.append_record(1)?;
+            for number in 0..SHARDS {
+                session.locked(number, |_, shard| shard.swap(one, two, stamp));
+            }
+            session.engine.swaps.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Changes any keys at one moment; what is written down concerns `database`.
+    fn everywhere<T>(
+        &mut self,
+        database: usize,
+        work: impl FnOnce(&mut Self) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
+        self.within(database, |session| {
+            session.at_one_moment(|session| {
+                session.begin(b"", b"")?;
+                work(session)
+            })
+        })
+    }
+
     /// Lets `watch` know of changes to `key` from now on; returns whether the key exists.
     pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) -> bool {
-        let place = self.engine.store.place(key);
+        let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             session.note(shard.stamp(place));
             let exists = session.live(shard.get(place, key)).is_some();
-            shard.watchers.add(place.hash(), exists, watch);
+            shard.watchers.add(place, exists, watch);
             exists
         })
     }
 
-    /// Number of keys, and how many of them expire. Those that have, and are not removed yet, count.
-    pub fn count(&mut self) -> (usize, usize) {
-        let (mut keys, mut expiring) = (0, 0);
+    /// Number of keys of each database, and how many of them expire. Those that have, and are not removed yet, count.
+    pub fn counts(&mut self) -> Vec<(usize, usize)> {
+        let mut counts = vec![(0, 0); self.engine.store.databases()];
         for number in 0..SHARDS {
             self.locked(number, |session, shard| {
                 session.note(shard.newest());
-                keys += shard.len();
-                expiring += shard.expiring();
+                for (database, (keys, expiring)) in
+                    counts.iter_mut().enumerate().take(shard.databases())
+                {
+                    *keys += shard.len(database);
+                    *expiring += shard.expiring(database);
+                }
             });
         }
-        (keys, expiring)
+        counts
     }
 
     /// What to wait for before what was written or shown since this was last asked may leave.
@@ -534,7 +603,7 @@ impl<'a> Session<'a> {
         }
         match &self.held {
             // What a change wrote that then was refused.
-            Some(held) => self.record.truncate(held.record_bytes),
+            Some(held) => held.begin(self.database, &mut self.record),
             None => {
                 self.record.clear();
                 self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
@@ -601,9 +670,18 @@ impl<'a> Session<'a> {
     /// all is done that is done at one moment.
     pub(super) fn append_record(&mut self, records: u64) -> Result<u64, WriteRefused> {
         if let Some(held) = &mut self.held {
-            return Ok(held.append(&self.record, records));
+            return Ok(held.append(self.database, &self.record, records));
         }
-        let stamp = self.engine.journal.append(&mut self.record, records)?;
+        self.append_all(records, (self.database, self.database))
+    }
+
+    /// Appends the records just written, which begin in the first of `databases` and end in the second.
+    pub(super) fn append_all(
+        &mut self,
+        records: u64,
+        databases: (usize, usize),
+    ) -> Result<u64, WriteRefused> {
+        let stamp = self.engine.journal.append(&mut self.record, records, databases)?;
         self.note(stamp);
         Ok(stamp)
     }

@@ -190,6 +190,9 @@ impl Record<'_> {
             Self::PExpireAt(..) => "PEXPIREAT",
             Self::Persist(_) => "PERSIST",
             Self::FlushAll => "FLUSHALL",
+            Self::FlushDb => "FLUSHDB",
+            Self::Select(_) => "SELECT",
+            Self::SwapDb(..) => "SWAPDB",
         }
     }
 }

@@ -225,14 +225,17 @@ fn system() -> Arc<dyn Disk> {
     Arc::new(System)
 }
 
-/// Writes every key of `store`, sorted.
+/// Writes every key of `store`, sorted in each database.
 fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
     let shards: Vec<_> = store.each().collect();
-    let mut entries: Vec<_> = shards.iter().flat_map(|shard| shard.entries()).collect();
-    entries.sort_unstable_by_key(|entry| entry.key());
     let mut lines = Vec::new();
-    for entry in entries {
-        write_entry(entry, &mut lines, draft)?;
+    for database in 0..store.databases() {
+        draft.select(database);
+        let mut entries: Vec<_> = shards.iter().flat_map(|shard| shard.entries(database)).collect();
+        entries.sort_unstable_by_key(|entry| entry.key());
+        for entry in entries {
+            write_entry(entry, &mut lines, draft)?;
+        }
     }
     draft.seal()
 }

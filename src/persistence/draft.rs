@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{self, Disk, DiskFile, Status};
-use super::format::{Checksum, FileId, Header, Seal};
+use super::format::{Checksum, FileId, Header, Seal, write_select};
 use super::scan::Sealed;
 use crate::limits::DRAFT_BATCH_BYTES;
 
@@ -60,6 +60,9 @@ pub struct Draft {
     checksum: Checksum,
     records: u64,
     batch_bytes: usize,
+    /// The database that the lines to come concern, and the one that what stands there has selected.
+    database: usize,
+    selected: usize,
     /// It has the data file's name now: not to be removed.
     published: bool,
 }
@@ -109,9 +112,18 @@ impl Draft {
             end: buffer.len() as u64,
         };
         let checksum = Checksum::new(id);
-        let (records, batch_bytes, published) = (0, 0, false);
-        let mut draft =
-            Self { disk, name, segment, buffer, checksum, records, batch_bytes, published };
+        let mut draft = Self {
+            disk,
+            name,
+            segment,
+            buffer,
+            checksum,
+            records: 0,
+            batch_bytes: 0,
+            database: 0,
+            selected: 0,
+            published: false,
+        };
         if !draft.segment.file.try_lock()? {
             return Err(io::Error::other("another process locked it"));
         }
@@ -127,9 +139,30 @@ impl Draft {
         self.segment.end
     }
 
+    /// The lines to come concern this database.
+    pub fn select(&mut self, database: usize) {
+        self.database = database;
+    }
+
+    /// Makes what stands there select `database`.
+    fn write_select(&mut self, database: usize) -> io::Result<()> {
+        if self.selected == database {
+            return Ok(());
+        }
+        self.selected = database;
+        let mut line = Vec::new();
+        write_select(database, &mut line);
+        self.put_summed(&line, 1)
+    }
+
     /// Adds bytes of lines, of which `records` are records. They stay in one batch until the next
     /// call of [`seal_if_full`](Self::seal_if_full).
     pub fn add(&mut self, lines: &[u8], records: u64) -> io::Result<()> {
+        self.write_select(self.database)?;
+        self.put_summed(lines, records)
+    }
+
+    fn put_summed(&mut self, lines: &[u8], records: u64) -> io::Result<()> {
         self.checksum.update(lines);
         self.records += records;
         self.batch_bytes += lines.len();
@@ -146,6 +179,7 @@ impl Draft {
         if self.batch_bytes == 0 {
             return Ok(());
         }
+        self.write_select(0)?;
         let number = self.segment.last + 1;
         let seal = Seal::close(number, self.records, self.segment.synced, self.checksum);
         self.segment.last = number;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use crate::limits::{DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{DATABASES_MAX, DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::text::{self, Words, integer};
 use crate::value::View;
 
@@ -174,8 +174,14 @@ pub enum Record<'a> {
     PExpireAt(&'a [u8], u64),
     /// The key, if it exists, does not expire.
     Persist(&'a [u8]),
-    /// Every key is gone.
+    /// Every key of every database is gone.
     FlushAll,
+    /// Every key of the database is gone.
+    FlushDb,
+    /// What follows concerns the database of this number, below [`DATABASES_MAX`]; each batch begins and ends in 0.
+    Select(usize),
+    /// Each of two databases has the keys of the other.
+    SwapDb(usize, usize),
 }
 
 /// Why a line is no record.
@@ -202,6 +208,9 @@ pub enum RecordError {
     /// A time that is none.
     #[error("a time is a number of milliseconds since 1970, after PXAT or PEXPIREAT")]
     Time,
+    /// A database that there cannot be.
+    #[error("a database is a number below {DATABASES_MAX}")]
+    Database,
     /// An offset that is no number, or a key or value longer than they may be.
     #[error("an offset, key or value is out of range: they end at 512 MiB")]
     Range,
@@ -235,7 +244,11 @@ impl<'a> Record<'a> {
             return Err(error);
         }
         text::split(line, words).map_err(|_| RecordError::Quotes)?;
-        Self::from_words(words)
+        let record = Self::from_words(words)?;
+        match record {
+            Self::Select(_) if line.len() > SELECT_BYTES_MAX => Err(RecordError::Database),
+            record => Ok(record),
+        }
     }
 
     fn from_words(words: &'a Words) -> Result<Self, RecordError> {
@@ -288,6 +301,18 @@ impl<'a> Record<'a> {
             exactly("FLUSHALL", 1)?;
             return Ok(Self::FlushAll);
         }
+        if is("FLUSHDB") {
+            exactly("FLUSHDB", 1)?;
+            return Ok(Self::FlushDb);
+        }
+        if is("SELECT") {
+            exactly("SELECT", 2)?;
+            return Ok(Self::Select(database(&words[1])?));
+        }
+        if is("SWAPDB") {
+            exactly("SWAPDB", 3)?;
+            return Ok(Self::SwapDb(database(&words[1])?, database(&words[2])?));
+        }
         Err(RecordError::unknown(&words[0]))
     }
 
@@ -301,7 +326,23 @@ impl<'a> Record<'a> {
 }
 
 /// The names of all records.
-const NAMES: &[&str] = &["SET", "DEL", "APPEND", "SETRANGE", "PEXPIREAT", "PERSIST", "FLUSHALL"];
+const NAMES: &[&str] = &[
+    "SET",
+    "DEL",
+    "APPEND",
+    "SETRANGE",
+    "PEXPIREAT",
+    "PERSIST",
+    "FLUSHALL",
+    "FLUSHDB",
+    "SELECT",
+    "SWAPDB",
+];
+
+fn database(word: &[u8]) -> Result<usize, RecordError> {
+    let number = integer(word).and_then(|number| usize::try_from(number).ok());
+    number.filter(|number| *number < DATABASES_MAX).ok_or(RecordError::Database)
+}
 
 /// A time after 1970 in milliseconds.
 fn time_ms(word: &[u8]) -> Result<u64, RecordError> {
@@ -375,10 +416,38 @@ pub fn write_del<'a>(keys: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) ->
 /// How the comment begins that tells when the next record was written, in seconds of Unix time.
 pub const TIME_START: &str = "# unix time ";
 
-/// Appends a `FLUSHALL` record to `out`, and before it a comment with its time: who undoes it by hand
+/// Appends a `FLUSHALL` or `FLUSHDB` record to `out`, and before it a comment with its time: who undoes it by hand
 /// must find it, and for how long it can be undone.
-pub fn write_flush_all(unix_time_s: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{TIME_START}{unix_time_s}\nFLUSHALL\n").as_bytes());
+pub fn write_flush(all: bool, unix_time_s: u64, out: &mut Vec<u8>) {
+    let name = if all { "FLUSHALL" } else { "FLUSHDB" };
+    out.extend_from_slice(format!("{TIME_START}{unix_time_s}\n{name}\n").as_bytes());
+}
+
+/// No `SELECT` record is longer, in bytes: who copies lines must know it from its beginning.
+pub const SELECT_BYTES_MAX: usize = 64;
+
+/// Appends a `SELECT` record to `out`.
+pub fn write_select(database: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("SELECT {database}\n").as_bytes());
+}
+
+/// The database that a line selects, if it does.
+pub fn selected(line: &[u8]) -> Option<usize> {
+    let is_one = line.len() <= SELECT_BYTES_MAX
+        && line
+            .trim_ascii_start()
+            .get(..6)
+            .is_some_and(|name| name.eq_ignore_ascii_case(b"SELECT"));
+    let mut words = Words::default();
+    match is_one.then(|| Record::parse(line, &mut words))? {
+        Ok(Record::Select(database)) => Some(database),
+        _ => None,
+    }
+}
+
+/// Appends a `SWAPDB` record to `out`.
+pub fn write_swap(one: usize, two: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("SWAPDB {one} {two}\n").as_bytes());
 }
 
 /// The time that a comment tells, if it does.
@@ -482,7 +551,8 @@ mod tests {
         let cases = [
             (
                 "GET a",
-                "unknown record 'GET' (known: SET, DEL, APPEND, SETRANGE, PEXPIREAT, PERSIST, FLUSHALL)",
+                "unknown record 'GET' (known: SET, DEL, APPEND, SETRANGE, PEXPIREAT, PERSIST, \
+                 FLUSHALL, FLUSHDB, SELECT, SWAPDB)",
             ),
             ("SET a 1 PXAT 0", TIME),
             ("PEXPIREAT a -1", TIME),
@@ -491,6 +561,10 @@ mod tests {
             ("SET a", "wrong number of arguments for 'SET'"),
             ("DEL", "wrong number of arguments for 'DEL'"),
             ("FLUSHALL ASYNC", "wrong number of arguments for 'FLUSHALL'"),
+            ("SELECT 256", "a database is a number below 256"),
+            ("SELECT -1", "a database is a number below 256"),
+            ("SWAPDB 1 x", "a database is a number below 256"),
+            ("SELECT", "wrong number of arguments for 'SELECT'"),
             ("SETRANGE a -1 x", RANGE),
             ("SETRANGE a 536870912 x", RANGE),
             ("SET a \"1", "unbalanced quotes"),
@@ -500,6 +574,10 @@ mod tests {
         for (line, expected) in cases {
             assert_eq!(parse(line).unwrap_err().to_string(), expected);
         }
+        let padded = format!("SELECT 1{}", " ".repeat(100));
+        assert_eq!(parse(&padded).unwrap_err(), RecordError::Database);
+        assert_eq!(selected(b" select '3' "), Some(3));
+        assert_eq!(selected(b"# SELECT 3"), None);
         let mut words = Words::default();
         assert_eq!(Record::parse(b"SET a \xff", &mut words), Err(RecordError::NotUtf8));
     }

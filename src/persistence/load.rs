@@ -25,6 +25,8 @@ pub enum Source {
 pub struct Located<'a> {
     /// What the line says.
     pub record: Record<'a>,
+    /// The database it concerns.
+    pub database: usize,
     /// Its number, counted from the start of what is read.
     pub line: u64,
     /// Where it begins, and where the next line does, in bytes.
@@ -44,7 +46,7 @@ pub fn for_each_record(
     let (mut number, mut offset) = (1, range.start);
     let mut reader = BufReader::with_capacity(READ_BYTES, disk::read(file, range));
     let (mut line, mut words) = (Vec::new(), Words::default());
-    let mut time_s = None;
+    let (mut time_s, mut database) = (None, 0);
     loop {
         line.clear();
         let refuse = |cause: Cause| ScanError::Refused(Refusal { line: number, offset, cause });
@@ -56,12 +58,18 @@ pub fn for_each_record(
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
             let record = Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?;
+            if let Record::Select(other) = record {
+                database = other;
+            }
             let bytes = offset..offset + length;
-            apply(Located { record, line: number, bytes, time_s: time_s.take() })?;
+            apply(Located { record, database, line: number, bytes, time_s: time_s.take() })?;
         } else if let Some(cause) = comment_fault(text, source) {
             return Err(refuse(cause));
         } else if let Some(time) = format::time_s(text) {
             time_s = Some(time);
+        } else if source == Source::Sealed && text.starts_with(SEAL_START.as_bytes()) {
+            // A batch says all by itself.
+            database = 0;
         }
         number += 1;
         offset += length;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::disk::{self, Disk, DiskFile, Status, System, beside};
 use super::draft::{Draft, Segment};
 use super::error::{Context, Error};
-use super::format::FileId;
+use super::format::{FileId, selected};
 use super::journal::{Fsync, Journal};
 use super::lines::{Lines, READ_BYTES};
 use super::load::{Located, Source, for_each_record};
@@ -293,13 +293,15 @@ fn adopt(
     Ok(segment)
 }
 
-/// Copies the lines of `source` that `wanted` wants, each with a line end.
+/// Copies the lines of `source` that `wanted` wants, each with a line end. They begin in database 0; which one they
+/// select is told by the draft's own lines.
 pub fn copy_lines(
     source: impl io::Read,
     draft: &mut Draft,
     mut wanted: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<()> {
     let mut lines = Lines::new(source);
+    draft.select(0);
     loop {
         let mut added = Ok(());
         let line = lines.next(|bytes| {
@@ -307,8 +309,15 @@ pub fn copy_lines(
                 added = draft.add(bytes, 0);
             }
         })?;
-        let Some(line) = line else { return draft.seal() };
+        let Some(line) = line else {
+            draft.select(0);
+            return draft.seal();
+        };
         added?;
+        if let Some(database) = selected(line.text()).filter(|_| line.whole) {
+            draft.select(database);
+            continue;
+        }
         if line.whole && wanted(line.text()) {
             draft.add(line.head, 0)?;
         } else if line.whole {

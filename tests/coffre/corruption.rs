@@ -33,7 +33,7 @@ impl Sample {
         session.set(b"", b"\0\xff\n\"#= 1 1 00000000 0\"").unwrap();
         session.del([&b"fleuve"[..], b"rien"].into_iter()).unwrap();
         commit(&mut session);
-        session.flush_all().unwrap();
+        session.flush(true).unwrap();
         commit(&mut session);
         session.set_range(b"trou", 3, b"x").unwrap();
         session.set(b"a", &[b'v'; 300]).unwrap();

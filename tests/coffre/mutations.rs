@@ -40,7 +40,7 @@ impl Sample {
                 let key = [random.u8(b'a'..b'e')];
                 let value: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(..)).collect();
                 match random.u8(..10) {
-                    0 if number > 3 => session.flush_all().unwrap(),
+                    0 if number > 3 => session.flush(true).unwrap(),
                     1..3 => drop(session.del([&key[..]].into_iter()).unwrap()),
                     3..6 => drop(session.append(&key, &value).unwrap()),
                     _ => session.set(&key, &value).unwrap(),
@@ -170,7 +170,7 @@ fn entries(loading: &Loading) -> State {
     shards
         .flat_map(|shard| {
             let entries: Vec<_> = shard
-                .entries()
+                .entries(0)
                 .map(|entry| (entry.key().to_vec(), entry.value().to_vec()))
                 .collect();
             entries

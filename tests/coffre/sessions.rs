@@ -175,3 +175,8 @@ fn the_commands_on_keys() {
 fn transactions() {
     play("transactions.txt");
 }
+
+#[test]
+fn databases() {
+    play("databases.txt");
+}

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use coffre::engine::{Compaction, Engine, Session};
 use coffre::persistence::format::Seal;
 use coffre::persistence::{Error, Fsync, Recovery};
-use coffre::store::Hashing;
+use coffre::store::{Hashing, Store};
 
 use crate::harness::{State, on_request, state};
 use crate::simulated_disk::{Lies, Plan, SimulatedDisk};
@@ -162,7 +162,7 @@ impl Simulation {
 
     fn recover(&self) -> Result<Engine, Error> {
         let recovery = Recovery::on(Arc::new(self.disk.clone()), self.path.clone())?;
-        Engine::start_hashing(recovery, self.fsync, Hashing::Repeatable(self.seed))
+        Engine::start_with(recovery, self.fsync, Store::new(Hashing::Repeatable(self.seed)))
     }
 
     /// Whether a mark covers every record.
@@ -282,7 +282,7 @@ impl Simulation {
         let value: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
         match random.u8(..20) {
             0 => {
-                let done = session.flush_all().is_ok();
+                let done = session.flush(true).is_ok();
                 model.clear();
                 done
             }

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::draft::Segment;
-use super::format::{Checksum, Seal};
+use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select};
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
 use crate::memory;
 use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
@@ -145,7 +145,7 @@ pub struct Journal {
     has_due: AtomicBool,
     /// Length of the data file, in bytes.
     bytes: AtomicU64,
-    /// How much of it is seals of this run, in bytes.
+    /// How much of it is seals of this run, and what selects databases, in bytes.
     seal_bytes: AtomicU64,
     /// Beyond this length of the file a leader takes its time, in bytes.
     length_max: AtomicU64,
@@ -164,6 +164,10 @@ struct State {
     /// Records appended and not yet taken by a leader.
     pending: Vec<u8>,
     pending_records: u64,
+    /// The database that they have selected at the end.
+    database: usize,
+    /// How much of them is only that, in bytes.
+    select_bytes: usize,
     /// Stamp the pending batch will have.
     stamp: u64,
     /// Somebody is in `commit` for the pending batch, and will lead it if nobody else does.
@@ -222,6 +226,8 @@ impl Journal {
             state: Mutex::new(State {
                 pending: Vec::new(),
                 pending_records: 0,
+                database: 0,
+                select_bytes: 0,
                 stamp: 1,
                 led: false,
                 waiters: Default::default(),
@@ -253,7 +259,7 @@ impl Journal {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// How much of it is seals written in this run, in bytes.
+    /// How much of it is seals written in this run, and what selects databases, in bytes.
     pub fn seal_bytes(&self) -> u64 {
         self.seal_bytes.load(Ordering::Relaxed)
     }
@@ -272,19 +278,28 @@ impl Journal {
     }
 
     /// Adds `records`, whole lines of which there are `count`, to the pending batch: all of them
-    /// will be in the file or none. Call it with the locks of all shards it changes held and before
-    /// it changes them, so that the file has the order of memory. `records` may be exchanged for
-    /// another buffer: a large record is not copied. Returns the stamp of the batch.
-    pub fn append(&self, records: &mut Vec<u8>, count: u64) -> Result<u64, WriteRefused> {
+    /// will be in the file or none. They begin in the first of `databases` and end in the second. Call it with the
+    /// locks of all shards it changes held and before it changes them, so that the file has the order of memory.
+    /// `records` may be exchanged for another buffer: a large record is not copied. Returns the stamp of the batch.
+    pub fn append(
+        &self,
+        records: &mut Vec<u8>,
+        count: u64,
+        databases: (usize, usize),
+    ) -> Result<u64, WriteRefused> {
         let mut state = lock(&self.state);
         state.check()?;
-        if state.pending.is_empty() && records.len() > CLIENT_SPARE_BYTES_MAX {
+        let is_first = state.pending.is_empty() && databases.0 == 0;
+        if is_first && records.len() > CLIENT_SPARE_BYTES_MAX {
             std::mem::swap(&mut state.pending, records);
         } else {
-            let room = memory::try_to(|| state.pending.try_reserve(records.len()));
+            let bytes = records.len() + 2 * SELECT_BYTES_MAX;
+            let room = memory::try_to(|| state.pending.try_reserve(bytes));
             room.map_err(|error| WriteRefused(error.to_string().into()))?;
+            state.select(databases.0);
             state.pending.extend_from_slice(records);
         }
+        state.database = databases.1;
         state.pending_records += count;
         Ok(state.stamp)
     }
@@ -407,7 +422,7 @@ impl Journal {
         let mut checksum = Checksum::new(segment.id);
         checksum.update(&batch.lines);
         let seal = Seal::close(segment.last + 1, batch.records, segment.synced, checksum);
-        let body = batch.lines.len();
+        let body = batch.lines.len() - batch.select_bytes;
         write!(batch.lines, "{seal}").map_err(Failure::Write)?;
         segment.file.append(&batch.lines).map_err(Failure::Write)?;
         (batch.body, batch.durable) = (body, segment.synced);
@@ -524,6 +539,7 @@ impl Journal {
         state.led = false;
         state.pending = Vec::new();
         state.pending_records = 0;
+        (state.database, state.select_bytes) = (0, 0);
         state.teed = false;
         self.refuse(state, failure.to_string());
     }
@@ -686,8 +702,9 @@ impl Journal {
 struct Batch {
     /// The records, and once it is written its seal.
     lines: Vec<u8>,
-    /// How much of that is records, in bytes.
+    /// How much of that is records, but for those that only select databases, in bytes.
     body: usize,
+    select_bytes: usize,
     records: u64,
     stamp: u64,
     /// The durable mark of its seal.
@@ -703,6 +720,17 @@ impl State {
         }
     }
 
+    /// Makes what is pending select a database at its end.
+    fn select(&mut self, database: usize) {
+        if self.database != database {
+            let start = self.pending.len();
+            write_select(database, &mut self.pending);
+            self.select_bytes += self.pending.len() - start;
+            self.pending_records += 1;
+            self.database = database;
+        }
+    }
+
     /// Whether someone may begin to write.
     fn is_resting(&self) -> bool {
         !self.writing && !self.reserved
@@ -712,14 +740,16 @@ impl State {
     fn take_batch(&mut self) -> Batch {
         assert!(!self.writing, "one leader at a time");
         self.writing = true;
+        self.select(0);
         let spare = std::mem::take(&mut self.spare);
         let lines = std::mem::replace(&mut self.pending, spare);
         let records = std::mem::take(&mut self.pending_records);
+        let select_bytes = std::mem::take(&mut self.select_bytes);
         let stamp = self.stamp;
         self.stamp += 1;
         self.led = false;
         self.leader = Some(thread::current().id());
-        Batch { lines, body: 0, records, stamp, durable: 0 }
+        Batch { lines, body: 0, select_bytes, records, stamp, durable: 0 }
     }
 }
 

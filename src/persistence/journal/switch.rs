@@ -22,6 +22,9 @@ pub enum SwitchError {
     /// The journal failed, or stops.
     #[error(transparent)]
     Refused(#[from] WriteRefused),
+    /// What was copied of two databases is worth nothing.
+    #[error("databases were swapped meanwhile")]
+    Swapped,
 }
 
 /// What is committed to the file while a new one is being written. It is read back from the old file:
@@ -262,6 +265,7 @@ impl Journal {
             }
             Ok(()) => {
                 let added = tee.copy(&old, &mut draft);
+                draft.select(0);
                 let added = added.and_then(|_| draft.add(&batch.lines, batch.records));
                 let published = added.map_err(Unpublished::Before);
                 match published.and_then(|()| draft.replace(&self.path)) {
