@@ -28,6 +28,7 @@ mod clients;
 mod compaction;
 mod concurrency;
 mod corruption;
+mod databases;
 mod deadlines;
 mod durability;
 mod harness;
