@@ -155,6 +155,18 @@ impl Replies {
         self.push(b"\r\n");
     }
 
+    /// `,number`, or its digits as [`bulk`](Self::bulk).
+    pub fn double(&mut self, number: &str) {
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(number.as_bytes()),
+            Protocol::Resp3 => {
+                self.push(b",");
+                self.push(number.as_bytes());
+                self.push(b"\r\n");
+            }
+        }
+    }
+
     /// A value as [`bulk`](Self::bulk); a long one is shared, not copied.
     pub fn value(&mut self, value: View<'_>) {
         match value {

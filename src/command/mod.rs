@@ -10,6 +10,8 @@ mod expiry;
 mod help;
 mod info;
 mod keys;
+mod lcs;
+mod numbers;
 mod persist;
 mod server;
 mod strings;

@@ -65,10 +65,16 @@ struct Options<'r> {
 }
 
 impl<'r> Options<'r> {
-    fn parse(request: &'r Request<'_>, now_ms: u64) -> Result<Self> {
+    /// Those that begin with word `first`, for the command `name`.
+    fn parse(
+        request: &'r Request<'_>,
+        first: usize,
+        now_ms: u64,
+        name: &'static str,
+    ) -> Result<Self> {
         let mut condition = None;
         let (mut expiry, mut get) = (None, false);
-        let mut words = request.words_from(3);
+        let mut words = request.words_from(first);
         while let Some(word) = words.next() {
             let with_value = words.len() > 0;
             match word {
@@ -97,7 +103,7 @@ impl<'r> Options<'r> {
         }
         let expiry = match expiry {
             None => Expiry::Never,
-            Some((unit, word)) => unit.expiry(word, now_ms, "set")?,
+            Some((unit, word)) => unit.expiry(word, now_ms, name)?,
         };
         Ok(Self { condition: condition.unwrap_or(Condition::Always), expiry, get })
     }
@@ -110,7 +116,8 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         return Ok(());
     }
     let now_ms = context.session.now_ms();
-    let options = Options::parse(request, now_ms).map_err(|error| unquoted(request, error))?;
+    let options =
+        Options::parse(request, 3, now_ms, "set").map_err(|error| unquoted(request, error))?;
     let replies = &mut context.replies;
     let mut decide = |old: Option<&Entry>| {
         if options.get {
@@ -291,6 +298,47 @@ pub fn mset_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+/// `MSETEX count key value [key value ...] [NX | XX] [EX seconds | PX milliseconds | EXAT time | PXAT time | KEEPTTL]`
+pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let count = integer(&request[1]).ok().and_then(|count| usize::try_from(count).ok());
+    let count = count.filter(|count| *count > 0);
+    let count = count.ok_or(CommandError::Value("invalid numkeys value"))?;
+    let end = count.saturating_mul(2).saturating_add(2);
+    if end > request.len() {
+        return Err(CommandError::Value("wrong number of key-value pairs"));
+    }
+    let options = Options::parse(request, end, context.session.now_ms(), "msetex")?;
+    if options.get {
+        return Err(CommandError::Syntax);
+    }
+    let is_met = |exists: bool| match options.condition {
+        Condition::New => Ok(!exists),
+        Condition::Old => Ok(exists),
+        Condition::Always => Ok(true),
+        Condition::Equal(_) | Condition::Different(_) => Err(CommandError::Syntax),
+    };
+    is_met(true)?;
+    let keys = || request.words_from(2).step_by(2).take(count);
+    let was_set = context.session.atomically(keys(), |session| {
+        for key in keys() {
+            if !is_met(session.entry(key, |entry| entry.is_some()))? {
+                return Ok(false);
+            }
+        }
+        for index in (2..end).step_by(2) {
+            let (key, value) = (&request[index], &request[index + 1]);
+            let expires_ms = match options.expiry {
+                Expiry::Keep => session.entry(key, |old| old.and_then(Entry::expires_ms)),
+                expiry => expiry.time_ms(),
+            };
+            session.set_if(key, value, expires_ms, |_| Ok::<_, CommandError>(true))?;
+        }
+        Ok::<_, CommandError>(true)
+    })?;
+    context.replies.integer(i64::from(was_set));
+    Ok(())
+}
+
 fn pairs(request: &Request<'_>, name: &'static str) -> Result {
     match request.len() % 2 {
         1 => Ok(()),
@@ -337,44 +385,4 @@ pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
     let length = context.session.set_range(&request[1], offset, &request[3])?;
     context.replies.count(length);
     Ok(())
-}
-
-pub fn incr(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    add(context, &request[1], 1)
-}
-
-pub fn decr(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    add(context, &request[1], -1)
-}
-
-pub fn incr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    add(context, &request[1], integer(&request[2])?)
-}
-
-pub fn decr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let less = integer(&request[2])?.checked_neg();
-    add(context, &request[1], less.ok_or(CommandError::Value("decrement would overflow"))?)
-}
-
-/// Adds to the number that a value is, or to 0; it goes on expiring when it did.
-fn add(context: &mut Context<'_, '_>, key: &[u8], more: i64) -> Result {
-    let sum = context.session.update(key, |old| {
-        let number = match old {
-            None => 0,
-            Some(old) => number(old.value())?,
-        };
-        let sum = number.checked_add(more);
-        let sum = sum.ok_or(CommandError::Value("increment or decrement would overflow"))?;
-        let value = sum.to_string().into_bytes();
-        Ok::<_, CommandError>((Change::Set(value, old.and_then(Entry::expires_ms)), sum))
-    })?;
-    context.replies.integer(sum);
-    Ok(())
-}
-
-fn number(value: View<'_>) -> Result<i64> {
-    match value {
-        View::Short(bytes) => integer(bytes),
-        View::Long(_) => Err(CommandError::NotAnInteger),
-    }
 }

@@ -1,10 +1,11 @@
 //! The one table of commands.
 
 use super::{
-    CommandError, Context, client, config, data, expiry, help, info, keys, persist, server,
-    strings, transaction,
+    CommandError, Context, client, config, data, expiry, help, info, keys, lcs, numbers, persist,
+    server, strings, transaction,
 };
 use crate::request::Request;
+use crate::text;
 
 /// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.
 type Run = fn(&mut Context<'_, '_>, &Request<'_>) -> Result<(), CommandError>;
@@ -56,6 +57,8 @@ pub enum Flag {
     NoAuth,
     /// Not to be kept for `EXEC`.
     NoMulti,
+    /// Its first argument says how many of the words it names as keys are some.
+    MovableKeys,
     /// Holds a password: neither `MONITOR` nor `SLOWLOG` shows it.
     Secret,
 }
@@ -71,6 +74,7 @@ impl Flag {
             Self::Admin => "admin",
             Self::NoAuth => "no_auth",
             Self::NoMulti => "no_multi",
+            Self::MovableKeys => "movablekeys",
             Self::Secret => "skip_monitor",
         }
     }
@@ -239,12 +243,17 @@ pub struct Command {
 }
 
 impl Command {
-    /// Which words of a request of so many are keys.
-    pub fn key_places(&self, words: usize) -> impl Iterator<Item = usize> + use<> {
+    /// Which words of a request are keys.
+    pub fn key_places(&self, request: &Request<'_>) -> impl Iterator<Item = usize> + use<> {
         let (first, last, step) = self.keys;
-        let last = if last < 0 { words as i64 + last } else { last };
+        let last = if last < 0 { request.len() as i64 + last } else { last };
         let last = if first == 0 { -1 } else { last };
-        (first as usize..(last + 1).max(0) as usize).step_by(step.max(1) as usize)
+        let most = match self.flags.contains(&Flag::MovableKeys) {
+            true => text::integer(&request[1]).and_then(|count| usize::try_from(count).ok()),
+            false => None,
+        };
+        let places = (first as usize..(last + 1).max(0) as usize).step_by(step.max(1) as usize);
+        places.take(most.unwrap_or(usize::MAX))
     }
 
     /// How it is typed, as `DEL key [key ...]`.
@@ -420,7 +429,7 @@ pub static TABLE: &[Command] = &[
         summary: "Adds 1 to a number and returns it.",
         arguments: &[KEY],
         example: "INCR visites",
-        run: strings::incr,
+        run: numbers::incr,
         ..PLAIN
     },
     Command {
@@ -432,7 +441,7 @@ pub static TABLE: &[Command] = &[
         summary: "Takes 1 from a number and returns it.",
         arguments: &[KEY],
         example: "DECR stock",
-        run: strings::decr,
+        run: numbers::decr,
         ..PLAIN
     },
     Command {
@@ -444,7 +453,7 @@ pub static TABLE: &[Command] = &[
         summary: "Adds to a number and returns it.",
         arguments: &[KEY, Argument::new("increment", "integer")],
         example: "INCRBY visites 10",
-        run: strings::incr_by,
+        run: numbers::incr_by,
         ..PLAIN
     },
     Command {
@@ -456,7 +465,101 @@ pub static TABLE: &[Command] = &[
         summary: "Takes from a number and returns it.",
         arguments: &[KEY, Argument::new("decrement", "integer")],
         example: "DECRBY stock 10",
-        run: strings::decr_by,
+        run: numbers::decr_by,
+        ..PLAIN
+    },
+    Command {
+        name: "INCRBYFLOAT",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "2.6.0",
+        summary: "Adds to a number, which may have decimals, and returns it.",
+        arguments: &[KEY, Argument::new("increment", "double")],
+        example: "INCRBYFLOAT solde 0.1",
+        notes: &["It adds as one does on paper; 17 decimals are kept."],
+        run: numbers::incr_by_float,
+        ..PLAIN
+    },
+    Command {
+        name: "INCREX",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::Fast],
+        keys: (1, 1, 1),
+        group: Group::String,
+        since: "8.8.0",
+        summary: "Adds to a number within bounds, and returns it and what was added.",
+        arguments: &[
+            KEY,
+            Argument::one_of(
+                "increment",
+                &[
+                    Argument::new("float", "double").after("BYFLOAT"),
+                    Argument::new("integer", INTEGER).after("BYINT"),
+                ],
+            )
+            .optional(),
+            Argument::new("lowerbound", "string").after("LBOUND").optional(),
+            Argument::new("upperbound", "string").after("UBOUND").optional(),
+            Argument::word("SATURATE").optional(),
+            EXPIRY_OR_PERSIST,
+            Argument::word("ENX").optional(),
+        ],
+        example: "INCREX requetes:jean UBOUND 100 EX 60 ENX",
+        notes: &[
+            "BYINT, BYFLOAT    how much is added, else 1",
+            "LBOUND, UBOUND    a sum beyond them changes nothing: 0 was added",
+            "SATURATE          it becomes the bound instead",
+            "EX, PX, EXAT, PXAT, PERSIST    when it expires from now on, else as before",
+            "ENX               that only if it does not expire yet",
+        ],
+        run: numbers::incr_ex,
+        ..PLAIN
+    },
+    Command {
+        name: "LCS",
+        arity: Arity::AtLeast(3),
+        flags: &[Flag::Readonly],
+        keys: (1, 2, 1),
+        group: Group::String,
+        since: "7.0.0",
+        summary: "Returns the longest common subsequence of two values.",
+        arguments: &[
+            Argument::new("key1", "key"),
+            Argument::new("key2", "key"),
+            Argument::word("LEN").optional(),
+            Argument::word("IDX").optional(),
+            Argument::new("min-match-len", INTEGER).after("MINMATCHLEN").optional(),
+            Argument::word("WITHMATCHLEN").optional(),
+        ],
+        example: "LCS ville autre",
+        notes: &[
+            "LEN            only its length",
+            "IDX            where its parts stand in each value",
+            "MINMATCHLEN    only parts so long",
+            "WITHMATCHLEN   and how long each is",
+        ],
+        run: lcs::lcs,
+        ..PLAIN
+    },
+    Command {
+        name: "MSETEX",
+        arity: Arity::AtLeast(4),
+        flags: &[Flag::Write, Flag::Denyoom, Flag::MovableKeys],
+        keys: (2, -1, 2),
+        group: Group::String,
+        since: "8.4.0",
+        summary: "Sets so many keys to values at one moment, and when they expire.",
+        arguments: &[
+            Argument::new("numkeys", INTEGER),
+            PAIRS,
+            Argument::one_of("condition", &[NX, XX]).optional(),
+            EXPIRY_OR_KEEP,
+        ],
+        example: "MSETEX 2 ville Nantes fleuve Loire EX 60",
+        notes: &["NX, XX    only if none of the keys exists, or all do"],
+        run: strings::mset_ex,
         ..PLAIN
     },
     Command {

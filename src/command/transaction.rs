@@ -203,5 +203,5 @@ fn needs_all(found: Found) -> bool {
 /// The keys that a request names.
 fn keys(found: Found, kept: &Kept) -> Vec<Vec<u8>> {
     let request = kept.request();
-    found.command.key_places(request.len()).map(|index| request[index].to_vec()).collect()
+    found.command.key_places(&request).map(|index| request[index].to_vec()).collect()
 }

@@ -180,3 +180,8 @@ fn transactions() {
 fn databases() {
     play("databases.txt");
 }
+
+#[test]
+fn numbers_and_what_came_after_redis_7() {
+    play("numbers.txt");
+}
