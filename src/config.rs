@@ -202,7 +202,7 @@ fn debug_named(name: String) -> Debug {
 }
 
 /// Reads a size as Redis does: `1k` is 1000, `1kb` 1024, and so on with `m` and `g`.
-fn bytes(text: &str) -> Result<usize, String> {
+pub fn bytes(text: &str) -> Result<usize, String> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.len() - lower.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
     let (digits, unit) = lower.split_at(digits);

@@ -301,12 +301,12 @@ impl<'a> Connection<'a> {
 
     /// Nothing came for a while: should that end the connection?
     fn look_at_the_clock(&mut self, silence: Duration) -> io::Result<Option<Received>> {
-        let config = &self.control.config;
-        let within = Duration::from_secs(config.request_timeout.into());
+        let settings = &self.control.settings;
+        let within = settings.request_timeout.time();
         if self.is_late() || self.begun.is_some() && !within.is_zero() && silence >= within {
             return Ok(Some(Received::TooSlow));
         }
-        let idle = Duration::from_secs(config.timeout.into());
+        let idle = settings.timeout.time();
         let never = idle.is_zero() || self.output.feed.is_some();
         if !never && silence >= idle {
             return Ok(Some(Received::Idle));
@@ -325,7 +325,7 @@ impl<'a> Connection<'a> {
 
     /// Whether a request, or a stranger's password, has taken longer than it may.
     fn is_late(&self) -> bool {
-        let within = Duration::from_secs(self.control.config.request_timeout.into());
+        let within = self.control.settings.request_timeout.time();
         if within.is_zero() {
             return false;
         }

@@ -232,6 +232,7 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
 /// Now and then removes the keys that have expired. Where the journal takes no writes, nobody sees them either.
 fn remove_expired(engine: &Engine) {
     thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
+    engine.grow_older();
     let _ = Session::new(engine).remove_expired();
 }
 

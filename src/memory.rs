@@ -142,6 +142,11 @@ pub fn set_limit(bytes: usize) {
     LIMIT.store(bytes, Ordering::Relaxed);
 }
 
+/// How much may be allocated, in bytes; 0 if there is no bound.
+pub fn limit() -> usize {
+    LIMIT.load(Ordering::Relaxed)
+}
+
 /// Whether `more` bytes stay within the bound. While memory is low there is no room for anything.
 pub fn has_room(more: usize) -> bool {
     if more > 0 && is_low() {

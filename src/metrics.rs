@@ -111,17 +111,16 @@ fn metrics(control: &Control, engine: &Engine) -> String {
     let times = |event| statistics.times(event) as f64;
     let [user, system] = process::processor_time();
     let compaction = engine.compaction_status();
-    let config = &control.config;
     for (name, help, value) in [
         ("uptime_seconds", "Since the start.", control.started.elapsed().as_secs_f64()),
         ("connected_clients", "Clients connected.", control.clients.count() as f64),
-        ("max_clients", "Clients that may be.", f64::from(config.maxclients)),
+        ("max_clients", "Clients that may be.", control.clients.most() as f64),
         ("threads", "Threads of the process.", process::threads() as f64),
         ("keys", "Keys in memory.", engine.keys() as f64),
         ("memory_used_bytes", "Memory allocated.", memory::used_bytes() as f64),
         ("memory_peak_bytes", "Most memory allocated.", memory::peak_bytes() as f64),
         ("memory_resident_bytes", "Memory resident.", process::resident_bytes() as f64),
-        ("memory_max_bytes", "Bound of memory, 0 if there is none.", config.maxmemory as f64),
+        ("memory_max_bytes", "Bound of memory, 0 if there is none.", memory::limit() as f64),
         ("file_bytes", "Length of the data file.", engine.bytes() as f64),
         ("file_dead_bytes", "How much of it says nothing any more.", engine.dead_bytes() as f64),
         (

@@ -76,6 +76,11 @@ impl<'a> Request<'a> {
         self.spans.len()
     }
 
+    /// The same without its first words, of which it has more.
+    pub fn without(&self, words: usize) -> Request<'a> {
+        Request { spans: &self.spans[words..], ..*self }
+    }
+
     /// The words from the `first` on.
     pub fn words_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
         let bytes = self.bytes;

@@ -103,6 +103,8 @@ pub struct Shard {
     hashing: Hashing,
     stamps: [u64; MARKS_PER_SHARD],
     newest: u64,
+    /// When the key of each place was last asked for or changed, in seconds of the engine's age.
+    touched: [u32; MARKS_PER_SHARD],
     /// What changes replaced, oldest first.
     undo: Vec<Replaced>,
     /// Who watches its keys.
@@ -186,6 +188,7 @@ impl Shard {
             hashing,
             stamps: [0; MARKS_PER_SHARD],
             newest: 0,
+            touched: [0; MARKS_PER_SHARD],
             undo: Vec::new(),
             watchers: Watchers::default(),
         }
@@ -297,6 +300,16 @@ impl Shard {
         if let Some(table) = self.tables.get_mut(database) {
             *table = Table::default();
         }
+    }
+
+    /// Somebody asked for the key, or changed it, in that second.
+    pub fn touch(&mut self, place: Place, now_s: u32) {
+        self.touched[place.stamp] = now_s;
+    }
+
+    /// In which second that was last done with the key, or with another of the same place.
+    pub fn touched(&self, place: Place) -> u32 {
+        self.touched[place.stamp]
     }
 
     /// The newest stamp that may be the key's.

@@ -141,6 +141,7 @@ pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     client.rename(|names| names.name.clear());
     client.no_evict.store(false, Ordering::Relaxed);
     client.no_touch.store(false, Ordering::Relaxed);
+    context.session.set_unnoticed(false);
     context.replies.status("RESET");
     Ok(())
 }
@@ -389,7 +390,9 @@ pub fn no_evict(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
 }
 
 pub fn no_touch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    context.client.no_touch.store(on_or_off(&request[2])?, Ordering::Relaxed);
+    let is_on = on_or_off(&request[2])?;
+    context.client.no_touch.store(is_on, Ordering::Relaxed);
+    context.session.set_unnoticed(is_on);
     context.replies.status("OK");
     Ok(())
 }

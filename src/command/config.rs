@@ -1,13 +1,19 @@
-//! `CONFIG GET`: the running configuration under Redis's names.
+//! `CONFIG`: the running configuration under Redis's names, and the part of it that may change.
 
-use super::{CommandError, Context};
-use crate::config::Config;
+use super::{CommandError, Context, ECHO_BYTES_MAX, lossy};
+use crate::config::bytes;
+use crate::control::Control;
 use crate::glob::Pattern;
 use crate::limits::{LISTEN_BACKLOG, SLOWLOG_ENTRIES_MAX};
+use crate::memory;
+use crate::process;
 use crate::request::Request;
+use crate::text;
 
-pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), CommandError> {
-    let parameters = parameters(&context.control.config);
+type Result<T = ()> = std::result::Result<T, CommandError>;
+
+pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let parameters = parameters(context.control);
     let mut asked = vec![false; parameters.len()];
     // One pattern at a time: each may take megabytes.
     for word in request.words_from(2) {
@@ -28,7 +34,8 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), C
 
 /// What is set here, and what clients expect of a server that has no such setting. The password is not
 /// among them.
-fn parameters(config: &Config) -> Vec<(&'static str, String)> {
+fn parameters(control: &Control) -> Vec<(&'static str, String)> {
+    let Control { config, settings, slowlog, clients, .. } = control;
     let binds: Vec<_> = config.bind.iter().map(ToString::to_string).collect();
     let folder = config.file.parent().map(|folder| folder.display().to_string());
     let yes_or_no = |set: bool| if set { "yes" } else { "no" }.to_owned();
@@ -41,20 +48,142 @@ fn parameters(config: &Config) -> Vec<(&'static str, String)> {
         ("databases", config.databases.to_string()),
         ("dir", folder.unwrap_or_default()),
         ("enable-debug-command", config.enable_debug_command.name().to_owned()),
-        ("maxclients", config.maxclients.to_string()),
-        ("maxmemory", config.maxmemory.to_string()),
+        ("maxclients", clients.most().to_string()),
+        ("maxmemory", memory::limit().to_string()),
         ("maxmemory-policy", "noeviction".to_owned()),
         ("metrics-port", config.metrics_port.unwrap_or(0).to_string()),
         ("port", config.port.to_string()),
         ("protected-mode", yes_or_no(config.protected_mode)),
         ("proto-max-bulk-len", config.max_value.to_string()),
-        ("request-timeout", config.request_timeout.to_string()),
+        ("request-timeout", settings.request_timeout.get().to_string()),
         ("save", String::new()),
-        ("slowlog-log-slower-than", config.slowlog_log_slower_than.to_string()),
-        ("slowlog-max-len", SLOWLOG_ENTRIES_MAX.to_string()),
+        ("slowlog-log-slower-than", slowlog.threshold_us().to_string()),
+        ("slowlog-max-len", slowlog.most().to_string()),
         ("tcp-backlog", LISTEN_BACKLOG.to_string()),
         ("tcp-keepalive", config.tcp_keepalive.to_string()),
-        ("timeout", config.timeout.to_string()),
+        ("timeout", settings.timeout.get().to_string()),
         ("write-timeout", config.write_timeout.to_string()),
     ]
+}
+
+/// A change to the configuration, which nothing can refuse any more.
+enum Change {
+    /// It has that value already.
+    None,
+    MaxClients(u32),
+    MaxMemory(usize),
+    RequestTimeout(u32),
+    SlowerThan(i64),
+    SlowlogLength(usize),
+    Timeout(u32),
+}
+
+impl Change {
+    /// Setting `name` to `value`; an error says why not.
+    fn new(
+        name: &'static str,
+        value: &[u8],
+        control: &Control,
+    ) -> std::result::Result<Self, String> {
+        let number = || {
+            let number = text::integer(value).and_then(|number| u32::try_from(number).ok());
+            number.filter(|number| *number <= i32::MAX as u32).ok_or_else(|| {
+                match text::integer(value) {
+                    None => "argument couldn't be parsed into an integer".to_owned(),
+                    Some(_) => format!("argument must be between 0 and {} inclusive", i32::MAX),
+                }
+            })
+        };
+        let known = parameters(control);
+        if known.iter().any(|(known, old)| *known == name && old.as_bytes() == value) {
+            return Ok(Self::None);
+        }
+        match name {
+            "maxclients" => {
+                let wanted = number()?.max(1);
+                match process::make_room_for(wanted) {
+                    possible if possible < wanted => Err(format!(
+                        "The operating system is not able to handle the specified number of clients, try \
+                         with {possible}"
+                    )),
+                    _ => Ok(Self::MaxClients(wanted)),
+                }
+            }
+            "maxmemory" => {
+                let value = str::from_utf8(value).ok().and_then(|value| bytes(value).ok());
+                value
+                    .map(Self::MaxMemory)
+                    .ok_or_else(|| "argument must be a memory value".to_owned())
+            }
+            "request-timeout" => number().map(Self::RequestTimeout),
+            "slowlog-log-slower-than" => {
+                let number = text::integer(value);
+                number
+                    .map(Self::SlowerThan)
+                    .ok_or_else(|| "argument couldn't be parsed into an integer".to_owned())
+            }
+            "slowlog-max-len" => match number()? as usize {
+                most @ ..=SLOWLOG_ENTRIES_MAX => Ok(Self::SlowlogLength(most)),
+                _ => Err(format!("argument must be between 0 and {SLOWLOG_ENTRIES_MAX} inclusive")),
+            },
+            "timeout" => number().map(Self::Timeout),
+            _ => Err("can't set immutable config".to_owned()),
+        }
+    }
+
+    fn apply(self, control: &Control) {
+        match self {
+            Self::None => {}
+            Self::MaxClients(most) => control.clients.set_most(most as usize),
+            Self::MaxMemory(bytes) => memory::set_limit(bytes),
+            Self::RequestTimeout(seconds) => control.settings.request_timeout.set(seconds),
+            Self::SlowerThan(threshold_us) => control.slowlog.set_threshold(threshold_us),
+            Self::SlowlogLength(most) => control.slowlog.set_most(most),
+            Self::Timeout(seconds) => control.settings.timeout.set(seconds),
+        }
+    }
+}
+
+/// `CONFIG SET parameter value [parameter value ...]`: all or nothing.
+pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    if request.len() % 2 == 1 {
+        return Err(CommandError::Arity("config|set".to_owned()));
+    }
+    let known = parameters(context.control);
+    let mut changes: Vec<(&'static str, Change)> = Vec::new();
+    for index in (2..request.len()).step_by(2) {
+        let word = request[index].to_ascii_lowercase();
+        let Some((name, _)) = known.iter().find(|(name, _)| name.as_bytes() == word) else {
+            let shown = lossy(&request[index], ECHO_BYTES_MAX);
+            let error = "Unknown option or number of arguments for CONFIG SET -";
+            return Err(CommandError::NoSuch(error, shown));
+        };
+        let change = match changes.iter().any(|(other, _)| other == name) {
+            true => Err("duplicate parameter".to_owned()),
+            false => Change::new(name, &request[index + 1], context.control),
+        };
+        match change {
+            Ok(change) => changes.push((name, change)),
+            Err(reason) => return Err(CommandError::Setting(name, reason)),
+        }
+    }
+    for (name, change) in changes {
+        log::info!("client {} changes {name}", context.client.id);
+        change.apply(context.control);
+    }
+    context.replies.status("OK");
+    Ok(())
+}
+
+/// Begins to count anew what `INFO` tells of.
+pub fn reset_stat(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.control.statistics.reset();
+    context.session.engine().forget_expired();
+    context.replies.status("OK");
+    Ok(())
+}
+
+/// There is nothing to rewrite: settings are flags.
+pub fn rewrite(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    Err(CommandError::Value("The server is running without a config file"))
 }

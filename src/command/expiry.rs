@@ -195,7 +195,7 @@ fn time(
     show: impl FnOnce(u64, u64) -> u64,
 ) -> Result {
     let now_ms = context.session.now_ms();
-    let shown = context.session.entry(&request[1], |entry| match entry.map(Entry::expires_ms) {
+    let shown = context.session.look(&request[1], |entry| match entry.map(Entry::expires_ms) {
         None => -2,
         Some(None) => -1,
         Some(Some(time_ms)) => i64::try_from(show(time_ms, now_ms)).unwrap_or(i64::MAX),

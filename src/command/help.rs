@@ -1,8 +1,9 @@
 //! What the table says, for people (`HELP`) and for client programs (`COMMAND`).
 
 use super::{
-    Argument, Command, CommandError, Context, ECHO_BYTES_MAX, Group, TABLE, lookup, lossy,
+    Argument, Command, CommandError, Context, ECHO_BYTES_MAX, Group, TABLE, is, lookup, lossy,
 };
+use crate::glob::Pattern;
 use crate::reply::Replies;
 use crate::request::Request;
 
@@ -77,11 +78,45 @@ pub fn command_count(context: &mut Context<'_, '_>, _request: &Request<'_>) -> R
     Ok(())
 }
 
-pub fn command_list(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.array(TABLE.len());
-    for command in TABLE {
-        context.replies.bulk(command.name.to_ascii_lowercase().as_bytes());
+/// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
+pub fn command_list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let names = TABLE.iter().map(|command| (command, command.name.to_ascii_lowercase()));
+    let mut found: Vec<_> = names.collect();
+    match request.len() {
+        2 => {}
+        5 if is(&request[2], "FILTERBY") => match &request[3] {
+            filter if is(filter, "MODULE") => found.clear(),
+            filter if is(filter, "ACLCAT") => found.retain(|(command, _)| {
+                command.categories().any(|category| is(&request[4], category))
+            }),
+            filter if is(filter, "PATTERN") => {
+                let pattern = Pattern::new(&request[4].to_ascii_lowercase())?;
+                found.retain(|(_, name)| pattern.matches(name.as_bytes()));
+            }
+            _ => return Err(CommandError::Syntax),
+        },
+        _ => return Err(CommandError::Syntax),
     }
+    context.replies.array(found.len());
+    found.iter().for_each(|(_, name)| context.replies.bulk(name.as_bytes()));
+    Ok(())
+}
+
+/// `COMMAND GETKEYS command [argument ...]`
+pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let asked = request.without(2);
+    let command = lookup(&asked[0]).ok_or(CommandError::Value("Invalid command specified"))?;
+    let named = |sub: &&Command| asked.len() > 1 && is(&asked[1], sub.name);
+    let command = command.subcommands.iter().find(named).unwrap_or(command);
+    if command.keys.0 == 0 {
+        return Err(CommandError::Value("The command has no key arguments"));
+    }
+    if !command.arity.allows(asked.len()) {
+        return Err(CommandError::Value("Invalid number of arguments specified for command"));
+    }
+    let places: Vec<_> = command.key_places(&asked).filter(|place| *place < asked.len()).collect();
+    context.replies.array(places.len());
+    places.into_iter().for_each(|place| context.replies.bulk(&asked[place]));
     Ok(())
 }
 

@@ -84,16 +84,16 @@ fn server(context: &mut Context<'_, '_>, text: &mut String) {
 }
 
 fn clients(context: &mut Context<'_, '_>, text: &mut String) {
-    let Control { config, clients, .. } = context.control;
+    let Control { clients, .. } = context.control;
     put(text, format_args!("connected_clients:{}", clients.count()));
     put(text, format_args!("cluster_connections:0"));
-    put(text, format_args!("maxclients:{}", config.maxclients));
+    put(text, format_args!("maxclients:{}", clients.most()));
     put(text, format_args!("blocked_clients:0"));
     put(text, format_args!("tracking_clients:0"));
     put(text, format_args!("coffre_threads:{}", process::threads()));
 }
 
-fn memory_section(context: &mut Context<'_, '_>, text: &mut String) {
+fn memory_section(_context: &mut Context<'_, '_>, text: &mut String) {
     let used = memory::used_bytes() as u64;
     let resident = process::resident_bytes();
     let mut size = |name: &str, bytes: u64| {
@@ -104,7 +104,7 @@ fn memory_section(context: &mut Context<'_, '_>, text: &mut String) {
     size("used_memory_rss", resident);
     size("used_memory_peak", memory::peak_bytes() as u64);
     size("total_system_memory", process::machine_bytes());
-    size("maxmemory", context.control.config.maxmemory as u64);
+    size("maxmemory", memory::limit() as u64);
     put(text, format_args!("maxmemory_policy:noeviction"));
     put(text, format_args!("mem_fragmentation_ratio:{:.2}", resident as f64 / used.max(1) as f64));
     put(text, format_args!("mem_allocator:libc"));

@@ -22,6 +22,12 @@ pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub fn touch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    let count = request.words_from(1).filter(|key| context.session.touch(key)).count();
+    context.replies.count(count);
+    Ok(())
+}
+
 pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let pattern = Pattern::new(&request[1])?;
     let (start, mut count) = (context.replies.position(), 0);
@@ -87,7 +93,7 @@ pub fn random_key(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Resu
 }
 
 pub fn kind(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let exists = context.session.entry(&request[1], |entry| entry.is_some());
+    let exists = context.session.look(&request[1], |entry| entry.is_some());
     context.replies.status(if exists { "string" } else { "none" });
     Ok(())
 }
@@ -185,27 +191,35 @@ fn transfer(
     })
 }
 
-/// `OBJECT ENCODING key` and its like.
-pub fn object_encoding(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+/// How Redis would call the way in which a value is kept.
+pub fn encoding(entry: &Entry) -> &'static str {
     const EMBEDDED_BYTES_MAX: usize = 44;
-    let encoding = context.session.entry(&request[2], |entry| {
-        entry.map(|entry| match entry.value() {
-            View::Short(bytes) if text::integer(bytes).is_some() => "int",
-            // What changed in its place is not packed behind its key any more.
-            value if value.len() <= EMBEDDED_BYTES_MAX && !entry.is_grown() => "embstr",
-            _ => "raw",
-        })
-    });
-    match encoding {
+    match entry.value() {
+        View::Short(bytes) if text::integer(bytes).is_some() => "int",
+        // What changed in its place is not packed behind its key any more.
+        value if value.len() <= EMBEDDED_BYTES_MAX && !entry.is_grown() => "embstr",
+        _ => "raw",
+    }
+}
+
+pub fn object_encoding(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match context.session.look(&request[2], |entry| entry.map(encoding)) {
         Some(encoding) => context.replies.bulk(encoding.as_bytes()),
         None => context.replies.nil(),
     }
     Ok(())
 }
 
+pub fn object_idle_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    match context.session.idle_s(&request[2]) {
+        Some(idle_s) => context.replies.integer(idle_s.into()),
+        None => context.replies.nil(),
+    }
+    Ok(())
+}
+
 pub fn object_refcount(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let exists = context.session.entry(&request[2], |entry| entry.is_some());
-    match exists {
+    match context.session.look(&request[2], |entry| entry.is_some()) {
         true => context.replies.integer(1),
         false => context.replies.nil(),
     }
@@ -214,7 +228,7 @@ pub fn object_refcount(context: &mut Context<'_, '_>, request: &Request<'_>) -> 
 
 /// `OBJECT FREQ`: nothing is counted, as in Redis unless its memory policy needs it.
 pub fn object_freq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match context.session.entry(&request[2], |entry| entry.is_some()) {
+    match context.session.look(&request[2], |entry| entry.is_some()) {
         true => Err(CommandError::Value(
             "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
              switching between policies at runtime LRU and LFU data will take some time to adjust.",
@@ -235,7 +249,7 @@ pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
         }
         _ => return Err(CommandError::Syntax),
     }
-    match context.session.entry(&request[2], |entry| entry.map(Entry::capacity)) {
+    match context.session.look(&request[2], |entry| entry.map(Entry::capacity)) {
         Some(bytes) => context.replies.count(bytes),
         None => context.replies.nil(),
     }

@@ -6,6 +6,7 @@
 mod client;
 mod config;
 mod data;
+mod debug;
 mod expiry;
 mod help;
 mod info;
@@ -168,6 +169,12 @@ pub enum CommandError {
     /// An argument whose value is none that it may have.
     #[error("ERR {0}")]
     Value(&'static str),
+    /// `CONFIG SET` of what it cannot be set to.
+    #[error("ERR CONFIG SET failed (possibly related to argument '{0}') - {1}")]
+    Setting(&'static str, String),
+    /// Something went wrong, for this reason.
+    #[error("ERR {0}")]
+    Failed(String),
     /// The same, with what it was.
     #[error("ERR {0} '{1}'")]
     NoSuch(&'static str, String),

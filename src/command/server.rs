@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
-use super::{CommandError, Context, ECHO_BYTES_MAX, integer, is, lossy};
-use crate::config::Debug;
+use super::{CommandError, Context, integer, is};
 use crate::control::{Feed, Stop};
 use crate::request::Request;
 
@@ -91,34 +89,36 @@ pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
     Ok(())
 }
 
-/// `DEBUG SLEEP seconds`, `DEBUG PANIC [CONNECTION|SHARD|JOURNAL]`: for tests.
-pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let local = context.client.peer.ip().to_canonical().is_loopback();
-    match context.control.config.enable_debug_command {
-        Debug::Yes => {}
-        Debug::Local if local => {}
-        _ => return Err(CommandError::NoDebug),
-    }
-    match (&request[1], request.len()) {
-        (word, 3) if is(word, "SLEEP") => {
-            let seconds = str::from_utf8(&request[2]).ok().and_then(|text| text.parse().ok());
-            let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            thread::sleep(time.ok_or(CommandError::Value("value is not a valid float"))?);
-            context.replies.status("OK");
-            Ok(())
-        }
-        (word, 2 | 3) if is(word, "PANIC") => {
-            let engine = context.session.engine();
-            match request.words_from(2).next() {
-                Some(place) if is(place, "SHARD") => engine.panic_in_shard(),
-                Some(place) if is(place, "JOURNAL") => engine.panic_in_journal(),
-                Some(place) if !is(place, "CONNECTION") => Err(CommandError::Syntax),
-                _ => panic!("asked for by DEBUG PANIC"),
-            }
-        }
-        (word, _) => Err(CommandError::UnknownSubcommand {
-            name: lossy(word, ECHO_BYTES_MAX),
-            command: "DEBUG",
-        }),
-    }
+/// `LATENCY LATEST` and `LATENCY HISTORY event`: no event is ever sampled, as in Redis unless it is told to.
+pub fn latency_events(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.array(0);
+    Ok(())
+}
+
+/// `LATENCY HISTOGRAM [command ...]`: nobody keeps one.
+pub fn latency_histogram(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.map(0);
+    Ok(())
+}
+
+pub fn latency_reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.integer(0);
+    Ok(())
+}
+
+pub fn latency_doctor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    let advice = "coffre samples no latency events: SLOWLOG GET lists the commands that took long, INFO commandstats \
+                  their mean times, and --metrics-port gives both to Prometheus.\n";
+    context.replies.verbatim(advice.as_bytes());
+    Ok(())
+}
+
+/// `MODULE LIST`: there are no modules.
+pub fn module_list(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    context.replies.array(0);
+    Ok(())
+}
+
+pub fn cluster(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+    Err(CommandError::Value("This instance has cluster support disabled"))
 }

@@ -1,8 +1,8 @@
 //! The one table of commands.
 
 use super::{
-    CommandError, Context, client, config, data, expiry, help, info, keys, lcs, numbers, persist,
-    server, strings, transaction,
+    CommandError, Context, client, config, data, debug, expiry, help, info, keys, lcs, numbers,
+    persist, server, strings, transaction,
 };
 use crate::request::Request;
 use crate::text;
@@ -254,6 +254,27 @@ impl Command {
         };
         let places = (first as usize..(last + 1).max(0) as usize).step_by(step.max(1) as usize);
         places.take(most.unwrap_or(usize::MAX))
+    }
+
+    /// Redis's names of the kinds of commands it belongs to.
+    pub fn categories(&self) -> impl Iterator<Item = &'static str> {
+        let has = |flag| self.flags.contains(&flag);
+        let group = match self.group {
+            Group::String => "string",
+            Group::Generic => "keyspace",
+            Group::Transactions => "transaction",
+            Group::Connection => "connection",
+            Group::Server => "admin",
+        };
+        let kinds = [
+            (true, group),
+            (has(Flag::Write), "write"),
+            (has(Flag::Readonly), "read"),
+            (has(Flag::Fast), "fast"),
+            (!has(Flag::Fast), "slow"),
+            (has(Flag::Admin), "dangerous"),
+        ];
+        kinds.into_iter().filter_map(|(is_one, name)| is_one.then_some(name))
     }
 
     /// How it is typed, as `DEL key [key ...]`.
@@ -725,7 +746,7 @@ pub static TABLE: &[Command] = &[
         summary: "Counts how many of the keys exist.",
         arguments: &[KEY.multiple()],
         example: "TOUCH ville",
-        run: keys::exists,
+        run: keys::touch,
         ..PLAIN
     },
     Command {
@@ -1267,6 +1288,36 @@ pub static TABLE: &[Command] = &[
         ..PLAIN
     },
     Command {
+        name: "LATENCY",
+        arity: Arity::AtLeast(2),
+        since: "2.8.13",
+        summary: "Is there for programs that ask: no latency events are sampled.",
+        example: "LATENCY LATEST",
+        subcommands: LATENCY,
+        run: help::subcommands,
+        ..PLAIN
+    },
+    Command {
+        name: "MODULE",
+        arity: Arity::AtLeast(2),
+        since: "4.0.0",
+        summary: "Is there for programs that ask: there are no modules.",
+        example: "MODULE LIST",
+        subcommands: MODULE,
+        run: help::subcommands,
+        ..PLAIN
+    },
+    Command {
+        name: "CLUSTER",
+        arity: Arity::AtLeast(2),
+        since: "3.0.0",
+        summary: "Is refused: there is no cluster.",
+        arguments: &[Argument::new("subcommand", "string")],
+        example: "CLUSTER INFO",
+        run: server::cluster,
+        ..PLAIN
+    },
+    Command {
         name: "MONITOR",
         flags: &[Flag::NoMulti, Flag::Admin],
         summary: "Shows every command that the server runs, until QUIT.",
@@ -1302,9 +1353,14 @@ pub static TABLE: &[Command] = &[
         notes: &[
             "SLEEP seconds                         this connection sleeps",
             "PANIC [CONNECTION | SHARD | JOURNAL]  it panics, with that locked",
+            "SET-ACTIVE-EXPIRE 0 | 1               what has expired stays in memory, or goes",
+            "OBJECT key, DIGEST, DIGEST-VALUE key  what is in memory",
+            "RELOAD, LOADAOF                       the data file is read, and must tell the same",
+            "STRINGMATCH-LEN length pattern        the pattern is matched with so many letters",
+            "JMAP, CHANGE-REPL-ID                  nothing",
             "Only with --enable-debug-command.",
         ],
-        run: server::debug,
+        run: debug::debug,
         ..PLAIN
     },
 ];
@@ -1329,6 +1385,18 @@ const OBJECT: &[Command] = &[
         summary: "Returns int, embstr or raw.",
         arguments: &[KEY],
         run: keys::object_encoding,
+        ..PLAIN
+    },
+    Command {
+        name: "IDLETIME",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Readonly],
+        keys: (2, 2, 1),
+        group: Group::Generic,
+        since: "2.2.3",
+        summary: "Returns for how many seconds nobody has asked for a key.",
+        arguments: &[KEY],
+        run: keys::object_idle_time,
         ..PLAIN
     },
     Command {
@@ -1566,10 +1634,32 @@ const COMMAND: &[Command] = &[
         ..PLAIN
     },
     Command {
+        name: "GETKEYS",
+        arity: Arity::AtLeast(3),
+        since: "2.8.13",
+        summary: "Returns the words of a command that are keys.",
+        arguments: &[
+            Argument::new("command", "string"),
+            Argument::new("arg", "string").optional().multiple(),
+        ],
+        run: help::command_get_keys,
+        ..PLAIN
+    },
+    Command {
         name: "LIST",
-        arity: Arity::Exactly(2),
+        arity: Arity::AtLeast(2),
         since: "7.0.0",
-        summary: "Returns the names of the commands.",
+        summary: "Returns the names of the commands, or of those of a kind.",
+        arguments: &[Argument::one_of(
+            "filterby",
+            &[
+                Argument::new("module-name", "string").after("MODULE"),
+                Argument::new("category", "string").after("ACLCAT"),
+                Argument::new("pattern", "pattern").after("PATTERN"),
+            ],
+        )
+        .after("FILTERBY")
+        .optional()],
         run: help::command_list,
         ..PLAIN
     },
@@ -1584,6 +1674,38 @@ const CONFIG: &[Command] = &[
         summary: "Returns the parameters that match the patterns.",
         arguments: &[Argument::new("parameter", "pattern").multiple()],
         run: config::get,
+        ..PLAIN
+    },
+    Command {
+        name: "SET",
+        arity: Arity::AtLeast(4),
+        flags: &[Flag::Admin],
+        since: "2.0.0",
+        summary: "Changes parameters until the server stops, all or none.",
+        arguments: &[Argument::block(
+            "data",
+            &[Argument::new("parameter", "string"), Argument::new("value", "string")],
+        )
+        .multiple()],
+        run: config::set,
+        ..PLAIN
+    },
+    Command {
+        name: "RESETSTAT",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "2.0.0",
+        summary: "Begins to count anew what INFO tells of.",
+        run: config::reset_stat,
+        ..PLAIN
+    },
+    Command {
+        name: "REWRITE",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "2.8.0",
+        summary: "Is refused: settings are flags, there is no file of them.",
+        run: config::rewrite,
         ..PLAIN
     },
     SUBCOMMAND_HELP,
@@ -1616,6 +1738,71 @@ const SLOWLOG: &[Command] = &[
         since: "2.2.12",
         summary: "Forgets all entries.",
         run: server::slowlog_reset,
+        ..PLAIN
+    },
+    SUBCOMMAND_HELP,
+];
+
+const LATENCY: &[Command] = &[
+    Command {
+        name: "LATEST",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "2.8.13",
+        summary: "Returns the latest event of each kind: none.",
+        run: server::latency_events,
+        ..PLAIN
+    },
+    Command {
+        name: "HISTORY",
+        arity: Arity::Exactly(3),
+        flags: &[Flag::Admin],
+        since: "2.8.13",
+        summary: "Returns the events of a kind: none.",
+        arguments: &[Argument::new("event", "string")],
+        run: server::latency_events,
+        ..PLAIN
+    },
+    Command {
+        name: "HISTOGRAM",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Admin],
+        since: "7.0.0",
+        summary: "Returns how long each command took: none is kept.",
+        arguments: &[Argument::new("command", "string").optional().multiple()],
+        run: server::latency_histogram,
+        ..PLAIN
+    },
+    Command {
+        name: "RESET",
+        arity: Arity::AtLeast(2),
+        flags: &[Flag::Admin],
+        since: "2.8.13",
+        summary: "Forgets events, and tells of how many kinds.",
+        arguments: &[Argument::new("event", "string").optional().multiple()],
+        run: server::latency_reset,
+        ..PLAIN
+    },
+    Command {
+        name: "DOCTOR",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "2.8.13",
+        summary: "Tells where to look instead.",
+        run: server::latency_doctor,
+        ..PLAIN
+    },
+    SUBCOMMAND_HELP,
+];
+
+const MODULE: &[Command] = &[
+    Command {
+        name: "LIST",
+        arity: Arity::Exactly(2),
+        flags: &[Flag::Admin],
+        since: "4.0.0",
+        summary: "Returns the modules: none.",
+        run: server::module_list,
         ..PLAIN
     },
     SUBCOMMAND_HELP,

@@ -23,10 +23,10 @@ use crate::sync::{lock, wait_timeout};
 #[derive(Debug)]
 pub struct Clients {
     // Constant after construction.
-    most: usize,
     started: Instant,
 
-    // Its own synchronization.
+    // Their own synchronization.
+    most: AtomicUsize,
     next_id: AtomicU64,
 
     state: Mutex<State>,
@@ -113,7 +113,7 @@ impl Clients {
     /// At most so many; times count from `started`.
     pub fn new(most: usize, started: Instant) -> Self {
         Self {
-            most,
+            most: AtomicUsize::new(most),
             started,
             next_id: AtomicU64::new(1),
             state: Mutex::default(),
@@ -129,7 +129,7 @@ impl Clients {
     ) -> Result<Arc<Client>, (TcpStream, Refusal)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
-        match state.all.len() < self.most {
+        match state.all.len() < self.most() {
             _ if state.closed => Err((stream, Refusal::Closed)),
             false => Err((stream, Refusal::Full)),
             true => {
@@ -151,6 +151,16 @@ impl Clients {
         if is_empty {
             self.empty.notify_all();
         }
+    }
+
+    /// How many there may be.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Changes that; those who are here stay.
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// How many there are.

@@ -7,6 +7,7 @@
 mod clients;
 mod monitors;
 mod pause;
+mod settings;
 mod slowlog;
 mod statistics;
 
@@ -20,6 +21,7 @@ use crate::sync::{lock, wait};
 pub use clients::{Client, Clients, Names, Refusal, is_timeout};
 pub use monitors::{Feed, Monitors};
 pub use pause::{Pause, Paused};
+pub use settings::Settings;
 pub use slowlog::{Slow, Slowlog};
 pub use statistics::{Called, Done, Event, Statistics, Totals};
 
@@ -45,6 +47,8 @@ pub struct Control {
     pub monitors: Monitors,
     /// Who must wait.
     pub pause: Pause,
+    /// The settings that may change.
+    pub settings: Settings,
     stopping: AtomicBool,
 
     /// How it is to stop, and since when.
@@ -71,6 +75,7 @@ impl Control {
             slowlog: Slowlog::new(config.slowlog_log_slower_than),
             monitors: Monitors::default(),
             pause: Pause::default(),
+            settings: Settings::new(&config),
             config,
             started,
             run_id: random_hex(),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Client, unix_time};
@@ -12,8 +12,10 @@ use crate::sync::lock;
 /// The commands that took long.
 #[derive(Debug)]
 pub struct Slowlog {
-    /// How long one must take, if any does.
-    threshold: Option<Duration>,
+    /// How long one must take, in microseconds; negative if none does.
+    threshold_us: AtomicI64,
+    /// How many are kept.
+    most: AtomicUsize,
     next_id: AtomicU64,
     entries: Mutex<VecDeque<Slow>>,
 }
@@ -38,13 +40,37 @@ pub struct Slow {
 impl Slowlog {
     /// Keeps what takes `threshold_us` microseconds or more; nothing if that is negative.
     pub fn new(threshold_us: i64) -> Self {
-        let threshold = u64::try_from(threshold_us).ok().map(Duration::from_micros);
-        Self { threshold, next_id: AtomicU64::new(0), entries: Mutex::default() }
+        let (threshold_us, most) =
+            (AtomicI64::new(threshold_us), AtomicUsize::new(SLOWLOG_ENTRIES_MAX));
+        Self { threshold_us, most, next_id: AtomicU64::new(0), entries: Mutex::default() }
     }
 
     /// Whether a command that took so long belongs here.
     pub fn is_slow(&self, took: Duration) -> bool {
-        self.threshold.is_some_and(|threshold| took >= threshold)
+        u64::try_from(self.threshold_us())
+            .is_ok_and(|threshold_us| took >= Duration::from_micros(threshold_us))
+    }
+
+    /// How long one must take, in microseconds; negative if none does.
+    pub fn threshold_us(&self) -> i64 {
+        self.threshold_us.load(Ordering::Relaxed)
+    }
+
+    /// Changes that.
+    pub fn set_threshold(&self, threshold_us: i64) {
+        self.threshold_us.store(threshold_us, Ordering::Relaxed);
+    }
+
+    /// How many are kept.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Changes that; the oldest go.
+    pub fn set_most(&self, most: usize) {
+        let mut entries = lock(&self.entries);
+        self.most.store(most, Ordering::Relaxed);
+        entries.truncate(most);
     }
 
     /// Keeps a command.
@@ -63,8 +89,8 @@ impl Slowlog {
             name: client.names().name,
         };
         let mut entries = lock(&self.entries);
-        entries.truncate(SLOWLOG_ENTRIES_MAX - 1);
         entries.push_front(slow);
+        entries.truncate(self.most());
     }
 
     /// The newest `most`.

@@ -156,6 +156,17 @@ impl Statistics {
         self.events[event as usize].load(Ordering::Relaxed)
     }
 
+    /// Begins to count anew.
+    pub fn reset(&self) {
+        for stripe in &self.stripes {
+            let counters = [&stripe.hits, &stripe.misses, &stripe.received, &stripe.sent];
+            let counters = counters.into_iter().chain(stripe.called.iter().flatten());
+            counters.for_each(|counter| counter.store(0, Ordering::Relaxed));
+        }
+        self.events.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
+        lock(&self.pace).before = [0; 3];
+    }
+
     /// Client number `id` had a command run, answered or not run. Adds up what it did with others before.
     pub fn count(&self, id: u64, done: &mut Done, command: usize, called: Called) {
         if done.command != command {
@@ -226,7 +237,7 @@ impl Statistics {
         let mut pace = lock(&self.pace);
         let seconds = pace.at.elapsed().as_secs_f64().max(0.001);
         for (index, count) in now.into_iter().enumerate() {
-            pace.per_second[index] = (count - pace.before[index]) as f64 / seconds;
+            pace.per_second[index] = count.saturating_sub(pace.before[index]) as f64 / seconds;
         }
         (pace.at, pace.before) = (Instant::now(), now);
     }

@@ -14,6 +14,9 @@ use crate::store::Undo;
 impl Session<'_> {
     /// Removes every key that has expired, a bounded number with a shard locked.
     pub fn remove_expired(&mut self) -> Result<(), WriteError> {
+        if self.engine().keeps_expired.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let databases =
             |session: &mut Self, number| session.locked(number, |_, shard| shard.databases());
         for number in 0..SHARDS {

@@ -16,12 +16,13 @@ mod compaction;
 mod expiry;
 mod search;
 mod session;
+mod verify;
 
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
 use crate::limits::SETTLED_SPARE;
@@ -38,6 +39,7 @@ use crate::value::{Value, View};
 pub use crate::watch::Watch;
 pub use compaction::{Compaction, Compactor, Status};
 pub use session::{Change, Session, WriteError};
+pub use verify::VerifyError;
 
 /// The keys, the values and the file they are kept in.
 #[derive(Debug)]
@@ -55,8 +57,14 @@ pub struct Engine {
     progress: AtomicU64,
     /// Keys removed because they had expired.
     expired: AtomicU64,
+    /// Keys that have expired stay in memory, unseen.
+    keeps_expired: AtomicBool,
     /// How often databases were swapped; changed with every shard locked.
     swaps: AtomicU64,
+    /// When it began.
+    started: Instant,
+    /// How long ago that was when it was last looked at, in seconds.
+    age_s: AtomicU32,
 }
 
 impl Engine {
@@ -81,7 +89,10 @@ impl Engine {
             healing: Mutex::default(),
             progress: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            keeps_expired: AtomicBool::new(false),
             swaps: AtomicU64::new(0),
+            started: Instant::now(),
+            age_s: AtomicU32::new(0),
         };
         engine.flushed_at(flushed_s);
         Ok(engine)
@@ -120,6 +131,21 @@ impl Engine {
     /// Number of keys removed because they had expired.
     pub fn expired(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Looks how old it is; call it several times a second.
+    pub fn grow_older(&self) {
+        self.age_s.store(self.started.elapsed().as_secs() as u32, Ordering::Relaxed);
+    }
+
+    /// Begins to count them anew.
+    pub fn forget_expired(&self) {
+        self.expired.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether keys that have expired are removed, or only not seen.
+    pub fn set_active_expiry(&self, is_active: bool) {
+        self.keeps_expired.store(!is_active, Ordering::Relaxed);
     }
 
     /// See [`Journal::sync_second`].

@@ -59,6 +59,8 @@ pub struct Session<'a> {
     /// What was just settled, to be forgotten.
     pub(super) settled: Vec<Undo>,
     lookups: Lookups,
+    /// That it asks for keys does not count.
+    is_unnoticed: bool,
     /// The time of the command under way, 0 as long as nobody asked.
     now_ms: u64,
     /// Where its last `SCAN` is.
@@ -110,6 +112,7 @@ impl<'a> Session<'a> {
             undo_bytes: 0,
             settled: Vec::new(),
             lookups: Lookups::default(),
+            is_unnoticed: false,
             now_ms: 0,
             window: Window::default(),
             held: None,
@@ -165,13 +168,48 @@ impl<'a> Session<'a> {
 
     /// Hands `show` the entry of `key`, `None` if there is none, with the key's shard locked.
     pub fn entry<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Entry>) -> T) -> T {
+        let touches = !self.is_unnoticed;
+        self.find(key, touches, show)
+    }
+
+    /// The same, but it does not count as asking for the key.
+    pub fn look<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Entry>) -> T) -> T {
+        self.find(key, false, show)
+    }
+
+    /// Asks for a key, and says whether it exists.
+    pub fn touch(&mut self, key: &[u8]) -> bool {
+        self.find(key, true, |entry| entry.is_some())
+    }
+
+    fn find<T>(&mut self, key: &[u8], touches: bool, show: impl FnOnce(Option<&Entry>) -> T) -> T {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             session.note(shard.stamp(place));
+            if touches {
+                shard.touch(place, session.engine.age_s.load(Ordering::Relaxed));
+            }
             let entry = session.live(shard.get(place, key));
             session.lookups.count(entry.is_some());
             show(entry)
         })
+    }
+
+    /// For how many seconds nobody has asked for a key or changed it, if it exists. Keys share places: where there
+    /// are more of them, this may be too little.
+    pub fn idle_s(&mut self, key: &[u8]) -> Option<u32> {
+        let place = self.place(key);
+        let now_s = self.engine.age_s.load(Ordering::Relaxed);
+        self.locked(place.shard(), |session, shard| {
+            session.note(shard.stamp(place));
+            let exists = session.live(shard.get(place, key)).is_some();
+            exists.then(|| now_s - shard.touched(place))
+        })
+    }
+
+    /// From here on it asks for keys without being noticed, or not.
+    pub fn set_unnoticed(&mut self, is_unnoticed: bool) {
+        self.is_unnoticed = is_unnoticed;
     }
 
     /// Counts the `keys` that exist; a key named twice counts twice. So many as [`KEYS_AT_ONCE`] are
@@ -183,7 +221,7 @@ impl<'a> Session<'a> {
             if group.is_empty() {
                 return count;
             }
-            let exists = |session: &mut Self, key| session.entry(key, |entry| entry.is_some());
+            let exists = |session: &mut Self, key| session.look(key, |entry| entry.is_some());
             let found =
                 |session: &mut Self| group.iter().filter(|key| exists(session, key)).count();
             count += match group.as_slice() {
@@ -661,6 +699,7 @@ impl<'a> Session<'a> {
     /// After a change to one key of `shard`: stamps it, and notes what is settled there.
     fn changed(&mut self, shard: &mut Shard, place: Place, stamp: u64, undo: Undo) {
         self.undo_bytes += shard.changed(place, stamp, undo);
+        shard.touch(place, self.engine.age_s.load(Ordering::Relaxed));
         if self.held.is_none() {
             shard.settle(self.engine.journal.committed(), &mut self.settled);
         }

@@ -43,6 +43,7 @@ mod races;
 mod real_clients;
 mod real_disks;
 mod security;
+mod server_commands;
 mod sessions;
 mod simulated_disk;
 mod simulation;

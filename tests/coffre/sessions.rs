@@ -185,3 +185,8 @@ fn databases() {
 fn numbers_and_what_came_after_redis_7() {
     play("numbers.txt");
 }
+
+#[test]
+fn the_commands_on_the_server() {
+    play("server.txt");
+}

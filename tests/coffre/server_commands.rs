@@ -1,0 +1,136 @@
+//! The commands on the server as a whole: settings that change while it runs, counters, `DEBUG`, idle times.
+
+use std::time::Duration;
+
+use crate::databases::write_databases;
+use crate::harness::{Client, Reply, Server, folder, info_of, wait_until};
+
+#[test]
+fn settings_take_effect_at_once() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    let set = |client: &mut Client, line: &str| {
+        assert_eq!(client.line(&format!("CONFIG SET {line}")), Reply::ok());
+    };
+    set(&mut client, "maxclients 2");
+    let other = server.client();
+    let refused = server.client().read_to_end();
+    assert_eq!(refused, b"-ERR max number of clients reached\r\n");
+    set(&mut client, "maxclients 100 maxmemory 1");
+    assert!(client.line("SET a 1").error().starts_with("OOM"));
+    set(&mut client, "maxmemory 0 slowlog-log-slower-than 0 slowlog-max-len 2");
+    for _ in 0..5 {
+        assert_eq!(client.line("SET a 1"), Reply::ok());
+    }
+    assert_eq!(client.line("SLOWLOG LEN"), Reply::Integer(2));
+    // Nothing of what is refused in part is done.
+    let refused = client.line("CONFIG SET slowlog-max-len 0 databases 3");
+    assert!(refused.error().ends_with("can't set immutable config"), "{refused:?}");
+    assert_eq!(client.line("SLOWLOG LEN"), Reply::Integer(2));
+    set(&mut client, "timeout 1");
+    drop(other);
+    let mut idle = server.client();
+    assert_eq!(idle.line("PING"), Reply::pong());
+    assert_eq!(idle.read_to_end(), b"");
+    // The next run begins as the flags say.
+    assert!(server.terminate().0.success());
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(
+        client.line("CONFIG GET timeout"),
+        Reply::Array(["timeout", "0"].map(Reply::bulk).to_vec())
+    );
+}
+
+#[test]
+fn counters_begin_anew() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    for _ in 0..10 {
+        client.line("GET a");
+        client.line("FOO");
+    }
+    let read = |client: &mut Client, name| info_of(client, "stats", name).parse::<u64>().unwrap();
+    assert_eq!(read(&mut client, "keyspace_misses"), 10);
+    assert_eq!(client.line("CONFIG RESETSTAT"), Reply::ok());
+    assert_eq!(read(&mut client, "keyspace_misses"), 0);
+    assert!(read(&mut client, "total_commands_processed") < 5);
+    assert_eq!(read(&mut client, "total_connections_received"), 0);
+}
+
+#[test]
+fn idle_times_are_those_of_the_key() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    client.line("SET a 1");
+    let idle = |client: &mut Client| match client.line("OBJECT IDLETIME a") {
+        Reply::Integer(idle_s) => idle_s,
+        other => panic!("{other:?}"),
+    };
+    wait_until("it is idle", || idle(&mut client) == 2);
+    // These look at it without asking for it.
+    for line in ["TTL a", "TYPE a", "OBJECT ENCODING a", "EXISTS a", "CLIENT NO-TOUCH ON", "GET a"]
+    {
+        client.line(line);
+    }
+    assert!(idle(&mut client) >= 2);
+    assert_eq!(client.line("TOUCH a b"), Reply::Integer(1));
+    assert!(idle(&mut client) <= 1);
+    wait_until("it is idle again", || idle(&mut client) == 2);
+    assert_eq!(client.line("CLIENT NO-TOUCH OFF"), Reply::ok());
+    assert_eq!(client.line("GET a"), Reply::bulk("1"));
+    assert!(idle(&mut client) <= 1);
+}
+
+#[test]
+fn debug_is_what_tests_need() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--enable-debug-command", "local", "--fsync", "no"]);
+    let mut client = server.client();
+    write_databases(&mut client, 100_000);
+    let digest = client.line("DEBUG DIGEST");
+    assert_eq!(client.line("DEBUG RELOAD"), Reply::ok());
+    assert_eq!(client.line("DEBUG LOADAOF"), Reply::ok());
+    assert_eq!(client.line("DEBUG DIGEST"), digest);
+    client.line("SET other 1");
+    assert_ne!(client.line("DEBUG DIGEST"), digest);
+    client.line("DEL other");
+    assert_eq!(client.line("DEBUG DIGEST"), digest);
+
+    assert_eq!(client.line("DEBUG SET-ACTIVE-EXPIRE 0"), Reply::ok());
+    assert_eq!(client.line("SELECT 9"), Reply::ok());
+    assert_eq!(client.line("SET a 1 PX 1"), Reply::ok());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!((client.line("GET a"), client.line("DBSIZE")), (Reply::Nil, Reply::Integer(1)));
+    assert_eq!(client.line("DEBUG RELOAD"), Reply::ok());
+    assert_eq!(client.line("DEBUG SET-ACTIVE-EXPIRE 1"), Reply::ok());
+    wait_until("it is removed", || client.line("DBSIZE") == Reply::Integer(0));
+
+    client.line("SET a 12");
+    let shown = client.line("DEBUG OBJECT a");
+    assert!(shown.error_or_status().contains(" encoding:int serializedlength:2 "), "{shown:?}");
+    assert_eq!(client.line("DEBUG OBJECT b").error(), "ERR no such key");
+    assert_eq!(client.line("DEBUG STRINGMATCH-LEN 1000 a*a*a*b"), Reply::Integer(0));
+    assert_eq!(client.line("DEBUG STRINGMATCH-LEN 1000 a*a*a*"), Reply::Integer(1));
+    let Reply::Array(digests) = client.line("DEBUG DIGEST-VALUE a b") else { panic!() };
+    assert!(digests[0] != digests[1] && digests[1] == Reply::bulk(&"0".repeat(40)));
+    assert_eq!(client.line("DEBUG JMAP"), Reply::ok());
+    let unknown = client.line("DEBUG SEGFAULT");
+    assert_eq!(unknown.error(), "ERR unknown subcommand 'SEGFAULT'. Try DEBUG HELP.");
+}
+
+/// What is in the file and what is in memory are compared, not only read.
+#[test]
+fn a_reload_notices_a_file_that_tells_something_else() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--enable-debug-command", "yes", "--fsync", "no"]);
+    let mut client = server.client();
+    assert_eq!(client.line("SET key:1 value"), Reply::ok());
+    assert_eq!(client.line("DEBUG RELOAD"), Reply::ok());
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("SET key:1 value", "SET key:2 value")).unwrap();
+    assert!(client.line("DEBUG RELOAD").error().starts_with("ERR "));
+}
