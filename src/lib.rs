@@ -11,6 +11,7 @@
 //! knows the other, nor any socket. [`control`] is what connections share beside the data. This file is
 //! the start-up story.
 
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod connection;
@@ -232,7 +233,7 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
 /// Now and then removes the keys that have expired. Where the journal takes no writes, nobody sees them either.
 fn remove_expired(engine: &Engine) {
     thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
-    engine.grow_older();
+    engine.tick();
     let _ = Session::new(engine).remove_expired();
 }
 

@@ -146,6 +146,12 @@ pub const EXPIRED_AT_ONCE: usize = 128;
 /// How often somebody looks for keys that have expired, in milliseconds.
 pub const EXPIRY_TICK_MS: u64 = 100;
 
+/// A wall clock that gains or loses so much at once has jumped, in milliseconds.
+pub const CLOCK_JUMP_MS: i64 = 5_000;
+
+/// After a jump forward what has expired is kept for so long, unseen, in milliseconds.
+pub const CLOCK_TRUST_MS: u64 = 60_000;
+
 /// How many keys `EXISTS` looks for at one moment.
 pub const KEYS_AT_ONCE: usize = 1024;
 

@@ -9,9 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::Engine;
+use crate::clock::unix_time_ms;
 use crate::entry::Entry;
 use crate::keylist::KeyList;
 use crate::limits::{
@@ -300,10 +301,6 @@ impl Status {
 
 pub(super) fn unix_time_s() -> u64 {
     unix_time_ms() / 1000
-}
-
-pub(super) fn unix_time_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 impl<'a> Compaction<'a> {

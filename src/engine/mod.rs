@@ -24,6 +24,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::clock::{Clock, unix_time_ms};
 use crate::entry::Entry;
 use crate::limits::SETTLED_SPARE;
 use crate::memory::NoMemory;
@@ -61,9 +62,11 @@ pub struct Engine {
     keeps_expired: AtomicBool,
     /// How often databases were swapped; changed with every shard locked.
     swaps: AtomicU64,
+    /// What keys expire by.
+    clock: Clock,
     /// When it began.
     started: Instant,
-    /// How long ago that was when it was last looked at, in seconds.
+    /// How long ago that was at the last tick, in seconds.
     age_s: AtomicU32,
 }
 
@@ -91,6 +94,7 @@ impl Engine {
             expired: AtomicU64::new(0),
             keeps_expired: AtomicBool::new(false),
             swaps: AtomicU64::new(0),
+            clock: Clock::new(Instant::now(), unix_time_ms()),
             started: Instant::now(),
             age_s: AtomicU32::new(0),
         };
@@ -133,9 +137,17 @@ impl Engine {
         self.expired.load(Ordering::Relaxed)
     }
 
-    /// Looks how old it is; call it several times a second.
-    pub fn grow_older(&self) {
+    /// Looks at the clocks; call it several times a second.
+    pub fn tick(&self) {
         self.age_s.store(self.started.elapsed().as_secs() as u32, Ordering::Relaxed);
+        if let Some(jump_ms) = self.clock.look(Instant::now(), unix_time_ms()) {
+            let (seconds, where_to) =
+                (jump_ms.abs() / 1000, if jump_ms > 0 { "forward" } else { "back" });
+            log::warn!(
+                "the system's clock jumped {where_to} by {seconds} s; keys expire by it, and those that expired by a \
+                 jump forward are not seen, but kept for a minute in case it is put right"
+            );
+        }
     }
 
     /// Begins to count them anew.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::atomic::Held;
-use super::compaction::{unix_time_ms, unix_time_s};
+use super::compaction::unix_time_s;
 use super::search::Window;
 use super::{Engine, changed_copy, with_expiry};
+use crate::clock::unix_time_ms;
 use crate::entry::Entry;
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BYTES_MAX,

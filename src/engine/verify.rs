@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::compaction::unix_time_ms;
 use super::{Engine, Loading};
+use crate::clock::unix_time_ms;
 use crate::entry::Entry;
 use crate::limits::SHARDS;
 use crate::persistence::{Error, Recovery, WriteRefused};
