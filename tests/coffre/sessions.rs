@@ -190,3 +190,8 @@ fn numbers_and_what_came_after_redis_7() {
 fn the_commands_on_the_server() {
     play("server.txt");
 }
+
+#[test]
+fn the_recipes_of_the_readme() {
+    play("recipes.txt");
+}
