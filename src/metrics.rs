@@ -151,6 +151,7 @@ fn metrics(control: &Control, engine: &Engine) -> String {
         ("panicked_clients_total", "Connections ended by a fault of ours.", times(Event::Panicked)),
         ("keyspace_hits_total", "Keys read that were there.", totals.hits as f64),
         ("keyspace_misses_total", "Keys read that were not.", totals.misses as f64),
+        ("expired_keys_total", "Keys removed because they had expired.", engine.expired() as f64),
         ("received_bytes_total", "Bytes received.", totals.received as f64),
         ("sent_bytes_total", "Bytes sent.", totals.sent as f64),
         ("errors_total", "Error replies to commands.", totals.errors() as f64),
