@@ -132,9 +132,7 @@ impl<'a> Connection<'a> {
             // Nobody else may send what comes before something that is this thread's to do.
             let is_ordinary = matches!(end, Burst::Starved) && self.conversation.feed.is_none();
             self.send(is_ordinary)?;
-            if let (Some(feed), None) = (&self.conversation.feed, &self.output.feed) {
-                self.watch(Arc::clone(feed))?;
-            }
+            self.mind_the_feed()?;
             match end {
                 Burst::Full => {}
                 Burst::Quit | Burst::Broken(_) => return self.linger(),
@@ -389,6 +387,22 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
+    /// What the client said about what it wants to watch takes effect once its replies are on their way.
+    fn mind_the_feed(&mut self) -> io::Result<()> {
+        let wanted = self.conversation.feed.as_ref().map(Arc::as_ptr);
+        if wanted == self.output.feed.as_ref().map(Arc::as_ptr) {
+            return Ok(());
+        }
+        if let Some(old) = self.output.feed.take() {
+            old.part();
+            let _ = self.watcher.take().map(JoinHandle::join);
+        }
+        match &self.conversation.feed {
+            Some(feed) => self.watch(Arc::clone(feed)),
+            None => Ok(()),
+        }
+    }
+
     /// From here on a thread of its own sends this client what it watches, and its replies.
     fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
         if !memory::could_map(THREAD_BYTES) {
@@ -445,6 +459,9 @@ impl Drop for Connection<'_> {
         // By a panic, too: what feeds a client holds on to its connection.
         if let Some(feed) = &self.conversation.feed {
             self.control.monitors.remove(feed);
+        }
+        if let Some(feed) = &self.output.feed {
+            feed.close();
         }
         if let Some(watcher) = self.watcher.take() {
             // It sends what is left, then closes.

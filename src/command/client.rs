@@ -135,6 +135,10 @@ fn speak(context: &mut Context<'_, '_>, protocol: Protocol) {
 /// As if it had just connected, but for its number and its library's name.
 pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Context { client, control, .. } = *context;
+    if let Some(feed) = context.conversation.feed.take() {
+        control.monitors.remove(&feed);
+        client.is_monitor.store(false, Ordering::Relaxed);
+    }
     *context.conversation = Conversation::new(control.config.password().is_none());
     speak(context, Protocol::Resp2);
     context.select(0);

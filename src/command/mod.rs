@@ -219,7 +219,9 @@ pub enum CommandError {
     #[error("OOM command not allowed: out of memory")]
     NoMemory,
     /// It watches every command.
-    #[error("ERR Can't execute '{0}': only PING, QUIT and MONITOR are allowed while monitoring")]
+    #[error(
+        "ERR Can't execute '{0}': only PING, QUIT, RESET and MONITOR are allowed while monitoring"
+    )]
     Watching(String),
     /// `DEBUG` without `--enable-debug-command`.
     #[error(
@@ -365,7 +367,7 @@ fn obstacle(command: &Command, context: &Context<'_, '_>) -> Option<CommandError
     if is(Flag::Denyoom) && memory::is_low() {
         return Some(CommandError::NoMemory);
     }
-    let allowed = matches!(command.name, "PING" | "QUIT" | "MONITOR");
+    let allowed = matches!(command.name, "PING" | "QUIT" | "RESET" | "MONITOR");
     (context.conversation.feed.is_some() && !allowed)
         .then(|| CommandError::Watching(command.name.to_ascii_lowercase()))
 }

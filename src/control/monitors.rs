@@ -36,6 +36,8 @@ pub struct Feed {
 struct Queue {
     bytes: Vec<u8>,
     closed: bool,
+    /// Its client watches no more.
+    parted: bool,
 }
 
 impl Monitors {
@@ -51,13 +53,11 @@ impl Monitors {
         self.count.store(feeds.len(), Ordering::Relaxed);
     }
 
-    /// Feeds one no more.
+    /// Feeds one no more; what it has is still sent.
     pub fn remove(&self, feed: &Arc<Feed>) {
         let mut feeds = lock(&self.feeds);
         feeds.retain(|other| !Arc::ptr_eq(other, feed));
         self.count.store(feeds.len(), Ordering::Relaxed);
-        drop(feeds);
-        feed.close();
     }
 
     /// Shows a client's command to all who watch.
@@ -90,13 +90,19 @@ impl Feed {
         !queue.closed
     }
 
-    /// Sends what comes until there will be no more, then ends the connection.
+    /// Sends what comes until there will be no more, then ends the connection, unless that is to go on.
     pub fn send(&self) {
         let mut lines = Vec::new();
         let mut writer = self.client.writer(self.patience);
-        while self.take(&mut lines) && writer.write_all(&lines).is_ok() {}
-        self.close();
-        self.client.kill();
+        while self.take(&mut lines) {
+            if writer.write_all(&lines).is_err() {
+                self.close();
+                return self.client.kill();
+            }
+        }
+        if !lock(&self.queue).parted {
+            self.client.kill();
+        }
     }
 
     /// Waits for bytes and takes them all into `taken`, whose buffer is used again; `false` once there
@@ -115,6 +121,12 @@ impl Feed {
     pub fn close(&self) {
         lock(&self.queue).closed = true;
         self.woken.notify_one();
+    }
+
+    /// The same, but the connection goes on without it.
+    pub fn part(&self) {
+        lock(&self.queue).parted = true;
+        self.close();
     }
 }
 

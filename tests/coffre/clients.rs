@@ -207,7 +207,7 @@ fn monitor_shows_every_command_but_secrets() {
     assert_eq!(line(), format!("[0 {address}] \"CONFIG\" \"GET\" \"port\""));
     let clients = list(&mut client, "CLIENT LIST");
     assert_eq!((&clients[0]["flags"][..], &clients[0]["cmd"][..]), ("O", "monitor"));
-    assert!(watcher.line("GET a").error().contains("only PING, QUIT and MONITOR"));
+    assert!(watcher.line("GET a").error().contains("only PING, QUIT, RESET and MONITOR"));
     // The rest is sent before it closes.
     watcher.send(b"PING\r\nQUIT\r\n");
     let rest = String::from_utf8(watcher.read_to_end()).unwrap();
@@ -442,4 +442,33 @@ fn metrics_and_health_are_served_by_http() {
     // Without its folder it cannot be well.
     std::fs::remove_dir_all(folder.path()).unwrap();
     wait_until("it is not well", || health().starts_with("HTTP/1.1 503 Service Unavailable"));
+}
+
+#[test]
+fn reset_ends_watching_and_the_connection_goes_on() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let (mut watcher, mut other) = (server.client(), server.client());
+    for bursts in [
+        &["MONITOR\r\n", "RESET\r\n"][..],
+        &["MONITOR\r\nRESET\r\n"],
+        &["MONITOR\r\nMONITOR\r\n", "RESET\r\n"],
+    ] {
+        for burst in bursts {
+            watcher.send(burst.as_bytes());
+            for line in burst.split_terminator("\r\n") {
+                let status = if line == "RESET" { "RESET" } else { "OK" };
+                assert_eq!(watcher.reply(), Reply::Status(status.to_owned()), "{bursts:?}");
+            }
+        }
+        assert_eq!(other.line("SET a 1"), Reply::ok());
+        assert_eq!(watcher.line("GET a"), Reply::bulk("1"), "no line of a monitor");
+    }
+    // And from one to the next at once.
+    assert_eq!(watcher.line("MONITOR"), Reply::ok());
+    watcher.send(b"RESET\r\nMONITOR\r\n");
+    assert_eq!(watcher.reply(), Reply::Status("RESET".to_owned()));
+    assert_eq!(watcher.reply(), Reply::ok());
+    other.line("SET b 1");
+    assert!(watcher.reply().error_or_status().ends_with("\"SET\" \"b\" \"1\""));
 }
