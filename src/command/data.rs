@@ -9,7 +9,8 @@ type Result = std::result::Result<(), CommandError>;
 pub fn ping(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match request.len() {
         1 => context.replies.status("PONG"),
-        _ => context.replies.bulk(&request[1]),
+        2 => context.replies.bulk(&request[1]),
+        _ => return Err(CommandError::Arity("ping".to_owned())),
     }
     Ok(())
 }

@@ -160,6 +160,9 @@ pub enum CommandError {
     /// `EXEC` after a request that could not be kept.
     #[error("EXECABORT Transaction discarded because of previous errors.")]
     Aborted,
+    /// `EXEC` that could not be run.
+    #[error("EXECABORT Transaction discarded because of: {0}")]
+    AbortedBy(String),
     /// A client name with a blank or a line end in it.
     #[error("ERR {0} cannot contain spaces, newlines or special characters.")]
     Name(&'static str),
@@ -338,7 +341,11 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
         }
         (found, rejection) => {
             let outcome = found.map_or(Outcome::Unknown, Outcome::Rejected);
-            (outcome, rejection.map_or(Ok(()), Err))
+            let error = rejection.map(|error| match found {
+                Some(found) => transaction::rejected(found, error, context),
+                None => error,
+            });
+            (outcome, error.map_or(Ok(()), Err))
         }
     };
     if matches!(outcome, Outcome::Unknown | Outcome::Rejected(_)) {

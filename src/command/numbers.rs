@@ -45,9 +45,9 @@ fn add(context: &mut Context<'_, '_>, key: &[u8], more: i64) -> Result {
 }
 
 pub fn incr_by_float(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let more = BigDecimal::parse(&request[2])?;
     let sum = context.session.update(&request[1], |old| {
-        let sum = BigDecimal::of(old)?.plus(&more);
+        let (before, more) = both(BigDecimal::of(old), BigDecimal::parse(&request[2]))?;
+        let sum = before.plus(&more);
         let sum = sum.ok_or(CommandError::Value("increment would produce NaN or Infinity"))?;
         let text = sum.text();
         let expires_ms = old.and_then(Entry::expires_ms);
@@ -56,6 +56,17 @@ pub fn incr_by_float(context: &mut Context<'_, '_>, request: &Request<'_>) -> Re
     context.replies.bulk(sum.as_bytes());
     Ok(())
 }
+
+/// Two numbers; that one is none at all is said before that one is infinite.
+fn both<N>(one: Result<N>, two: Result<N>) -> Result<(N, N)> {
+    let is_none = |number: &Result<N>| matches!(number, Err(CommandError::Value(NOT_A_FLOAT)));
+    match is_none(&two) && !is_none(&one) {
+        true => two.and_then(|two| Ok((one?, two))),
+        false => Ok((one?, two?)),
+    }
+}
+
+const NOT_A_FLOAT: &str = "value is not a valid float";
 
 /// A number as a value of a key.
 trait Number: Clone + Ord {
@@ -119,7 +130,7 @@ impl Number for BigDecimal {
     /// As C's `strtold` reads it, but for hexadecimal digits, and only where Redis's numbers have room.
     fn parse(word: &[u8]) -> Result<Self> {
         const TEXT_BYTES_MAX: usize = 255;
-        const ERROR: CommandError = CommandError::Value("value is not a valid float");
+        const ERROR: CommandError = CommandError::Value(NOT_A_FLOAT);
         let text = str::from_utf8(word).ok().filter(|text| text.len() <= TEXT_BYTES_MAX);
         let text = text.ok_or(ERROR)?;
         let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);

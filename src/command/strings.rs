@@ -209,14 +209,22 @@ pub fn get_del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 /// `GETEX key [EX seconds | PX milliseconds | EXAT time | PXAT time | PERSIST]`
 pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let expiry = match request.len() {
-        2 => return get(context, request),
-        3 if is(&request[2], "PERSIST") => Ok(Expiry::Never),
-        4 => {
-            let unit = Unit::parse(&request[2]).ok_or(CommandError::Syntax)?;
-            unit.expiry(&request[3], context.session.now_ms(), "getex")
+    let (mut time, mut persist) = (None::<(Unit, &[u8])>, false);
+    let mut words = request.words_from(2);
+    while let Some(word) = words.next() {
+        match Unit::parse(word) {
+            // Again is as good as once.
+            Some(unit) if !persist && time.is_none_or(|(old, _)| old == unit) => {
+                time = Some((unit, words.next().ok_or(CommandError::Syntax)?));
+            }
+            None if is(word, "PERSIST") && time.is_none() => persist = true,
+            _ => return Err(CommandError::Syntax),
         }
-        _ => return Err(CommandError::Syntax),
+    }
+    let expiry = match time {
+        None if !persist => return get(context, request),
+        None => Ok(Expiry::Never),
+        Some((unit, word)) => unit.expiry(word, context.session.now_ms(), "getex"),
     };
     let replies = &mut context.replies;
     context.session.update(&request[1], |old| {

@@ -1086,7 +1086,7 @@ pub static TABLE: &[Command] = &[
     },
     Command {
         name: "PING",
-        arity: Arity::Between(1, 2),
+        arity: Arity::AtLeast(1),
         flags: &[Flag::Fast],
         group: Group::Connection,
         summary: "Returns PONG, or the message.",

@@ -195,6 +195,16 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     done
 }
 
+/// What a command is answered that cannot be run: an `EXEC` then ends the transaction.
+pub fn rejected(found: Found, error: CommandError, context: &mut Context<'_, '_>) -> CommandError {
+    if found.command.name != "EXEC" {
+        return error;
+    }
+    context.conversation.transaction = Transaction::default();
+    let reason = error.to_string();
+    CommandError::AbortedBy(reason.strip_prefix("ERR ").unwrap_or(&reason).to_owned())
+}
+
 /// Whether a command may look at any key.
 fn needs_all(found: Found) -> bool {
     found.command.keys.0 == 0 && found.command.group != Group::Connection

@@ -238,6 +238,28 @@ impl Client {
         })
     }
 
+    /// One reply, of any protocol, as it came.
+    pub fn raw_reply(&mut self) -> Vec<u8> {
+        let mut raw = Vec::new();
+        self.reader.read_until(b'\n', &mut raw).unwrap();
+        let number = |raw: &[u8]| str::from_utf8(&raw[1..raw.len() - 2]).unwrap().parse::<i64>();
+        let (bytes, replies) = match raw.first() {
+            Some(b'$' | b'=') => (number(&raw).unwrap() + 2, 0),
+            Some(b'*' | b'~') => (0, number(&raw).unwrap()),
+            Some(b'%') => (0, 2 * number(&raw).unwrap()),
+            Some(_) => (0, 0),
+            None => panic!("the connection ended"),
+        };
+        if bytes > 1 {
+            let rest = self.read(bytes as usize);
+            raw.extend_from_slice(&rest);
+        }
+        for _ in 0..replies {
+            raw.extend(self.raw_reply());
+        }
+        raw
+    }
+
     pub fn reply(&mut self) -> Reply {
         self.try_reply().expect("a reply")
     }

@@ -30,6 +30,7 @@ mod concurrency;
 mod corruption;
 mod databases;
 mod deadlines;
+mod differential;
 mod durability;
 mod harness;
 mod healing;

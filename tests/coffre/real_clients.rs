@@ -37,13 +37,13 @@ fn redis_cli(server: &Server, arguments: &[&str], input: &[u8]) -> String {
 }
 
 /// A redis-server without persistence, reaped.
-struct Redis {
+pub struct Redis {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Redis {
-    fn start(folder: &Path) -> Self {
+    pub fn start(folder: &Path) -> Self {
         // A free port: nothing else here asks for that one meanwhile.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new("redis-server")
@@ -418,96 +418,4 @@ fn telnet_goes_on_after_ctrl_c() {
     let shown = text(&run("timeout", &["20", "python3", "-c", &script], b""));
     assert!(shown.contains("+OK") && shown.contains("before\r\n"), "{shown}");
     assert!(shown.contains("$6\r\n"), "what comes after Ctrl-C is shown: {shown}");
-}
-
-/// The same random sequences to both: every reply the same to the byte.
-#[test]
-#[ignore = "needs redis-server"]
-fn replies_are_those_of_redis() {
-    let (folder, file) = folder();
-    let server = Server::with(&file, &["--fsync", "no"]);
-    let redis = Redis::start(folder.path());
-    let seed = crate::harness::on_request("COFFRE_SEED", fastrand::u64(..1 << 32));
-    println!("COFFRE_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut clients = [Client::connect(redis.port), server.client()];
-    for step in 0..20_000 {
-        let request = random_request(&mut random);
-        let replies = clients.each_mut().map(|client| {
-            client.send(&request);
-            let reply = client.reply();
-            match reply {
-                // Neither promises an order.
-                Reply::Array(mut keys)
-                    if request.to_ascii_uppercase().windows(4).any(|w| w == b"KEYS") =>
-                {
-                    keys.sort_by_key(|key| format!("{key:?}"));
-                    Reply::Array(keys)
-                }
-                other => other,
-            }
-        });
-        let sent = request.escape_ascii();
-        assert_eq!(replies[0], replies[1], "seed {seed}, step {step}: {sent}");
-    }
-}
-
-/// A request that both answer alike, inline or as an array, right or wrong.
-fn random_request(random: &mut fastrand::Rng) -> Vec<u8> {
-    let pick =
-        |random: &mut fastrand::Rng, words: &[&str]| words[random.usize(..words.len())].to_owned();
-    let key = |random: &mut fastrand::Rng| {
-        pick(random, &["a", "b", "key", "k\u{e9}y", "a b", "", "'", "\"q\"", "*"])
-    };
-    let value = |random: &mut fastrand::Rng| match random.u8(..4) {
-        0 => "x".repeat(random.usize(..300)),
-        1 => String::new(),
-        _ => pick(random, &["1", "bonjour", "two words", "\n", "\\", "\t", "\u{1}"]),
-    };
-    let pattern = |random: &mut fastrand::Rng| {
-        pick(random, &["*", "a*", "?", "[ab]", "[^a]*", "k*y", "\\*", "[", "*[a-b]", ""])
-    };
-    let words: Vec<String> = match random.u8(..20) {
-        0..4 => vec!["SET".into(), key(random), value(random)],
-        4..7 => vec!["get".into(), key(random)],
-        7..9 => vec!["APPEND".into(), key(random), value(random)],
-        9 => vec!["DEL".into(), key(random), key(random), key(random)],
-        10 => vec!["Exists".into(), key(random), key(random)],
-        11 => vec!["KEYS".into(), pattern(random)],
-        12 => vec![
-            "SETRANGE".into(),
-            key(random),
-            pick(random, &["0", "3", "-1", "x", "01", "600000000", ""]),
-            value(random),
-        ],
-        13 => vec!["DBSIZE".into()],
-        14 => vec!["PING".into(), value(random)],
-        15 => vec!["ECHO".into(), value(random)],
-        16 if random.u8(..10) == 0 => {
-            vec![pick(random, &["FLUSHALL", "flushall"]), pick(random, &["ASYNC", "sync", "now"])]
-        }
-        // Wrong arity, and unknown commands.
-        16 | 17 => vec![pick(
-            random,
-            &["GET", "SET", "DEL", "EXISTS", "APPEND", "KEYS", "ECHO", "SETRANGE"],
-        )],
-        18 => vec![
-            pick(random, &["DBSIZE", "GET", "KEYS", "ECHO", "PING"]),
-            key(random),
-            key(random),
-            key(random),
-        ],
-        _ => vec![pick(random, &["FOO", "bar\r\nbaz", "", "S\u{e9}T"]), value(random), key(random)],
-    };
-    let words: Vec<_> = words.iter().map(String::as_bytes).collect();
-    if random.bool() {
-        return request(&words);
-    }
-    let mut line = Vec::new();
-    for word in words {
-        coffre::text::quote(word, &mut line);
-        line.push(b' ');
-    }
-    line.extend_from_slice(if random.bool() { b"\r\n" } else { b"\n" });
-    line
 }
