@@ -1,4 +1,5 @@
-//! The engine on a [`SimulatedDisk`](crate::simulated_disk): random writes, compactions and restarts while
+//! The engine on a [`SimulatedDisk`](crate::simulated_disk): random writes to some databases, alone and several at one
+//! moment, of keys that expire and others, compactions and restarts while
 //! the power goes at any call, calls fail, and recovery is cut short too. After each it must start by
 //! itself, and hold exactly the writes before some moment, with all that were acknowledged. A plain
 //! map says what that is.
@@ -7,17 +8,47 @@
 //! too: disks that do not sync are journals that forget to, and a recovery that cuts at the first bad
 //! line is caught.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::{Compaction, Engine, Session};
+use coffre::engine::{Change, Compaction, Engine, Session, WriteError};
+use coffre::entry::Entry;
 use coffre::persistence::format::Seal;
 use coffre::persistence::{Error, Fsync, Recovery};
 use coffre::store::{Hashing, Store};
 
-use crate::harness::{State, on_request, state};
+use crate::harness::on_request;
 use crate::simulated_disk::{Lies, Plan, SimulatedDisk};
+
+/// What is in memory: by database and key, the value and when it expires.
+type Model = BTreeMap<(usize, Vec<u8>), (Vec<u8>, Option<u64>)>;
+
+/// How many databases are written to.
+const DATABASES: usize = 3;
+/// No key expires before that, in milliseconds of Unix time.
+const FAR_MS: u64 = 33_177_117_420_000;
+
+/// All there is.
+fn model(engine: &Engine) -> Model {
+    let mut session = Session::new(engine);
+    let mut all = Model::new();
+    for database in 0..DATABASES {
+        assert!(session.select(database));
+        let mut keys = Vec::new();
+        session.keys(b"", |key| keys.push(key.to_vec())).unwrap();
+        for key in keys {
+            let held = |entry: Option<&Entry>| {
+                let entry = entry.unwrap();
+                (entry.value().to_vec(), entry.expires_ms())
+            };
+            let value = session.entry(&key, held);
+            all.insert((database, key), value);
+        }
+    }
+    all
+}
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,16 +56,18 @@ struct Broken {
     lies: Lies,
     /// Before each start the file is cut at the first line that is not as it should be.
     cuts_at_first_bad_line: bool,
+    /// What is to be done at one moment is done at several.
+    splits_transactions: bool,
 }
 
 /// What memory must hold, and what a start may find.
 #[derive(Debug, Default)]
 struct Oracle {
     /// What was acknowledged, in memory now.
-    acknowledged: State,
+    acknowledged: Model,
     /// What a power cut may leave beside that: older states not synced yet, and writes that were
     /// refused or were under way.
-    possible: Vec<State>,
+    possible: Vec<Model>,
 }
 
 impl Oracle {
@@ -43,7 +76,7 @@ impl Oracle {
         self.possible.clear();
     }
 
-    fn check(&self, found: &State) -> Result<(), String> {
+    fn check(&self, found: &Model) -> Result<(), String> {
         if *found == self.acknowledged || self.possible.contains(found) {
             return Ok(());
         }
@@ -140,7 +173,7 @@ impl Simulation {
             match self.recover() {
                 Ok(engine) => {
                     self.disk.set_plan(Plan::default());
-                    let found = state(&mut Session::new(&engine));
+                    let found = model(&engine);
                     self.oracle.check(&found)?;
                     self.oracle = Oracle { acknowledged: found, possible: Vec::new() };
                     return Ok(Ok(engine));
@@ -209,15 +242,20 @@ impl Simulation {
                 }
                 _ => {
                     if let Some(mut running) = compaction.take() {
-                        while running.step().unwrap_or(false) {}
-                        if running.finish().is_ok() {
+                        let rest = loop {
+                            match running.step() {
+                                Ok(true) => {}
+                                rest => break rest,
+                            }
+                        };
+                        if rest.is_ok() && running.finish().is_ok() {
                             self.oracle.synced();
                         }
                     }
                 }
             }
             // Reads go on, whatever the disk does, and show what was acknowledged.
-            let shown = state(&mut Session::new(engine));
+            let shown = model(engine);
             if shown != self.oracle.acknowledged {
                 let acknowledged = &self.oracle.acknowledged;
                 return Err(format!("memory is {shown:?}, acknowledged {acknowledged:?}"));
@@ -247,14 +285,17 @@ impl Simulation {
         let count = self.random.usize(1..4);
         let mut refused = false;
         for _ in 0..count {
-            refused |= !self.random_write(session, &mut next);
+            refused |= match self.random.u8(..5) {
+                0 => !self.random_transaction(session, &mut next),
+                _ => !random_write(&mut self.random, session, &mut next),
+            };
         }
         let mark = session.take_mark();
-        if let Some(running) = compaction {
-            for _ in 0..steps {
-                if !running.step().unwrap_or(false) {
-                    break;
-                }
+        for _ in 0..steps {
+            match compaction.as_mut().map(Compaction::step) {
+                Some(Ok(true)) => {}
+                Some(Err(_)) => *compaction = None,
+                None | Some(Ok(false)) => break,
             }
         }
         let committed = session.commit(mark).is_ok() && !refused;
@@ -274,44 +315,33 @@ impl Simulation {
         Ok(())
     }
 
-    /// One write to the session and to the model; `false` if it was refused.
-    fn random_write(&mut self, session: &mut Session<'_>, model: &mut State) -> bool {
-        let random = &mut self.random;
-        let key = vec![random.u8(b'a'..b'g')];
-        let length = if random.u8(..16) == 0 { random.usize(..600) } else { random.usize(..20) };
-        let value: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
-        match random.u8(..20) {
-            0 => {
-                let done = session.flush(true).is_ok();
-                model.clear();
-                done
-            }
-            1..5 => {
-                let done = session.del([&key[..], b"a"].into_iter()).is_ok();
-                model.remove(&key);
-                model.remove(&b"a"[..]);
-                done
-            }
-            5..9 => {
-                let done = session.append(&key, &value).is_ok();
-                model.entry(key).or_default().extend(value);
-                done
-            }
-            9..12 => {
-                let offset = random.usize(..30);
-                let done = session.set_range(&key, offset, &value).is_ok();
-                if !value.is_empty() {
-                    let old = model.entry(key).or_default();
-                    old.resize(old.len().max(offset + value.len()), 0);
-                    old[offset..offset + value.len()].copy_from_slice(&value);
+    /// Several writes at one moment, and among them one that takes back what it did; `false` if they were refused.
+    fn random_transaction(&mut self, session: &mut Session<'_>, model: &mut Model) -> bool {
+        let (random, splits) = (&mut self.random, self.broken.splits_transactions);
+        let count = random.usize(2..5);
+        let failing = random.usize(..8);
+        let mut work = |session: &mut Session<'_>| {
+            for number in 0..count {
+                if number == failing {
+                    let failed = session.at_one_moment(|session| {
+                        random_write(random, session, &mut model.clone());
+                        Err::<(), _>(WriteError::TooLong)
+                    });
+                    assert!(failed.is_err());
                 }
-                done
+                if !random_write(random, session, model) {
+                    return Err(WriteError::TooLong);
+                }
+                if splits {
+                    let mark = session.take_mark();
+                    session.commit(mark)?;
+                }
             }
-            _ => {
-                let done = session.set(&key, &value).is_ok();
-                model.insert(key, value);
-                done
-            }
+            Ok(())
+        };
+        match splits {
+            true => work(session).is_ok(),
+            false => session.at_one_moment(&mut work).is_ok(),
         }
     }
 
@@ -336,6 +366,71 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+}
+
+/// One write to the session and to the model; `false` if it was refused.
+fn random_write(random: &mut fastrand::Rng, session: &mut Session<'_>, model: &mut Model) -> bool {
+    let database = random.usize(..DATABASES);
+    assert!(session.select(database));
+    let key = vec![random.u8(b'a'..b'g')];
+    let place = (database, key.clone());
+    let length = if random.u8(..16) == 0 { random.usize(..600) } else { random.usize(..20) };
+    let value: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+    let expires_ms = random.bool().then(|| FAR_MS + random.u64(..1000));
+    match random.u8(..24) {
+        0 => {
+            model.clear();
+            session.flush(true).is_ok()
+        }
+        1 => {
+            model.retain(|(other, _), _| *other != database);
+            session.flush(false).is_ok()
+        }
+        2 => {
+            let other = random.usize(..DATABASES);
+            let swapped = |number| match number {
+                _ if number == database => other,
+                _ if number == other => database,
+                number => number,
+            };
+            let old = std::mem::take(model);
+            model.extend(
+                old.into_iter().map(|((number, key), held)| ((swapped(number), key), held)),
+            );
+            session.swap(database, other).is_ok()
+        }
+        3..6 => {
+            model.remove(&place);
+            model.remove(&(database, b"a".to_vec()));
+            session.del([&key[..], b"a"].into_iter()).is_ok()
+        }
+        6..9 => {
+            model.entry(place).or_default().0.extend_from_slice(&value);
+            session.append(&key, &value).is_ok()
+        }
+        9..12 => {
+            let offset = random.usize(..30);
+            if !value.is_empty() {
+                let old = &mut model.entry(place).or_default().0;
+                old.resize(old.len().max(offset + value.len()), 0);
+                old[offset..offset + value.len()].copy_from_slice(&value);
+            }
+            session.set_range(&key, offset, &value).is_ok()
+        }
+        12..15 => {
+            if let Some(held) = model.get_mut(&place) {
+                held.1 = expires_ms;
+            }
+            let expire = |_: Option<&Entry>| Ok::<_, WriteError>((Change::Expire(expires_ms), ()));
+            session.update(&key, expire).is_ok()
+        }
+        _ => {
+            let done =
+                session.set_if(&key, &value, expires_ms, |_| Ok::<_, WriteError>(true)).is_ok();
+            model.insert(place, (value, expires_ms));
+            done
+        }
     }
 }
 
@@ -440,5 +535,11 @@ fn a_journal_that_forgets_to_sync_the_folder_is_caught() {
 #[test]
 fn a_recovery_that_cuts_at_the_first_bad_line_is_caught() {
     let broken = Broken { cuts_at_first_bad_line: true, ..Broken::default() };
+    assert!(first_failure(0..2_000, broken).is_some());
+}
+
+#[test]
+fn half_a_transaction_is_caught() {
+    let broken = Broken { splits_transactions: true, ..Broken::default() };
     assert!(first_failure(0..2_000, broken).is_some());
 }
