@@ -282,7 +282,7 @@ impl Shard {
     /// A key of a database that has expired at `now_ms` and was not named before, its hash and its time; it is named
     /// again after [`put_off`](Self::put_off).
     pub fn next_expired(&mut self, database: usize, now_ms: u64) -> Option<(u64, u64, &[u8])> {
-        self.tables.get_mut(database)?.next_expired(now_ms)
+        self.tables.get_mut(database)?.next_expired(now_ms, &self.hashing)
     }
 
     /// A key that has expired could not be removed.
@@ -479,11 +479,14 @@ impl Table {
         }
     }
 
-    fn next_expired(&mut self, now_ms: u64) -> Option<(u64, u64, &[u8])> {
+    fn next_expired(&mut self, now_ms: u64, hashing: &Hashing) -> Option<(u64, u64, &[u8])> {
         loop {
             let (hash, time_ms) = self.due.next(now_ms)?;
-            // What borrows is found again: else the borrow would last for the whole loop.
-            let is_due = |entry: &Entry| entry.expires_ms() == Some(time_ms);
+            // A table looks at a few bits of a hash only. What borrows is found again: else the borrow would last for
+            // the whole loop.
+            let is_due = |entry: &Entry| {
+                entry.expires_ms() == Some(time_ms) && hashing.hash_one(entry.key()) == hash
+            };
             if self.entries.find(hash, is_due).is_some() {
                 let key = self.entries.find(hash, is_due).map(Entry::key);
                 return key.map(|key| (hash, time_ms, key));

@@ -1,0 +1,182 @@
+//! Keys that expire: nobody sees one again, whoever asks and however the server was started.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Reply, Server, folder, info_of, request, wait_until};
+
+fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// All ways of looking say that `gone` is not there, and that `here` is.
+fn expect_only_here(client: &mut Client) {
+    let here = || Reply::Array(vec![Reply::bulk("here")]);
+    for (line, reply) in [
+        ("GET gone", Reply::Nil),
+        ("EXISTS gone here", Reply::Integer(1)),
+        ("TTL gone", Reply::Integer(-2)),
+        ("PEXPIRETIME gone", Reply::Integer(-2)),
+        ("TYPE gone", Reply::Status("none".to_owned())),
+        ("STRLEN gone", Reply::Integer(0)),
+        ("MGET gone here", Reply::Array(vec![Reply::Nil, Reply::bulk("1")])),
+        ("KEYS *", here()),
+        ("KEYS gon*", Reply::Array(vec![])),
+        ("KEYS gone", Reply::Array(vec![])),
+        ("SCAN 0 COUNT 1000", Reply::Array(vec![Reply::bulk("0"), here()])),
+        ("RANDOMKEY", Reply::bulk("here")),
+        ("OBJECT ENCODING gone", Reply::Nil),
+        ("GETEX gone PERSIST", Reply::Nil),
+        ("PERSIST gone", Reply::Integer(0)),
+        ("EXPIRE gone 100", Reply::Integer(0)),
+        ("SET gone 1 XX", Reply::Nil),
+        ("COPY gone other", Reply::Integer(0)),
+        ("RENAMENX here here", Reply::Integer(0)),
+        ("GETDEL gone", Reply::Nil),
+        ("DEL gone", Reply::Integer(0)),
+    ] {
+        assert_eq!(client.line(line), reply, "{line}");
+    }
+}
+
+#[test]
+fn what_has_expired_is_never_seen() {
+    let (_folder, file) = folder();
+    let flags = ["--enable-debug-command", "yes", "--fsync", "no"];
+    let server = Server::with(&file, &flags);
+    let mut client = server.client();
+    // Nothing is removed behind its back: it is only not seen.
+    client.line("DEBUG SET-ACTIVE-EXPIRE 0");
+    client.line("SET here 1");
+    client.line("SET gone 1 PX 1");
+    pause(5);
+    expect_only_here(&mut client);
+    assert_eq!(client.line("DBSIZE"), Reply::Integer(2), "it is not removed");
+    // A value that has expired is none to go on with.
+    for (line, reply) in [
+        ("APPEND gone x", Reply::Integer(1)),
+        ("INCRBY gone 5", Reply::Integer(5)),
+        ("SETRANGE gone 0 y", Reply::Integer(1)),
+        ("INCRBYFLOAT gone 0.5", Reply::bulk("0.5")),
+    ] {
+        client.line("SET gone 123 PX 1");
+        pause(5);
+        assert_eq!(client.line(line), reply, "{line}");
+        assert_eq!(client.line("TTL gone"), Reply::Integer(-1), "{line}");
+    }
+    client.line("SET gone 1 PX 1");
+    pause(5);
+    server.kill();
+    // A file that still has it, and after that one that says it is removed.
+    for _ in 0..2 {
+        let server = Server::with(&file, &flags);
+        let mut client = server.client();
+        expect_only_here(&mut client);
+        wait_until("it is removed", || client.line("DBSIZE") == Reply::Integer(1));
+    }
+    assert!(fs::read_to_string(&file).unwrap().contains("\nDEL gone\n"));
+}
+
+#[test]
+fn removals_are_counted_and_written_down() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    client.line("SET stays 1");
+    for number in 0..500 {
+        client.line(&format!("SET k:{number} 1 PX {}", 1 + number % 50));
+    }
+    client.line("SELECT 3");
+    client.line("SET k 1 PX 10");
+    wait_until("all are removed", || info_of(&mut client, "stats", "expired_keys") == "501");
+    assert_eq!(client.line("DBSIZE"), Reply::Integer(0));
+    client.line("SELECT 0");
+    assert_eq!(client.line("DBSIZE"), Reply::Integer(1));
+    assert_eq!(client.line("SAVE"), Reply::ok());
+    let text = fs::read_to_string(&file).unwrap();
+    let removals = text.lines().filter(|line| line.starts_with("DEL "));
+    assert_eq!(removals.map(|line| line.split(' ').count() - 1).sum::<usize>(), 501);
+}
+
+#[test]
+fn a_value_that_changes_after_its_time_is_another() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    for line in ["SET a 1 PX 300", "APPEND a 2", "SETRANGE a 5 x", "SET b 1 PX 300", "BGREWRITEAOF"]
+    {
+        assert!(!matches!(client.line(line), Reply::Error(_)), "{line}");
+    }
+    // Replayed when it has expired, nothing of it is there.
+    server.kill();
+    pause(400);
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("EXISTS a b"), Reply::Integer(0));
+    assert_eq!(client.line("SET b 2"), Reply::ok());
+    server.kill();
+    let server = Server::start(&file);
+    assert_eq!(server.client().line("GET b"), Reply::bulk("2"));
+}
+
+#[test]
+fn times_to_live_are_what_is_left() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    client.line("SET a 1 EX 100");
+    let number = |reply| match reply {
+        Reply::Integer(number) => number,
+        other => panic!("{other:?}"),
+    };
+    assert!((99..=100).contains(&number(client.line("TTL a"))));
+    assert!((95_000..=100_000).contains(&number(client.line("PTTL a"))));
+    let at = number(client.line("PEXPIRETIME a"));
+    let server = {
+        server.kill();
+        Server::start(&file)
+    };
+    let mut client = server.client();
+    assert_eq!(number(client.line("PEXPIRETIME a")), at, "times are absolute");
+}
+
+/// A crowd that expires at one moment holds nobody up.
+#[test]
+fn many_that_expire_at_once_go_bit_by_bit() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let at = (std::time::SystemTime::now() + Duration::from_secs(2))
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let at = at.as_millis().to_string();
+    let count = 100_000;
+    for start in (0..count).step_by(1000) {
+        let sets: Vec<u8> = (start..start + 1000)
+            .flat_map(|number| {
+                request(&[
+                    b"SET",
+                    format!("k:{number}").as_bytes(),
+                    b"value",
+                    b"PXAT",
+                    at.as_bytes(),
+                ])
+            })
+            .collect();
+        client.send(&sets);
+        (0..1000).for_each(|_| drop(client.reply()));
+    }
+    let (mut slowest, begun) = (Duration::ZERO, Instant::now());
+    loop {
+        let asked = Instant::now();
+        client.line("GET other");
+        slowest = slowest.max(asked.elapsed());
+        let expired = info_of(&mut client, "stats", "expired_keys");
+        if expired == count.to_string() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{expired} are removed");
+    }
+    assert_eq!(client.line("DBSIZE"), Reply::Integer(0));
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}

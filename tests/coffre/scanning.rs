@@ -1,0 +1,98 @@
+//! `SCAN` while keys come and go: who is there throughout is seen once, whatever happens to the others.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{Client, Reply, Server, folder, request};
+
+/// Everything that a full iteration shows, each request on the next of the connections.
+fn scan_all(clients: &mut [Client], options: &str) -> HashMap<Vec<u8>, u32> {
+    let (mut cursor, mut seen, mut turn) = ("0".to_owned(), HashMap::new(), 0);
+    loop {
+        let client = turn % clients.len();
+        turn += 1;
+        let Reply::Array(mut reply) = clients[client].line(&format!("SCAN {cursor} {options}"))
+        else {
+            panic!("no array")
+        };
+        let Some(Reply::Array(keys)) = reply.pop() else { panic!("no keys") };
+        for key in keys {
+            *seen.entry(key.into_bytes()).or_insert(0) += 1;
+        }
+        cursor = String::from_utf8(reply.pop().unwrap().into_bytes()).unwrap();
+        if cursor == "0" {
+            return seen;
+        }
+        assert!(turn < 1_000_000, "it does not end");
+    }
+}
+
+#[test]
+fn who_is_there_throughout_is_seen_once() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let stay = 5_000;
+    let mut client = server.client();
+    let sets: Vec<u8> = (0..stay)
+        .flat_map(|number| request(&[b"SET", format!("stay:{number}").as_bytes(), b"1"]))
+        .collect();
+    client.send(&sets);
+    (0..stay).for_each(|_| assert_eq!(client.reply(), Reply::ok()));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for seed in 0..2 {
+            let (server, is_over) = (&server, &is_over);
+            scope.spawn(move || {
+                let (mut client, mut random) = (server.client(), fastrand::Rng::with_seed(seed));
+                let mut most = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    // Tables grow to several times their size, and keys that stay are written again.
+                    most = if most > 20_000 { 0 } else { most + 2_000 };
+                    let mut lines = String::new();
+                    for number in 0..500 {
+                        let key = random.u32(..20_000);
+                        let line = match number % 5 {
+                            _ if key > most => format!("DEL come:{key}\r\n"),
+                            0 => format!("SET stay:{} {number}\r\n", key % 5_000),
+                            1 => format!("EXPIRE stay:{} 100000\r\n", key % 5_000),
+                            _ => format!("SET come:{key} 1\r\n"),
+                        };
+                        lines.push_str(&line);
+                    }
+                    client.send(lines.as_bytes());
+                    (0..500).for_each(|_| drop(client.reply()));
+                }
+            });
+        }
+        let mut clients = [server.client(), server.client()];
+        for options in ["COUNT 7", "COUNT 100", "COUNT 1000", "MATCH stay:* COUNT 333", ""] {
+            let seen = scan_all(&mut clients, options);
+            for number in 0..stay {
+                let times = seen.get(format!("stay:{number}").as_bytes());
+                assert_eq!(times, Some(&1), "stay:{number}, {options}");
+            }
+            assert!(seen.values().all(|times| *times >= 1));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn one_by_one_and_by_database() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    for database in 0..2 {
+        client.line(&format!("SELECT {database}"));
+        for number in 0..300 {
+            client.line(&format!("SET {database}:{number} 1"));
+        }
+    }
+    let seen = scan_all(std::slice::from_mut(&mut client), "COUNT 1");
+    assert_eq!(seen.len(), 300);
+    assert!(seen.iter().all(|(key, times)| key.starts_with(b"1:") && *times == 1));
+    // Cursors that nobody was given are places like any other.
+    for cursor in ["1", "18446744073709551615", "9223372036854775807", "4611686018427387904"] {
+        assert!(matches!(client.line(&format!("SCAN {cursor}")), Reply::Array(_)), "{cursor}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Transactions and commands on several keys: nobody sees half of one, and no crash leaves half.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::harness::{Client, Reply, Server, folder, on_request, request};
+
+/// Sends the requests in one write and reads all replies.
+fn burst(client: &mut Client, lines: &[String]) -> Vec<Reply> {
+    client.send((lines.join("\r\n") + "\r\n").as_bytes());
+    lines.iter().map(|_| client.reply()).collect()
+}
+
+#[test]
+fn nobody_sees_half() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let (server, is_over) = (&server, &is_over);
+            scope.spawn(move || {
+                let mut client = server.client();
+                for number in 0..1_500 {
+                    let value = format!("{writer}:{number}");
+                    let pairs: Vec<_> = keys.iter().map(|key| format!("{key} {value}")).collect();
+                    let lines = match number % 3 {
+                        0 => vec![format!("MSET {}", pairs.join(" "))],
+                        1 => vec![format!("MSETEX 6 {} EX 1000", pairs.join(" "))],
+                        _ => {
+                            let sets = pairs.iter().map(|pair| format!("SET {pair}"));
+                            let begin = std::iter::once("MULTI".to_owned());
+                            begin.chain(sets).chain(["EXEC".to_owned()]).collect()
+                        }
+                    };
+                    let replies = burst(&mut client, &lines);
+                    assert!(!matches!(replies.last(), Some(Reply::Error(_) | Reply::Nil)));
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let (mut client, mut seen) = (server.client(), 0);
+                while !is_over.load(Ordering::Relaxed) {
+                    let Reply::Array(values) = client.line("MGET f e d c b a") else { panic!() };
+                    assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+                    client.send(b"MULTI\r\nGET a\r\nGET f\r\nEXEC\r\n");
+                    (0..3).for_each(|_| drop(client.reply()));
+                    let Reply::Array(values) = client.reply() else { panic!() };
+                    assert_eq!(values[0], values[1]);
+                    seen += 1;
+                }
+                assert!(seen > 10);
+            });
+        }
+    });
+}
+
+#[test]
+fn who_watches_loses_no_update() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let (threads, each) = (4, 200);
+    let conflicts = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut client = server.client();
+                for _ in 0..each {
+                    loop {
+                        assert_eq!(client.line("WATCH n"), Reply::ok());
+                        let number: u64 = match client.line("GET n") {
+                            Reply::Nil => 0,
+                            value => {
+                                String::from_utf8(value.into_bytes()).unwrap().parse().unwrap()
+                            }
+                        };
+                        let set = format!("SET n {}", number + 1);
+                        let lines = ["MULTI".to_owned(), set, "EXEC".to_owned()];
+                        match burst(&mut client, &lines).pop() {
+                            Some(Reply::Nil) => conflicts.fetch_add(1, Ordering::Relaxed),
+                            Some(Reply::Array(_)) => break,
+                            other => panic!("{other:?}"),
+                        };
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(server.client().line("GET n"), Reply::bulk(&(threads * each).to_string()));
+    assert!(conflicts.into_inner() > 0, "nothing was tried");
+}
+
+#[test]
+fn what_expires_or_comes_is_a_change_to_who_watches() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let (mut one, mut two) = (server.client(), server.client());
+    let exec = |client: &mut Client| {
+        let lines = ["MULTI", "PING", "EXEC"].map(str::to_owned);
+        burst(client, &lines).pop() == Some(Reply::Array(vec![Reply::pong()]))
+    };
+    one.line("SET a 1 PX 60");
+    one.line("WATCH a");
+    assert!(exec(&mut one), "not yet");
+    one.line("SET a 1 PX 60");
+    one.line("WATCH a");
+    // Watched while it was there: gone is changed, whether it was removed yet or not.
+    std::thread::sleep(Duration::from_millis(70));
+    assert!(!exec(&mut one));
+    one.line("WATCH new");
+    two.line("SET new 1");
+    assert!(!exec(&mut one));
+    // Watched after it has expired: that it is removed is no change.
+    one.line("SET b 1 PX 1");
+    std::thread::sleep(Duration::from_millis(5));
+    one.line("WATCH b");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(exec(&mut one));
+    // Each watches for itself, and only until it is told.
+    one.line("WATCH k");
+    two.line("WATCH other");
+    two.line("SET k 1");
+    assert!(exec(&mut two) && !exec(&mut one) && exec(&mut one));
+    // What changes nothing is no change.
+    one.line("WATCH k none");
+    for line in
+        ["DEL none", "SET k 2 NX", "EXPIRE none 10", "PERSIST k", "SELECT 1", "SET k 2", "FLUSHDB"]
+    {
+        two.line(line);
+    }
+    assert!(exec(&mut one));
+}
+
+#[test]
+fn who_leaves_while_watching_leaves_nothing() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let used = |server: &Server| {
+        crate::harness::info_of(&mut server.client(), "memory", "used_memory")
+            .parse::<u64>()
+            .unwrap()
+    };
+    let rush = || {
+        for round in 0..50 {
+            let mut client = server.client();
+            let keys: Vec<_> = (0..1000).map(|number| format!("k:{round}:{number}")).collect();
+            assert_eq!(client.line(&format!("WATCH {}", keys.join(" "))), Reply::ok());
+            client.send(b"MULTI\r\nSET a 1\r\n");
+            (0..2).for_each(|_| drop(client.reply()));
+        }
+    };
+    rush();
+    let before = used(&server);
+    (0..5).for_each(|_| rush());
+    assert_eq!(server.client().line("EXISTS a"), Reply::Integer(0));
+    let after = used(&server);
+    assert!(after < before + (2 << 20), "{before} {after}");
+}
+
+/// Each transaction gives three keys, in two databases, one number; after a crash they have the same, and at least the
+/// last that was acknowledged.
+#[test]
+fn kill_9_leaves_no_half_transaction() {
+    let (_folder, file) = folder();
+    let clients = 8;
+    let mut acknowledged = vec![0_u64; clients];
+    for cycle in 0..on_request("COFFRE_KILL_CYCLES", 3) {
+        let fsync = ["always", "everysec", "no"][cycle as usize % 3];
+        let server = Server::with(&file, &["--fsync", fsync]);
+        let mut client = server.client();
+        for (number, acknowledged) in acknowledged.iter_mut().enumerate() {
+            let lines = [
+                "SELECT 0".to_owned(),
+                format!("MGET t:{number}:a t:{number}:b"),
+                "SELECT 1".to_owned(),
+                format!("GET t:{number}:c"),
+            ];
+            let replies = burst(&mut client, &lines);
+            let Reply::Array(values) = &replies[1] else { panic!() };
+            let found: Vec<u64> = [&values[0], &values[1], &replies[3]]
+                .into_iter()
+                .map(|value| match value {
+                    Reply::Nil => 0,
+                    value => {
+                        String::from_utf8(value.clone().into_bytes()).unwrap().parse().unwrap()
+                    }
+                })
+                .collect();
+            assert!(found.iter().all(|value| *value == found[0]), "cycle {cycle}: {found:?}");
+            assert!(found[0] >= *acknowledged, "cycle {cycle}: {found:?}, {acknowledged}");
+            *acknowledged = found[0];
+        }
+        client.line("SELECT 0");
+        std::thread::scope(|scope| {
+            for (number, acknowledged) in acknowledged.iter_mut().enumerate() {
+                let port = server.port;
+                scope.spawn(move || {
+                    let mut client = Client::connect(port);
+                    loop {
+                        let value = (*acknowledged + 1).to_string();
+                        let key = |name: &str| format!("t:{number}:{name}").into_bytes();
+                        let (a, b, c) = (key("a"), key("b"), key("c"));
+                        let words: [&[&[u8]]; 7] = [
+                            &[b"MULTI"],
+                            &[b"SET", &a, value.as_bytes()],
+                            &[b"SET", &b, value.as_bytes(), b"EX", b"100000"],
+                            &[b"SELECT", b"1"],
+                            &[b"SET", &c, value.as_bytes()],
+                            &[b"SELECT", b"0"],
+                            &[b"EXEC"],
+                        ];
+                        let bytes: Vec<u8> =
+                            words.iter().flat_map(|words| request(words)).collect();
+                        if std::io::Write::write_all(&mut client.stream, &bytes).is_err() {
+                            return;
+                        }
+                        for _ in 0..words.len() {
+                            if client.try_reply().is_none() {
+                                return;
+                            }
+                        }
+                        *acknowledged += 1;
+                    }
+                });
+            }
+            if cycle % 2 == 0 {
+                client.line("BGREWRITEAOF");
+            }
+            std::thread::sleep(Duration::from_millis(100 + 37 * (cycle % 7)));
+            server.kill();
+        });
+    }
+    assert!(acknowledged.iter().all(|number| *number > 0));
+}
