@@ -337,14 +337,14 @@ impl<'a> Compaction<'a> {
     /// Goes on for a bounded while; `false` once everything is written.
     pub fn step(&mut self) -> Result<bool, SwitchError> {
         if self.keys.last().is_none() {
-            return self.list();
+            let has_more = self.list()?;
+            self.check_swaps()?;
+            return Ok(has_more);
         }
         self.check_flushed()?;
         self.engine.progress.fetch_add(1, Ordering::Relaxed);
         let pieces = self.copy();
-        if self.engine.swaps.load(Ordering::Relaxed) != self.swaps {
-            return Err(SwitchError::Swapped);
-        }
+        self.check_swaps()?;
         self.draft.select(self.database);
         let (mut lines, mut start) = (Vec::new(), 0);
         for (key_end, offset, end, last) in pieces.ends {
@@ -361,6 +361,14 @@ impl<'a> Compaction<'a> {
             self.sync()?;
         }
         Ok(true)
+    }
+
+    /// What was copied, and what was found to be nowhere, is so only as long as no databases are swapped.
+    fn check_swaps(&self) -> Result<(), SwitchError> {
+        match self.engine.swaps.load(Ordering::Relaxed) == self.swaps {
+            true => Ok(()),
+            false => Err(SwitchError::Swapped),
+        }
     }
 
     /// Lists the keys of the next shard that has any; `false` if there is none.
