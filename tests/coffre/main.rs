@@ -44,6 +44,7 @@ mod protocol_fuzz;
 mod races;
 mod real_clients;
 mod real_disks;
+mod redis_rs;
 mod scanning;
 mod security;
 mod server_commands;
