@@ -163,12 +163,14 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
         false => named.chain(watched.iter().map(|watched| watched.key.clone())).collect(),
     };
     let work = |session: &mut Session<'_>| {
-        // Who has expired meanwhile was changed, though nobody did it.
-        let is_gone = |Watched { database, key, existed }: &Watched| {
-            let is_none = |session: &mut Session<'_>| session.entry(key, |entry| entry.is_none());
-            *existed && session.within(*database, is_none)
+        // Who has expired meanwhile was changed, though nobody did it. All are looked at: the reply tells of each.
+        let is_gone = |watched: &&Watched| {
+            let exists = |session: &mut Session<'_>| session.has(&watched.key);
+            let exists = session.within(watched.database, exists);
+            watched.existed && !exists
         };
-        if watch.is_changed() || watched.iter().any(is_gone) {
+        let gone = watched.iter().filter(is_gone).count();
+        if gone > 0 || watch.is_changed() {
             replies.null_array();
             return Ok(());
         }

@@ -213,6 +213,15 @@ impl<'a> Session<'a> {
         self.is_unnoticed = is_unnoticed;
     }
 
+    /// Whether a key exists; nobody counts that this was asked.
+    pub fn has(&mut self, key: &[u8]) -> bool {
+        let place = self.place(key);
+        self.locked(place.shard(), |session, shard| {
+            session.note(shard.stamp(place));
+            session.live(shard.get(place, key)).is_some()
+        })
+    }
+
     /// Counts the `keys` that exist; a key named twice counts twice. So many as [`KEYS_AT_ONCE`] are
     /// looked for at one moment: a million would hold up everybody.
     pub fn exists<'k>(&mut self, mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
