@@ -38,7 +38,7 @@ fn overview() -> Vec<String> {
             .filter(|command| command.group == *group)
             .map(|command| command.name)
             .collect();
-        text.push(format!("{:<11} {}", group.name(), names.join(" ")));
+        text.push(format!("{:<12} {}", group.name(), names.join(" ")));
     }
     text.push("HELP command explains one; QUIT leaves".to_owned());
     text

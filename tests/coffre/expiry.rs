@@ -166,17 +166,15 @@ fn many_that_expire_at_once_go_bit_by_bit() {
         client.send(&sets);
         (0..1000).for_each(|_| drop(client.reply()));
     }
-    let (mut slowest, begun) = (Duration::ZERO, Instant::now());
+    let (mut between, begun) = (0, Instant::now());
     loop {
-        let asked = Instant::now();
-        client.line("GET other");
-        slowest = slowest.max(asked.elapsed());
-        let expired = info_of(&mut client, "stats", "expired_keys");
-        if expired == count.to_string() {
+        let expired: usize = info_of(&mut client, "stats", "expired_keys").parse().unwrap();
+        if expired == count {
             break;
         }
+        between += usize::from(expired > 0);
         assert!(begun.elapsed() < Duration::from_secs(30), "{expired} are removed");
     }
+    assert!(between > 0, "others are answered in between");
     assert_eq!(client.line("DBSIZE"), Reply::Integer(0));
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
 }
