@@ -146,7 +146,7 @@ fn many_that_expire_at_once_go_bit_by_bit() {
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--fsync", "no"]);
     let mut client = server.client();
-    let at = (std::time::SystemTime::now() + Duration::from_secs(2))
+    let at = (std::time::SystemTime::now() + Duration::from_secs(6))
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     let at = at.as_millis().to_string();
