@@ -5,6 +5,8 @@
 //! journal as one: no other client sees half, and no crash leaves half. A request that fails changes nothing, and the
 //! others are run all the same, as Redis does.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,16 +23,10 @@ pub struct Transaction {
     /// The requests to run, since `MULTI`.
     queue: Option<Queue>,
     watch: Arc<Watch>,
-    watched: Vec<Watched>,
-}
-
-/// A key that is watched.
-#[derive(Debug)]
-struct Watched {
-    database: usize,
-    key: Vec<u8>,
-    /// It was there.
-    existed: bool,
+    /// The keys that are watched, with their databases, and whether each was there.
+    watched: HashMap<(usize, Vec<u8>), bool>,
+    /// About what they take, in bytes.
+    watched_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -117,21 +113,23 @@ pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
 }
 
 pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+    const ENTRY_BYTES: usize = 128;
+    let most = context.control.config.max_request;
     let transaction = &mut context.conversation.transaction;
     if transaction.is_open() {
         return Err(CommandError::Value("WATCH inside MULTI is not allowed"));
     }
     let database = context.session.database();
     for key in request.words_from(1) {
-        let is_this = |known: &Watched| known.key == key && known.database == database;
-        if transaction.watched.iter().any(is_this) {
-            continue;
-        }
+        let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NoMemory)?;
         memory::try_to(|| transaction.watched.try_reserve(1))
             .map_err(|_| CommandError::NoMemory)?;
-        let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NoMemory)?;
-        let existed = context.session.watch(key, &transaction.watch);
-        transaction.watched.push(Watched { database, key: copy, existed });
+        let Entry::Vacant(place) = transaction.watched.entry((database, copy)) else { continue };
+        transaction.watched_bytes += key.len() + ENTRY_BYTES;
+        if transaction.watched_bytes > most {
+            return Err(CommandError::NoMemory);
+        }
+        place.insert(context.session.watch(key, &transaction.watch));
     }
     context.replies.status("OK");
     Ok(())
@@ -139,8 +137,8 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Conversation { transaction, .. } = &mut *context.conversation;
-    transaction.watch = Arc::default();
-    transaction.watched = Vec::new();
+    let queue = transaction.queue.take();
+    *transaction = Transaction { queue, ..Transaction::default() };
     context.replies.status("OK");
     Ok(())
 }
@@ -149,7 +147,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if !context.conversation.transaction.is_open() {
         return Err(CommandError::Value("EXEC without MULTI"));
     }
-    let Transaction { queue, watch, watched } =
+    let Transaction { queue, watch, watched, .. } =
         std::mem::take(&mut context.conversation.transaction);
     let queue = queue.unwrap_or_default();
     if queue.is_broken {
@@ -160,14 +158,12 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let needs_all = queue.requests.iter().any(|(found, _)| needs_all(*found));
     let keys: Vec<Vec<u8>> = match needs_all {
         true => Vec::new(),
-        false => named.chain(watched.iter().map(|watched| watched.key.clone())).collect(),
+        false => named.chain(watched.keys().map(|(_, key)| key.clone())).collect(),
     };
     let work = |session: &mut Session<'_>| {
         // Who has expired meanwhile was changed, though nobody did it. All are looked at: the reply tells of each.
-        let is_gone = |watched: &&Watched| {
-            let exists = |session: &mut Session<'_>| session.has(&watched.key);
-            let exists = session.within(watched.database, exists);
-            watched.existed && !exists
+        let is_gone = |((database, key), existed): &(&(usize, Vec<u8>), &bool)| {
+            !session.within(*database, |session| session.has(key)) && **existed
         };
         let gone = watched.iter().filter(is_gone).count();
         if gone > 0 || watch.is_changed() {
