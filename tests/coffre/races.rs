@@ -1,11 +1,12 @@
 //! What two threads can do to each other where the disk fails between them: each test holds one of them
 //! at the place that matters.
 
+use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use coffre::engine::{Engine, Session};
@@ -15,29 +16,81 @@ use coffre::persistence::{Fsync, Recovery};
 use crate::harness::{state, wait_until};
 use crate::simulated_disk::{Plan, SimulatedDisk};
 
-/// A disk of which the next append to the data file waits at a gate, and then fails: no space.
+/// A disk on which appends to the data file and its syncs wait at gates.
 #[derive(Clone, Debug)]
 struct GatedDisk {
     disk: SimulatedDisk,
-    gate: Arc<Gate>,
+    gates: Arc<Gates>,
 }
 
+#[derive(Debug, Default)]
+struct Gates {
+    append: Gate,
+    sync: Gate,
+}
+
+/// Holds up a call while it is shut, and says how the call then ends.
 #[derive(Debug, Default)]
 struct Gate {
     shut: AtomicBool,
     reached: AtomicBool,
+    /// The system's error code; 0 is success.
+    code: AtomicI32,
+}
+
+impl Gate {
+    fn shut(&self) {
+        self.reached.store(false, Ordering::SeqCst);
+        self.shut.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets the call that waits here go on, and end with `code`.
+    fn open(&self, code: i32) {
+        self.code.store(code, Ordering::SeqCst);
+        self.shut.store(false, Ordering::SeqCst);
+    }
+
+    fn await_call(&self) {
+        wait_until("a call is at the gate", || self.reached.load(Ordering::SeqCst));
+    }
 }
 
 #[derive(Debug)]
 struct GatedFile {
     file: Arc<dyn DiskFile>,
-    gate: Option<Arc<Gate>>,
+    disk: GatedDisk,
+    is_rewrite: bool,
 }
 
 impl GatedDisk {
+    fn new() -> Self {
+        Self { disk: SimulatedDisk::new(1), gates: Arc::default() }
+    }
+
     fn gated(&self, file: Arc<dyn DiskFile>, path: &Path) -> Arc<dyn DiskFile> {
-        let is_rewrite = path.extension().is_some_and(|extension| extension == "tmp");
-        Arc::new(GatedFile { file, gate: (!is_rewrite).then(|| Arc::clone(&self.gate)) })
+        let extension = path.extension().and_then(OsStr::to_str);
+        let is_rewrite = matches!(extension, Some("tmp" | "heal"));
+        Arc::new(GatedFile { file, disk: self.clone(), is_rewrite })
+    }
+}
+
+impl GatedFile {
+    /// Makes a call once its gate is open.
+    fn pass(&self, gate: &Gate, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if self.is_rewrite || !gate.shut.load(Ordering::SeqCst) {
+            return call();
+        }
+        gate.reached.store(true, Ordering::SeqCst);
+        wait_until("the gate opens", || !gate.shut.load(Ordering::SeqCst));
+        let disk = &self.disk.disk;
+        match gate.code.swap(0, Ordering::SeqCst) {
+            0 => call(),
+            code => {
+                let at = disk.calls() + 1;
+                disk.set_plan(Plan { failing: Some((at, at + 1, code)), ..Plan::default() });
+                call()
+            }
+        }
     }
 }
 
@@ -73,14 +126,7 @@ impl DiskFile for GatedFile {
         self.file.read_at(buffer, offset)
     }
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(gate) = &self.gate
-            && gate.shut.load(Ordering::SeqCst)
-        {
-            gate.reached.store(true, Ordering::SeqCst);
-            wait_until("the gate opens", || !gate.shut.load(Ordering::SeqCst));
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.file.append(bytes)
+        self.pass(&self.disk.gates.append, || self.file.append(bytes))
     }
     fn renew(&self, range: Range<u64>) -> io::Result<()> {
         self.file.renew(range)
@@ -89,7 +135,7 @@ impl DiskFile for GatedFile {
         self.file.cut(length)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.pass(&self.disk.gates.sync, || self.file.sync_data())
     }
     fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()
@@ -106,8 +152,12 @@ impl DiskFile for GatedFile {
 }
 
 fn start(disk: Arc<dyn Disk>) -> Engine {
+    start_with(disk, Fsync::Always)
+}
+
+fn start_with(disk: Arc<dyn Disk>, fsync: Fsync) -> Engine {
     let recovery = Recovery::on(disk, "/donnees.txt".into()).unwrap();
-    Engine::start(recovery, Fsync::Always).unwrap()
+    Engine::start(recovery, fsync).unwrap()
 }
 
 fn commit(session: &mut Session<'_>) {
@@ -115,16 +165,97 @@ fn commit(session: &mut Session<'_>) {
     session.commit(mark).unwrap();
 }
 
+const IO_ERROR: i32 = 5;
+const NO_SPACE: i32 = 28;
+
+/// A write and a sync of the same file are under way at once, and end in either order, well or not.
+/// A file of which a sync failed must get no further byte, and nothing acknowledged is lost.
+#[test]
+fn a_failed_sync_is_not_forgotten_whatever_fails_before_or_after_it() {
+    for fsync in [Fsync::Everysec, Fsync::No] {
+        for write_ends_first in [true, false] {
+            for (write_code, sync_code) in
+                [(0, 0), (0, IO_ERROR), (NO_SPACE, 0), (NO_SPACE, IO_ERROR), (IO_ERROR, NO_SPACE)]
+            {
+                let case = (fsync, write_ends_first, write_code, sync_code);
+                let disk = GatedDisk::new();
+                write_while_syncing(&disk, fsync, write_ends_first, write_code, sync_code);
+                assert!(!disk.disk.take_write_after_failed_sync(), "{case:?}");
+            }
+        }
+    }
+}
+
+fn write_while_syncing(
+    disk: &GatedDisk,
+    fsync: Fsync,
+    write_ends_first: bool,
+    write_code: i32,
+    sync_code: i32,
+) {
+    let engine = start_with(Arc::new(disk.clone()), fsync);
+    let mut session = Session::new(&engine);
+    session.set(b"before", b"1").unwrap();
+    commit(&mut session);
+    let Gates { append, sync } = &*disk.gates;
+    append.shut();
+    sync.shut();
+    let is_written = std::thread::scope(|scope| {
+        let syncer = scope.spawn(|| match fsync {
+            Fsync::Everysec => engine.sync_second(),
+            _ => drop(engine.save()),
+        });
+        sync.await_call();
+        let writer = scope.spawn(|| {
+            let mut session = Session::new(&engine);
+            session.set(b"during", b"1").unwrap();
+            let mark = session.take_mark();
+            session.commit(mark).is_ok()
+        });
+        append.await_call();
+        let end_sync = || {
+            sync.open(sync_code);
+            syncer.join().unwrap();
+        };
+        let end_write = || {
+            append.open(write_code);
+            writer.join().unwrap()
+        };
+        match write_ends_first {
+            true => {
+                let is_written = end_write();
+                end_sync();
+                is_written
+            }
+            false => {
+                end_sync();
+                end_write()
+            }
+        }
+    });
+    // What was under way when the sync failed could not be held back.
+    disk.disk.take_write_after_failed_sync();
+    engine.heal().unwrap();
+    session.set(b"after", b"1").unwrap();
+    commit(&mut session);
+    engine.save().unwrap();
+    drop(session);
+    drop(engine);
+    let found = state(&mut Session::new(&start(Arc::new(disk.disk.power_cut()))));
+    assert!(found.contains_key(&b"before"[..]) && found.contains_key(&b"after"[..]));
+    assert!(found.contains_key(&b"during"[..]) || !is_written);
+}
+
 /// A compaction that has copied a refused write must not take the file's place.
 #[test]
 fn a_compaction_gives_up_when_a_write_fails_while_it_waits_to_end() {
-    let disk = GatedDisk { disk: SimulatedDisk::new(1), gate: Arc::default() };
+    let disk = GatedDisk::new();
     let engine = start(Arc::new(disk.clone()));
     let mut session = Session::new(&engine);
     session.set(b"k", b"abc").unwrap();
     commit(&mut session);
 
-    disk.gate.shut.store(true, Ordering::SeqCst);
+    disk.gates.append.shut();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut session = Session::new(&engine);
@@ -132,13 +263,13 @@ fn a_compaction_gives_up_when_a_write_fails_while_it_waits_to_end() {
             let mark = session.take_mark();
             session.commit(mark).is_err()
         });
-        wait_until("the write is under way", || disk.gate.reached.load(Ordering::SeqCst));
+        disk.gates.append.await_call();
         let mut compaction = engine.compaction().unwrap();
         while compaction.step().unwrap() {}
         scope.spawn(|| {
             // The compaction waits for the writer by then, most likely.
             std::thread::sleep(Duration::from_millis(100));
-            disk.gate.shut.store(false, Ordering::SeqCst);
+            disk.gates.append.open(NO_SPACE);
         });
         assert!(compaction.finish().is_err());
         assert!(writer.join().unwrap(), "the write was refused");

@@ -41,6 +41,8 @@ struct Inode {
     /// By sector: whether the system knows it is to be written.
     dirty: Vec<bool>,
     locked: bool,
+    /// A sync failed since the file was opened.
+    sync_failed: bool,
 }
 
 type Names = BTreeMap<PathBuf, usize>;
@@ -58,6 +60,8 @@ struct State {
     plan: Plan,
     lies: Lies,
     random: fastrand::Rng,
+    /// A file got more bytes after one of its syncs had failed.
+    wrote_after_failed_sync: bool,
 }
 
 /// The disk; a clone is the same disk.
@@ -207,6 +211,11 @@ impl SimulatedDisk {
         state.plan.stop_at.is_some_and(|stop_at| state.calls >= stop_at)
     }
 
+    /// Whether a file got more bytes after one of its syncs had failed, since this was last asked.
+    pub fn take_write_after_failed_sync(&self) -> bool {
+        std::mem::take(&mut self.state().wrote_after_failed_sync)
+    }
+
     /// What is there after a power cut: a new disk, without a plan.
     pub fn power_cut(&self) -> Self {
         let mut state = self.state();
@@ -277,7 +286,11 @@ impl SimulatedDisk {
 
 impl Disk for SimulatedDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let inode = self.state().lookup(path)?;
+        let mut state = self.state();
+        let inode = state.lookup(path)?;
+        // A start trusts nothing and writes again what no mark covers.
+        state.inodes[inode].sync_failed = false;
+        drop(state);
         Ok(self.file(inode))
     }
 
@@ -354,6 +367,7 @@ impl DiskFile for SimulatedFile {
             Fate::Fails(error) => (state.random.usize(..bytes.len()), Some(error)),
             Fate::Stops => (state.random.usize(..=bytes.len()), Some(stopped())),
         };
+        state.wrote_after_failed_sync |= state.inodes[self.inode].sync_failed;
         let inode = &mut state.inodes[self.inode];
         let start = inode.bytes.len();
         inode.bytes.extend_from_slice(&bytes[..count]);
@@ -406,6 +420,7 @@ impl DiskFile for SimulatedFile {
             Fate::Fails(error) => {
                 let random = &mut state.random;
                 state.inodes[self.inode].sync(|| random.bool());
+                state.inodes[self.inode].sync_failed = true;
                 Err(error)
             }
             Fate::Stops => Err(stopped()),

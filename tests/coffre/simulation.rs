@@ -347,6 +347,9 @@ impl Simulation {
 
     /// The process ends, or the power does.
     fn end(&mut self, engine: Engine) -> Outcome<()> {
+        if self.disk.take_write_after_failed_sync() {
+            return Err("a file of which a sync failed got more bytes".to_owned());
+        }
         match self.random.u8(..6) {
             0 if !self.disk.has_stopped() => {
                 self.disk.set_plan(Plan::default());

@@ -478,8 +478,9 @@ impl Journal {
         written: Result<(), Failure>,
     ) -> MutexGuard<'a, State> {
         match written {
-            // Another thread's fsync failed meanwhile: nobody knows what of this is on disk.
-            _ if state.trouble.is_some() => {}
+            Err(failure) => self.fail(&mut state, &failure),
+            // Another thread's fsync failed meanwhile: what of this batch is on disk is unknown.
+            Ok(()) if state.trouble.is_some() => {}
             Ok(()) => {
                 state.unproven = false;
                 let segment = &mut state.segment;
@@ -496,7 +497,6 @@ impl Journal {
                 self.seal_bytes.fetch_add(seal_bytes as u64, Ordering::Relaxed);
                 self.acknowledge(&state, batch.stamp);
             }
-            Err(failure) => self.fail(&mut state, &failure),
         }
         self.finish(&mut state, batch);
         state
@@ -523,11 +523,15 @@ impl Journal {
         self.woken[(stamp + 1) as usize % 2].notify_one();
     }
 
-    /// From here on nothing is written until the file is well again; what was under way is doomed.
+    /// Refuses writes until the file is repaired, and aborts the batches that are not committed. Of several
+    /// failures the one that needs the most counts: a failed fsync is never forgotten for a failed write.
     fn fail(&self, state: &mut State, failure: &Failure) {
         let remedy = failure.remedy();
         if let Some(trouble) = &mut state.trouble {
-            *trouble = remedy.max(*trouble);
+            if remedy > *trouble {
+                *trouble = remedy;
+                state.reason = WriteRefused(failure.to_string().into());
+            }
             return;
         }
         state.trouble = Some(remedy);
@@ -635,9 +639,10 @@ impl Journal {
         state.syncing = false;
         self.rested.notify_all();
         match synced {
-            _ if state.trouble.is_some() => {}
-            Ok(()) => state.segment.synced = segment.last.max(state.segment.synced),
+            // Whatever failed before it: the file must get no further byte.
             Err(error) => self.fail(&mut state, &Failure::Sync(error)),
+            Ok(()) if state.trouble.is_some() => {}
+            Ok(()) => state.segment.synced = segment.last.max(state.segment.synced),
         }
         state
     }
