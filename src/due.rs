@@ -23,9 +23,15 @@ impl Due {
         self.count
     }
 
-    /// Makes room for one more.
-    pub fn make_room(&mut self) -> Result<(), NoMemory> {
-        memory::try_to(|| self.times.try_reserve(1))
+    /// Makes room for so many more.
+    pub fn make_room(&mut self, count: usize) -> Result<(), NoMemory> {
+        memory::try_to(|| self.times.try_reserve(count))
+    }
+
+    /// How many there is room for.
+    #[cfg(test)]
+    pub fn capacity(&self) -> usize {
+        self.times.capacity()
     }
 
     /// A key's time was `old_ms` and is `new_ms`, if it had and has one. Room was made for it.

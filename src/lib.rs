@@ -56,7 +56,9 @@ use signal_hook::iterator::Signals;
 use config::{Config, PasswordFileError};
 use control::Stop;
 use engine::{Engine, Session};
-use limits::{DRAIN_MS_MAX, EXPIRY_TICK_MS, METRICS_THREADS, REWRITE_MS_MAX, STOP_MS_MAX};
+use limits::{
+    DRAIN_MS_MAX, EXPIRY_TICK_MS, METRICS_THREADS, REWRITE_MS_MAX, SETTLE_TICK_MS, STOP_MS_MAX,
+};
 use persistence::{Recovery, WriteRefused};
 use seldom::Seldom;
 use server::{BindError, Listener, Server};
@@ -212,7 +214,7 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
 }
 
 /// Does what needs to be done while no client calls: one thread keeps the journal well, one compacts the
-/// file, one removes what has expired, one looks at the clock. The process ends with them: without them it would only seem to be well.
+/// file, one removes what has expired, one frees what was replaced, one looks at the clock. The process ends with them: without them it would only seem to be well.
 fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     let spawn = |name: &str, work: fn(&Server)| {
         let server = Arc::clone(server);
@@ -227,6 +229,7 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     spawn("journal", |server| tend_journal(server.engine()))?;
     spawn("compaction", |server| server.engine().tend_compaction(Duration::from_millis(100)))?;
     spawn("expiry", |server| remove_expired(server.engine()))?;
+    spawn("undo", |server| free_undo(server.engine()))?;
     spawn("clock", tick)
 }
 
@@ -235,6 +238,12 @@ fn remove_expired(engine: &Engine) {
     thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
     engine.tick();
     let _ = Session::new(engine).remove_expired();
+}
+
+/// Now and then frees what committed changes replaced. A thread of its own: the journal's must come in time.
+fn free_undo(engine: &Engine) {
+    thread::sleep(Duration::from_millis(SETTLE_TICK_MS));
+    engine.settle();
 }
 
 /// Once a second: how much was done in it; and memory that was low may be there again.
@@ -291,7 +300,6 @@ fn tend_journal(engine: &Engine) {
                 log::info!("{path}: well again, writes are taken");
             }
             before = engine.mark_idle(before);
-            engine.settle();
         }
         engine.sync_second();
     }

@@ -44,6 +44,14 @@ pub const POLLS_MORE: u32 = 8;
 /// Replies held back before they are committed and sent, in bytes; one reply may pass it.
 pub const REPLY_BYTES_MAX: usize = 256 << 10;
 
+/// How much of a client's unread replies may be copies, in bytes: so long is the longest reply to `KEYS`, to `MGET` of
+/// short values, or to an `EXEC` of many. A command whose reply would be longer gets an error.
+pub const REPLY_COPIED_BYTES_MAX: usize = 64 << 20;
+
+/// How long the values may be that a client's unread replies share with memory, each counted once, in bytes; one value
+/// may pass it.
+pub const REPLY_SHARED_BYTES_MAX: usize = 1 << 30;
+
 /// Replies of at most so many bytes may be sent by the thread that committed them, not their client's own.
 pub const DELIVERED_BYTES_MAX: usize = 16 << 10;
 
@@ -54,12 +62,21 @@ pub const LARGE_REPLY_BYTES: usize = 1 << 20;
 /// change may pass it.
 pub const UNDO_BYTES_MAX: usize = 1 << 20;
 
+/// Most cells of the table of `LCS` that are kept, of four bytes each.
+pub const LCS_TABLE_CELLS_MAX: usize = 16 << 20;
+
+/// Most cells that are computed: about two seconds of the client's own thread.
+pub const LCS_CELLS_MAX: u64 = 1 << 30;
+
 /// Longest `KEYS` pattern, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 64 << 10;
 
 /// Longest line of a data file, in bytes: a key and a value of the greatest length, each byte
 /// written as `\xHH`, and the command around them.
 pub const RECORD_BYTES_MAX: usize = 2 * 4 * VALUE_BYTES_MAX + 64;
+
+/// A record at least so long, in bytes, is handed from buffer to buffer and not copied.
+pub const LARGE_RECORD_BYTES: usize = 32 << 10;
 
 /// Longest `DEL` line written to the data file, in bytes; more keys go on further lines. Redis
 /// replays inline lines up to 64 KiB.
@@ -106,6 +123,12 @@ pub const MONITOR_LINE_BYTES_MAX: usize = 16 << 10;
 /// What may wait for a client that watches, in bytes; more closes it.
 pub const MONITOR_QUEUE_BYTES_MAX: usize = 1 << 20;
 
+/// How much a client may keep for `EXEC`, and as much for `WATCH`, before `--maxmemory` may refuse more, in bytes.
+pub const TRANSACTION_BYTES_SURE: usize = 1 << 20;
+
+/// What the keys that a client watches may take, in bytes: about 60,000 short ones.
+pub const WATCH_BYTES_MAX: usize = 16 << 20;
+
 /// Longest password, in bytes: comparing takes time for all of it.
 pub const PASSWORD_BYTES_MAX: usize = 512;
 
@@ -131,6 +154,12 @@ pub const VALUE_BLOCK_BYTES: usize = 64 << 10;
 /// Room for so many changes is kept where changes wait to be safe, or to be forgotten.
 pub const SETTLED_SPARE: usize = 16;
 
+/// A replaced value longer than this, in bytes, is freed by a thread of its own, not by the next writer.
+pub const HEAVY_UNDO_BYTES: usize = 256 << 10;
+
+/// How often that thread looks for some, in milliseconds.
+pub const SETTLE_TICK_MS: u64 = 200;
+
 /// So few new keys of a shard are looked through by each search for a prefix, rather than sorted into its index.
 pub const NEWS_KEYS_MAX: usize = 64;
 
@@ -151,6 +180,27 @@ pub const CLOCK_JUMP_MS: i64 = 5_000;
 
 /// After a jump forward what has expired is kept for so long, unseen, in milliseconds.
 pub const CLOCK_TRUST_MS: u64 = 60_000;
+
+/// How long a transaction may work with its shards locked, in nanoseconds as [`work`] estimates them; one that takes
+/// more is taken back.
+pub const LOCKED_WORK_MAX: u64 = 60_000_000;
+
+/// What is reckoned for work under locks, in nanoseconds: measured on the machine of the benchmarks, and on the safe
+/// side.
+pub mod work {
+    /// A command of a transaction, beside what it does.
+    pub const COMMAND: u64 = 300;
+    /// A key that is looked for.
+    pub const KEY: u64 = 80;
+    /// A key that is listed.
+    pub const LISTED_KEY: u64 = 60;
+    /// Four bytes that are compared, or copied to a reply.
+    pub const FOUR_BYTES: u64 = 1;
+    /// A byte of a value that is written: copied, quoted and copied again.
+    pub const WRITTEN_BYTE: u64 = 2;
+    /// A cell of the table of `LCS`.
+    pub const LCS_CELL: u64 = 3;
+}
 
 /// How many keys `EXISTS` looks for at one moment.
 pub const KEYS_AT_ONCE: usize = 1024;
@@ -225,6 +275,7 @@ pub const LINGER_MS_MAX: u64 = 1_000;
 pub const LINGER_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(LARGE_REPLY_BYTES < REPLY_COPIED_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () =
     assert!(IDLE_BUFFER_BYTES < READ_BUFFER_BYTES && READ_BUFFER_BYTES <= BURST_BYTES_MAX);

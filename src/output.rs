@@ -81,10 +81,7 @@ impl Batch {
             sent = *end;
         }
         self.replies.copy(&old, sent..old.position());
-        match self.replies.recover(0) {
-            true => Err(io::ErrorKind::OutOfMemory.into()),
-            false => Ok(()),
-        }
+        self.replies.recover(0).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
 
     /// All of it was sent.

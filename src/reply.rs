@@ -5,15 +5,20 @@
 //! show. A long value is not copied: its blocks are sent from where they are kept, whatever becomes of the
 //! key meanwhile.
 //!
-//! No reply ends the process by its size: where there is no memory for one, it is *lost*, and whoever
+//! No reply ends the process by its size, or takes more memory than [`REPLY_COPIED_BYTES_MAX`] and
+//! [`REPLY_SHARED_BYTES_MAX`]: beyond that, and where there is no memory for it, it is *lost*, and the caller that
 //! began it finds out by [`Replies::recover`].
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::limits::LARGE_REPLY_BYTES;
+use crate::limits::{
+    LARGE_REPLY_BYTES, REPLY_COPIED_BYTES_MAX, REPLY_SHARED_BYTES_MAX, VALUE_BLOCK_BYTES,
+};
 use crate::memory;
-use crate::value::{Block, View};
+use crate::value::{Long, View};
 
 /// The forms of replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,16 +50,34 @@ pub struct Replies {
     shared: Vec<Shared>,
     /// How long that is, in bytes.
     shared_bytes: usize,
-    /// There was no memory for all of them.
-    lost: bool,
+    /// The values that are shared, each once, by their addresses: they stay in memory as long as this does.
+    values: HashSet<usize>,
+    /// How long those are, in bytes.
+    value_bytes: usize,
+    /// Not all of them are here.
+    lost: Option<Lost>,
 }
 
-/// The bytes of a long value.
+/// Why a reply was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// There is no memory for it.
+    #[error("out of memory")]
+    NoMemory,
+    /// It is beyond its bound.
+    #[error(
+        "the reply would be too large: ask for less at once, with SCAN, GETRANGE or fewer keys"
+    )]
+    TooLarge,
+}
+
+/// Bytes of a long value.
 #[derive(Clone, Debug)]
 struct Shared {
     /// How many of `bytes` stand before it.
     at: usize,
-    blocks: Vec<Block>,
+    value: Arc<Long>,
+    range: Range<usize>,
 }
 
 impl Replies {
@@ -84,6 +107,8 @@ impl Replies {
         self.bytes.shrink_to(spare_bytes_max);
         self.shared = Vec::new();
         self.shared_bytes = 0;
+        self.values = HashSet::new();
+        self.value_bytes = 0;
     }
 
     /// Whether part of them stands elsewhere, and is not copied.
@@ -95,16 +120,28 @@ impl Replies {
     pub fn truncate(&mut self, position: usize) {
         self.bytes.truncate(position);
         while let Some(shared) = self.shared.pop_if(|shared| shared.at >= position) {
-            self.shared_bytes -= shared.bytes();
+            self.shared_bytes -= shared.range.len();
+        }
+        if self.shared.is_empty() {
+            self.values.clear();
+            self.value_bytes = 0;
         }
     }
 
-    /// If there was no memory for some reply: forgets those from `position` on, and says so.
-    pub fn recover(&mut self, position: usize) -> bool {
-        if self.lost {
-            self.truncate(position);
+    /// If some reply was given up: forgets those from `position` on, and says why.
+    pub fn recover(&mut self, position: usize) -> Result<(), Lost> {
+        match self.lost.take() {
+            None => Ok(()),
+            Some(lost) => {
+                self.truncate(position);
+                Err(lost)
+            }
         }
-        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether some reply was given up: what else is added to it is in vain.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// Sends them all.
@@ -112,7 +149,8 @@ impl Replies {
         let mut sent = 0;
         for shared in &self.shared {
             stream.write_all(&self.bytes[sent..shared.at])?;
-            shared.blocks.iter().try_for_each(|block| stream.write_all(block))?;
+            let mut pieces = View::Long(&shared.value).pieces(shared.range.clone());
+            pieces.try_for_each(|piece| stream.write_all(piece))?;
             sent = shared.at;
         }
         stream.write_all(&self.bytes[sent..])
@@ -133,6 +171,9 @@ impl Replies {
         self.push(&[kind]);
         let start = self.bytes.len();
         self.push(text.as_bytes());
+        if self.is_lost() {
+            return;
+        }
         let line_ends = |byte: &&mut u8| matches!(**byte, b'\r' | b'\n');
         self.bytes[start..].iter_mut().filter(line_ends).for_each(|byte| *byte = b' ');
         self.push(b"\r\n");
@@ -169,15 +210,19 @@ impl Replies {
 
     /// A value as [`bulk`](Self::bulk); a long one is shared, not copied.
     pub fn value(&mut self, value: View<'_>) {
+        self.part_of(value, 0..value.len());
+    }
+
+    /// The bytes of `range` of a value, which is within it, as [`value`](Self::value).
+    pub fn part_of(&mut self, value: View<'_>, range: Range<usize>) {
+        self.header(b'$', range.len() as i64);
         match value {
-            View::Short(bytes) => self.bulk(bytes),
-            View::Long(long) => {
-                self.header(b'$', value.len() as i64);
-                let shared = Shared { at: self.bytes.len(), blocks: long.blocks() };
-                self.share(shared);
-                self.push(b"\r\n");
+            View::Long(long) if range.len() > VALUE_BLOCK_BYTES => {
+                self.share(Shared { at: self.bytes.len(), value: Arc::clone(long), range });
             }
+            _ => value.pieces(range).for_each(|piece| self.push(piece)),
         }
+        self.push(b"\r\n");
     }
 
     /// From here on they have this form.
@@ -241,7 +286,7 @@ impl Replies {
     pub fn array_from(&mut self, position: usize, length: usize) {
         let end = self.bytes.len();
         self.array(length);
-        if !self.lost {
+        if !self.is_lost() {
             let header = self.bytes.len() - end;
             self.bytes[position..].rotate_right(header);
         }
@@ -249,7 +294,7 @@ impl Replies {
 
     /// Moves the replies from `middle` on before those from `position` on, which share nothing.
     pub fn move_before(&mut self, position: usize, middle: usize) {
-        if !self.lost {
+        if !self.is_lost() {
             self.bytes[position..].rotate_left(middle - position);
         }
     }
@@ -270,7 +315,23 @@ impl Replies {
     }
 
     fn share(&mut self, shared: Shared) {
-        self.shared_bytes += shared.bytes();
+        let address = Arc::as_ptr(&shared.value).addr();
+        let is_new = !self.values.contains(&address);
+        let more = if is_new { shared.value.length() } else { 0 };
+        if !self.values.is_empty() && self.value_bytes + more > REPLY_SHARED_BYTES_MAX {
+            self.lost.get_or_insert(Lost::TooLarge);
+        }
+        let room = memory::try_to(|| self.values.try_reserve(1))
+            .and_then(|()| memory::try_to(|| self.shared.try_reserve(1)));
+        if room.is_err() {
+            self.lost.get_or_insert(Lost::NoMemory);
+        }
+        if self.is_lost() {
+            return;
+        }
+        self.values.insert(address);
+        self.value_bytes += more;
+        self.shared_bytes += shared.range.len();
         self.shared.push(shared);
     }
 
@@ -298,24 +359,31 @@ impl Replies {
 
     /// Every byte comes by here.
     fn push(&mut self, bytes: &[u8]) {
-        if self.bytes.capacity() - self.bytes.len() < bytes.len() && !self.grow(bytes.len()) {
-            self.lost = true;
+        if self.is_lost() {
+            return;
+        }
+        if self.bytes.capacity() - self.bytes.len() < bytes.len()
+            && let Err(lost) = self.grow(bytes.len())
+        {
+            self.lost = Some(lost);
             return;
         }
         self.bytes.extend_from_slice(bytes);
     }
 
     /// Makes room for `more` bytes, if there is memory for them and they may have it.
-    fn grow(&mut self, more: usize) -> bool {
-        let is_large = self.bytes.len() + more > LARGE_REPLY_BYTES;
-        let may = !is_large || memory::has_room(self.bytes.len().max(more));
-        may && memory::try_to(|| self.bytes.try_reserve(more)).is_ok()
-    }
-}
-
-impl Shared {
-    fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.len()).sum()
+    fn grow(&mut self, more: usize) -> Result<(), Lost> {
+        let length = self.bytes.len() + more;
+        if length > REPLY_COPIED_BYTES_MAX {
+            return Err(Lost::TooLarge);
+        }
+        if length > LARGE_REPLY_BYTES && !memory::has_room(self.bytes.len().max(more)) {
+            return Err(Lost::NoMemory);
+        }
+        // Twice as long each time, but not beyond the bound.
+        let wanted = length.max((2 * self.bytes.len()).min(REPLY_COPIED_BYTES_MAX));
+        let missing = wanted - self.bytes.len();
+        memory::try_to(|| self.bytes.try_reserve_exact(missing)).map_err(|_| Lost::NoMemory)
     }
 }
 

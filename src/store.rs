@@ -21,9 +21,9 @@ use crate::due::Due;
 use crate::entry::{Entry, EntryId};
 use crate::index::{Index, News};
 use crate::keylist::KeyList;
-use crate::limits::{DATABASES_MAX, MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
+use crate::limits::{DATABASES_MAX, HEAVY_UNDO_BYTES, MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
 use crate::memory::{self, NoMemory};
-use crate::sync::lock;
+use crate::sync::{lock, try_lock};
 use crate::watch::Watchers;
 
 /// All keys and values.
@@ -107,6 +107,11 @@ pub struct Shard {
     touched: [u32; MARKS_PER_SHARD],
     /// What changes replaced, oldest first.
     undo: Vec<Replaced>,
+    /// How many entries may have to be put back, and how many times: there is always room for them.
+    removed: usize,
+    timed: usize,
+    /// Goes up with each key that is new, and with whatever may bring keys otherwise.
+    additions: u64,
     /// Who watches its keys.
     pub watchers: Watchers,
 }
@@ -137,8 +142,12 @@ struct Replaced {
 pub enum Undo {
     /// Nothing: this entry's key is new.
     Nothing(u64, EntryId),
-    /// This entry: its key has another, or none.
+    /// This entry: its key has another.
     Entry(Entry),
+    /// The same, and the other has most of its value: so many bytes of the file say nothing any more.
+    Changed(Entry, usize),
+    /// This entry: its key has none.
+    Removed(Entry),
     /// Part of a value that changed in its place, and did not get shorter.
     Range {
         /// The hash of its key.
@@ -174,10 +183,28 @@ impl Undo {
         ENTRY_BYTES
             + match self {
                 Self::Nothing(..) | Self::Expiry { .. } | Self::Swap(_) => 0,
-                Self::Entry(entry) => entry.capacity(),
+                Self::Entry(entry) | Self::Changed(entry, _) | Self::Removed(entry) => {
+                    entry.capacity()
+                }
                 Self::Range { bytes, .. } => bytes.len(),
                 Self::Everything(all) => ENTRY_BYTES * all.0.len(),
             }
+    }
+
+    /// Whether it takes long to free.
+    fn is_heavy(&self) -> bool {
+        matches!(self, Self::Everything(_)) || self.bytes() > HEAVY_UNDO_BYTES
+    }
+
+    /// How many entries and how many times it puts back.
+    fn puts_back(&self) -> (usize, usize) {
+        let timed = |expires_ms: Option<u64>| usize::from(expires_ms.is_some());
+        match self {
+            Self::Removed(entry) => (1, timed(entry.expires_ms())),
+            Self::Entry(entry) | Self::Changed(entry, _) => (0, timed(entry.expires_ms())),
+            Self::Expiry { expires_ms, .. } => (0, timed(*expires_ms)),
+            Self::Nothing(..) | Self::Range { .. } | Self::Everything(_) | Self::Swap(_) => (0, 0),
+        }
     }
 }
 
@@ -190,6 +217,9 @@ impl Shard {
             newest: 0,
             touched: [0; MARKS_PER_SHARD],
             undo: Vec::new(),
+            removed: 0,
+            timed: 0,
+            additions: 0,
             watchers: Watchers::default(),
         }
     }
@@ -252,19 +282,44 @@ impl Shard {
 
     /// Makes room in a database for one more entry, or one more time.
     pub fn make_room(&mut self, database: usize, expires_ms: Option<u64>) -> Result<(), NoMemory> {
+        self.make_room_for(database, 1, expires_ms)
+    }
+
+    /// Makes room in a database for so many more entries, each with a time if `expires_ms` is one.
+    pub fn make_room_for(
+        &mut self,
+        database: usize,
+        count: usize,
+        expires_ms: Option<u64>,
+    ) -> Result<(), NoMemory> {
         let hashing = self.hashing.clone();
+        let (removed, timed) = (self.removed, self.timed);
         let table = self.table(database);
-        if expires_ms.is_some() {
-            table.due.make_room()?;
+        if expires_ms.is_some() || table.due.count() > 0 {
+            table.due.make_room(count + timed)?;
         }
-        memory::try_to(|| table.entries.try_reserve(1, |entry| hashing.hash_one(entry.key())))
+        let hash = |entry: &Entry| hashing.hash_one(entry.key());
+        memory::try_to(|| table.entries.try_reserve(count + removed, hash))
+    }
+
+    /// Makes sure that `count` entries, which are about to be removed or replaced, could be put back. What was taken
+    /// out of a table does not always leave a free place.
+    pub fn make_restorable(&mut self, database: usize, count: usize) -> Result<(), NoMemory> {
+        self.make_room_for(database, count, None)
     }
 
     /// Puts an entry at its place, in the place of one with the same key, and returns what brings the old state
     /// back. Room was made for it.
     pub fn put(&mut self, place: Place, entry: Entry) -> Undo {
         let hashing = self.hashing.clone();
-        self.table(place.database).put(place.hash, entry, &hashing)
+        let undo = self.table(place.database).put(place.hash, entry, &hashing);
+        self.additions += u64::from(matches!(undo, Undo::Nothing(..)));
+        undo
+    }
+
+    /// Goes up with each key that is new: a list of keys that was made at the same number lacks none.
+    pub fn additions(&self) -> u64 {
+        self.additions
     }
 
     /// Changes when a key expires, and returns what brings the old state back. Room was made for it. `None` if
@@ -339,6 +394,9 @@ impl Shard {
         self.stamps[place.stamp] = stamp;
         self.newest = stamp;
         let bytes = undo.bytes();
+        let (removed, timed) = undo.puts_back();
+        self.removed += removed;
+        self.timed += timed;
         self.undo.push(Replaced { stamp, database: place.database, undo });
         bytes
     }
@@ -384,6 +442,7 @@ impl Shard {
     fn swap_tables(&mut self, one: usize, two: usize) {
         self.table(one.max(two));
         self.tables.swap(one, two);
+        self.additions += 1;
         // An index belongs to a database's number.
         (self.tables[one].news, self.tables[two].news) = (None, None);
     }
@@ -399,22 +458,47 @@ impl Shard {
         }
     }
 
-    /// The changes up to stamp `safe` are not taken back any more; hands over what they replaced, for
-    /// the caller to drop where it holds up nobody.
+    /// The changes up to stamp `safe` are not taken back any more; hands over what they replaced, for the caller to
+    /// drop with no shard locked. What takes long to free, and what follows it, is left to
+    /// [`settle_all`](Self::settle_all): no writer frees what another replaced.
     pub fn settle(&mut self, safe: u64, settled: &mut Vec<Undo>) {
-        let count = match self.newest <= safe {
+        let committed = self.committed_undos(safe);
+        let light = self.undo[..committed].iter().take_while(|replaced| !replaced.undo.is_heavy());
+        let count = light.count();
+        self.hand_over(count, settled);
+    }
+
+    /// The same, and hands over all of it.
+    pub fn settle_all(&mut self, safe: u64, settled: &mut Vec<Undo>) {
+        let count = self.committed_undos(safe);
+        self.hand_over(count, settled);
+    }
+
+    fn committed_undos(&self, safe: u64) -> usize {
+        match self.newest <= safe {
             true => self.undo.len(),
             false => self.undo.partition_point(|replaced| replaced.stamp <= safe),
-        };
-        settled.extend(self.undo.drain(..count).map(|replaced| replaced.undo));
+        }
+    }
+
+    fn hand_over(&mut self, count: usize, settled: &mut Vec<Undo>) {
+        for Replaced { undo, .. } in self.undo.drain(..count) {
+            let (removed, timed) = undo.puts_back();
+            self.removed -= removed;
+            self.timed -= timed;
+            settled.push(undo);
+        }
         self.undo.shrink_to(SETTLED_SPARE);
     }
 
-    /// Takes back every change with a stamp above `safe`, the newest first.
+    /// Takes back every change with a stamp above `safe`, the newest first. It needs no memory that may not be there.
     pub fn take_back(&mut self, safe: u64) {
-        while let Some(Replaced { database, undo, .. }) =
-            self.undo.pop_if(|replaced| replaced.stamp > safe)
-        {
+        while let Some(replaced) = self.undo.pop_if(|replaced| replaced.stamp > safe) {
+            let Replaced { database, undo, .. } = replaced;
+            let (removed, timed) = undo.puts_back();
+            self.removed -= removed;
+            self.timed -= timed;
+            self.additions += 1;
             if let Undo::Swap(other) = undo {
                 self.swap_tables(database, other);
                 continue;
@@ -506,7 +590,7 @@ impl Table {
             Undo::Nothing(hash, id) => {
                 if let Ok(found) = self.entries.find_entry(hash, |entry| entry.id() == id) {
                     let expires_ms = found.remove().0.expires_ms();
-                    self.reschedule(hash, expires_ms, None);
+                    self.due.change(hash, expires_ms, None);
                 }
             }
             Undo::Expiry { hash, id, expires_ms } => {
@@ -514,10 +598,10 @@ impl Table {
                 if let Some(entry) = found {
                     let old_ms = entry.expires_ms();
                     entry.set_expires_ms(expires_ms);
-                    self.reschedule(hash, old_ms, expires_ms);
+                    self.due.change(hash, old_ms, expires_ms);
                 }
             }
-            Undo::Entry(entry) => {
+            Undo::Entry(entry) | Undo::Changed(entry, _) | Undo::Removed(entry) => {
                 self.put(hashing.hash_one(entry.key()), entry, hashing);
             }
             Undo::Range { hash, id, offset, bytes, length } => {
@@ -572,10 +656,9 @@ impl Store {
 
     /// Locks the shards with these numbers, which are below [`SHARDS`]; the caller holds no other.
     pub fn lock_all(&self, numbers: impl Iterator<Item = usize>) -> Locked<'_> {
-        let mut wanted = [false; SHARDS];
-        numbers.for_each(|number| wanted[number] = true);
-        let numbers = (0..SHARDS).filter(|number| wanted[*number]);
-        Locked(numbers.map(|number| (number, Some(lock(&self.shards[number])))).collect())
+        let mut wanted = ShardSet::default();
+        numbers.for_each(|number| wanted.add(number));
+        Locked(wanted.iter().map(|number| (number, Some(lock(&self.shards[number])))).collect())
     }
 
     /// Number of keys of all databases.
@@ -620,10 +703,11 @@ impl Store {
         found
     }
 
-    /// Frees the indexes that were given up, and all where memory is missed; call it now and then. The caller holds no lock.
+    /// Frees the indexes that were given up, and all where memory is missed; call it now and then. One that is just
+    /// being built is left for the next time. The caller holds no lock.
     pub fn tidy(&self) {
         for (indexes, shard) in self.indexes.iter().zip(&self.shards) {
-            let mut indexes = lock(indexes);
+            let Some(mut indexes) = try_lock(indexes) else { continue };
             let mut shard = lock(shard);
             if memory::is_missed() {
                 shard.forget_indexes();
@@ -694,11 +778,38 @@ fn shard_of(random: u64) -> usize {
     ((bent * SHARDS as u64) >> 16) as usize
 }
 
+/// Numbers of shards.
+#[derive(Clone, Debug)]
+pub struct ShardSet([bool; SHARDS]);
+
+impl Default for ShardSet {
+    fn default() -> Self {
+        Self([false; SHARDS])
+    }
+}
+
+impl ShardSet {
+    /// Adds one, below [`SHARDS`].
+    pub fn add(&mut self, number: usize) {
+        self.0[number] = true;
+    }
+
+    /// All of them, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        (0..SHARDS).filter(|number| self.0[*number])
+    }
+}
+
 /// Several locked shards, in ascending order.
 #[derive(Debug)]
 pub struct Locked<'a>(Vec<(usize, Option<MutexGuard<'a, Shard>>)>);
 
 impl<'a> Locked<'a> {
+    /// The place of shard `number` among them.
+    pub fn index(&self, number: usize) -> Option<usize> {
+        self.0.binary_search_by_key(&number, |(number, _)| *number).ok()
+    }
+
     /// One of them, to be [put back](Self::put_back).
     pub fn take(&mut self, number: usize) -> MutexGuard<'a, Shard> {
         let shard = self.slot(number).take();
@@ -716,8 +827,8 @@ impl<'a> Locked<'a> {
     }
 
     fn slot(&mut self, number: usize) -> &mut Option<MutexGuard<'a, Shard>> {
-        let index = self.0.binary_search_by_key(&number, |(number, _)| *number);
-        &mut self.0[index.unwrap_or_else(|_| unreachable!("shard {number} was locked"))].1
+        let index = self.index(number);
+        &mut self.0[index.unwrap_or_else(|| unreachable!("shard {number} was locked"))].1
     }
 }
 
@@ -770,7 +881,7 @@ mod tests {
                 let growing = shard.get_mut(at, &key).and_then(Entry::growing);
                 let undo = match (random.u8(..8), growing) {
                     (0, _) => None,
-                    (1, _) => shard.remove(at, &key).map(Undo::Entry),
+                    (1, _) => shard.remove(at, &key).map(Undo::Removed),
                     (2..5, Some((id, old))) => {
                         let length = old.view().len();
                         let offset = random.usize(..=length);
@@ -804,6 +915,54 @@ mod tests {
         }
     }
 
+    /// Keys come and go in a table that is nearly full, and all is taken back: the table and the list of times have the
+    /// room for it.
+    #[test]
+    fn taking_back_needs_no_memory() {
+        let mut is_full = 0;
+        for seed in 0..2_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let store = Store::new(Hashing::Repeatable(seed));
+            let number = store.place(0, b"key").shard();
+            let mut shard = store.lock_nth(number);
+            let put = |shard: &mut Shard, key: u32, stamp: u64, random: &mut fastrand::Rng| {
+                let key = key.to_le_bytes();
+                let expires_ms = random.bool().then(|| random.u64(1..100));
+                let place = Place { shard: number, ..store.place(0, &key) };
+                shard.make_room(0, expires_ms).unwrap();
+                let undo = shard.put(place, Entry::new(&key, b"", expires_ms).unwrap());
+                assert!(shard.changed(place, stamp, undo) > 0);
+            };
+            let keys = random.u32(50..120);
+            (0..keys).for_each(|key| put(&mut shard, key, 1, &mut random));
+            shard.settle_all(1, &mut Vec::new());
+            let steps = random.usize(1..60);
+            for _ in 0..steps {
+                let key = random.u32(0..keys).to_le_bytes();
+                let place = Place { shard: number, ..store.place(0, &key) };
+                match random.u8(..3) {
+                    0 => put(&mut shard, random.u32(keys..1000), 2, &mut random),
+                    _ if shard.get(place, &key).is_some() => {
+                        shard.make_restorable(0, 1).unwrap();
+                        let old = shard.remove(place, &key).unwrap();
+                        assert!(shard.changed(place, 2, Undo::Removed(old)) > 0);
+                    }
+                    _ => {}
+                }
+            }
+            let table = &shard.tables[0];
+            let before = (table.entries.allocation_size(), table.due.capacity());
+            is_full += usize::from(table.entries.capacity() == table.entries.len() + shard.removed);
+            shard.take_back(1);
+            let table = &shard.tables[0];
+            let after = (table.entries.allocation_size(), table.due.capacity());
+            assert_eq!(before, after, "seed {seed}");
+            assert_eq!(table.entries.len(), keys as usize, "seed {seed}");
+            assert_eq!((shard.removed, shard.timed), (0, 0), "seed {seed}");
+        }
+        assert!(is_full > 0, "some had no place to spare");
+    }
+
     #[test]
     fn the_last_shard_has_twice_the_keys_of_the_first() {
         let mut sizes = [0; SHARDS];
@@ -828,7 +987,7 @@ mod tests {
                 let mut shard = store.lock(place);
                 shard.make_room(0, None).unwrap();
                 let undo = match random.u8(..3) {
-                    0 => shard.remove(place, &key).map(Undo::Entry),
+                    0 => shard.remove(place, &key).map(Undo::Removed),
                     _ => Some(shard.put(place, Entry::new(&key, b"", None).unwrap())),
                 };
                 let exists = shard.get(place, &key).is_some();
@@ -850,7 +1009,7 @@ mod tests {
                 }
                 _ => {}
             }
-            store.each().for_each(|mut shard| shard.settle(round, &mut Vec::new()));
+            store.each().for_each(|mut shard| shard.settle_all(round, &mut Vec::new()));
             store.tidy();
             let prefix = format!("{:0width$}", random.usize(..100), width = random.usize(1..4));
             let mut found = Vec::new();
@@ -865,6 +1024,14 @@ mod tests {
             let expected: Vec<_> = model.keys().filter(begins).cloned().collect();
             assert_eq!(found, expected, "round {round}, prefix {prefix}");
         }
+    }
+
+    #[test]
+    fn tidying_waits_for_no_index_that_is_being_built() {
+        let store = Store::default();
+        let building = lock(&store.indexes[0]);
+        store.tidy();
+        drop(building);
     }
 
     #[test]

@@ -2,13 +2,22 @@
 //! replays what was acknowledged.
 
 use std::process::abort;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 /// Locks `mutex`. If a thread has panicked with it held, the process ends: what it guards may be
 /// half changed.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|_| die())
+}
+
+/// The same, or `None` where another thread has it locked.
+pub fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::WouldBlock) => None,
+        Err(TryLockError::Poisoned(_)) => die(),
+    }
 }
 
 /// Waits on `condvar`, as [`lock`] does.

@@ -1,8 +1,8 @@
 //! A key's value: short ones in one piece, long ones in blocks that readers and writers share.
 //!
-//! Whoever reads a long value takes hold of its blocks and lets go of the lock at once: a reply of half a
-//! gigabyte copies nothing, however slowly its client reads. A change copies the blocks it touches, and
-//! only those that somebody still reads. Padding is one block of NULs, shared by all: half a gigabyte of it
+//! A reader of a long value takes a reference to it and releases the lock at once: a reply of half a gigabyte
+//! copies nothing, however slowly its client reads. A change copies the list of blocks and the blocks it touches,
+//! and only where a reader still holds them. Padding is one block of NULs, shared by all: half a gigabyte of it
 //! takes no more than the list of its blocks.
 //!
 //! Invariant: each block but the last is [`VALUE_BLOCK_BYTES`] long. (Between [`Value::reserve`] and
@@ -22,8 +22,9 @@ pub type Block = Arc<Vec<u8>>;
 pub enum Value {
     /// At most [`VALUE_BLOCK_BYTES`].
     Short(Vec<u8>),
-    /// More, or what once was more. Boxed: most values are short, and pay for the size of this.
-    Long(Box<Long>),
+    /// More, or what once was more. Shared with those that read it; two references to the same one have the same
+    /// bytes, as a change of a shared one makes another.
+    Long(Arc<Long>),
 }
 
 /// The bytes of a long value.
@@ -85,10 +86,11 @@ impl Value {
                 long.reserve(0, short.len())?;
                 long.write(0, short);
                 long.reserve(offset, bytes)?;
-                *self = Self::Long(Box::new(long));
+                *self = Self::Long(Arc::new(long));
                 Ok(())
             }
             Self::Long(long) => {
+                let long = Arc::make_mut(long);
                 let reserved = long.reserve(offset, bytes);
                 if reserved.is_err() {
                     long.give_back();
@@ -101,7 +103,7 @@ impl Value {
     /// The write that room was made for does not come.
     pub fn give_back(&mut self) {
         if let Self::Long(long) = self {
-            long.give_back();
+            Arc::make_mut(long).give_back();
         }
     }
 
@@ -110,7 +112,7 @@ impl Value {
         match self {
             _ if bytes.is_empty() => {}
             Self::Short(short) => put(short, offset, bytes),
-            Self::Long(long) => long.write(offset, bytes),
+            Self::Long(long) => Arc::make_mut(long).write(offset, bytes),
         }
     }
 
@@ -119,6 +121,7 @@ impl Value {
         match self {
             Self::Short(bytes) => bytes.truncate(length),
             Self::Long(long) if length < long.length => {
+                let long = Arc::make_mut(long);
                 long.blocks.truncate(length.div_ceil(VALUE_BLOCK_BYTES));
                 if let Some(last) = long.blocks.last_mut() {
                     Arc::make_mut(last)
@@ -137,7 +140,7 @@ pub enum View<'a> {
     /// At most [`VALUE_BLOCK_BYTES`].
     Short(&'a [u8]),
     /// In blocks.
-    Long(&'a Long),
+    Long(&'a Arc<Long>),
 }
 
 impl<'a> View<'a> {
@@ -156,12 +159,17 @@ impl<'a> View<'a> {
 
     /// The bytes of `range`, which is within the value, in pieces.
     pub fn pieces(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
+        let first = range.start / VALUE_BLOCK_BYTES;
         let blocks: Blocks<'_> = match self {
             Self::Short(bytes) => Blocks::One(std::iter::once(bytes)),
-            Self::Long(long) => Blocks::Many(long.blocks.iter()),
+            Self::Long(long) => {
+                let end = range.end.div_ceil(VALUE_BLOCK_BYTES).max(first);
+                Blocks::Many(long.blocks.get(first..end).unwrap_or_default().iter())
+            }
         };
+        let first = if matches!(self, Self::Long(_)) { first } else { 0 };
         blocks.enumerate().filter_map(move |(index, block)| {
-            let start = index * VALUE_BLOCK_BYTES;
+            let start = (first + index) * VALUE_BLOCK_BYTES;
             let from = range.start.max(start);
             let to = range.end.min(start + block.len());
             (from < to).then(|| &block[from - start..to - start])
@@ -183,6 +191,25 @@ impl<'a> View<'a> {
         let mut bytes = memory::copy(&[], range.len())?;
         self.pieces(range).for_each(|piece| bytes.extend_from_slice(piece));
         Ok(bytes)
+    }
+
+    /// A value with the same bytes: a short one is copied, a long one shared; an error if there is no memory for it.
+    pub fn share(self) -> Result<Value, NoMemory> {
+        match self {
+            Self::Short(bytes) => Value::copy_of(bytes),
+            Self::Long(long) => Ok(Value::Long(Arc::clone(long))),
+        }
+    }
+
+    /// Whether it has these bytes.
+    pub fn equals(self, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        self.len() == bytes.len()
+            && self.all().all(|piece| {
+                let (first, after) = rest.split_at(piece.len());
+                rest = after;
+                first == piece
+            })
     }
 
     /// A copy of all of it, for tests and tools.
@@ -208,9 +235,9 @@ impl<'a> Iterator for Blocks<'a> {
 }
 
 impl Long {
-    /// Its blocks, to be read without any lock.
-    pub fn blocks(&self) -> Vec<Block> {
-        self.blocks.clone()
+    /// Its length in bytes.
+    pub fn length(&self) -> usize {
+        self.length
     }
 
     fn give_back(&mut self) {

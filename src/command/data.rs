@@ -40,6 +40,9 @@ fn flush(context: &mut Context<'_, '_>, request: &Request<'_>, all: bool) -> Res
         return Err(CommandError::Syntax);
     }
     context.session.flush(all)?;
+    if !request.words_from(1).any(|word| is(word, "ASYNC")) {
+        context.session.free_flushed()?;
+    }
     context.replies.status("OK");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The commands on when keys expire.
 
 use super::{CommandError, Context, ECHO_BYTES_MAX, integer, is, lossy};
-use crate::engine::Change;
+use crate::engine::{Change, Expires};
 use crate::entry::Entry;
 use crate::request::Request;
 
@@ -19,6 +19,15 @@ pub enum Expiry {
 }
 
 impl Expiry {
+    /// The same for a value that is set.
+    pub fn expires(self) -> Expires {
+        match self {
+            Self::Never => Expires::At(None),
+            Self::Keep => Expires::AsBefore,
+            Self::At(time_ms) => Expires::At(Some(time_ms)),
+        }
+    }
+
     /// The time, if there is one to come.
     pub fn time_ms(self) -> Option<u64> {
         match self {

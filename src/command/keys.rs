@@ -1,7 +1,7 @@
 //! The commands on keys, whatever their values.
 
 use super::{CommandError, Context, integer, is};
-use crate::engine::{Change, Session, WriteError};
+use crate::engine::{Session, WriteError};
 use crate::entry::Entry;
 use crate::glob::Pattern;
 use crate::request::Request;
@@ -40,7 +40,7 @@ pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if let Some(key) = pattern.only() {
         context.session.get(&key, |value| value.map(|_| show(&key)));
     } else {
-        context.session.keys(&pattern.prefix(), show).map_err(WriteError::from)?;
+        context.session.keys(&pattern.prefix(), show)?;
     }
     context.replies.array_from(start, count);
     Ok(())
@@ -101,7 +101,7 @@ pub fn kind(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 /// `RENAME key newkey`
 pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
-    if transfer(context, (here, &request[1]), (here, &request[2]), true, true)?.is_none() {
+    if context.session.transfer((here, &request[1]), (here, &request[2]), true, true)?.is_none() {
         return Err(CommandError::Value("no such key"));
     }
     context.replies.status("OK");
@@ -111,7 +111,7 @@ pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 /// `RENAMENX key newkey`
 pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
-    match transfer(context, (here, &request[1]), (here, &request[2]), false, true)? {
+    match context.session.transfer((here, &request[1]), (here, &request[2]), false, true)? {
         None => Err(CommandError::Value("no such key")),
         Some(was_done) => {
             context.replies.integer(i64::from(was_done));
@@ -138,7 +138,7 @@ pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if from == to {
         return Err(CommandError::Value("source and destination objects are the same"));
     }
-    let was_done = transfer(context, from, to, replace, false)?;
+    let was_done = context.session.transfer(from, to, replace, false)?;
     context.replies.integer(i64::from(was_done == Some(true)));
     Ok(())
 }
@@ -149,46 +149,10 @@ pub fn move_key(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
     if here == there {
         return Err(CommandError::Value("source and destination objects are the same"));
     }
-    let was_done = transfer(context, (here, &request[1]), (there, &request[1]), false, true)?;
+    let was_done =
+        context.session.transfer((here, &request[1]), (there, &request[1]), false, true)?;
     context.replies.integer(i64::from(was_done == Some(true)));
     Ok(())
-}
-
-/// Gives the value of one key to another, and when it expires, each in its database; `None` if there is no such key,
-/// `Some(false)` if there is another that is not to be replaced.
-fn transfer(
-    context: &mut Context<'_, '_>,
-    from: (usize, &[u8]),
-    to: (usize, &[u8]),
-    replace: bool,
-    remove: bool,
-) -> Result<Option<bool>> {
-    context.session.atomically([from.1, to.1].into_iter(), |session| {
-        let read = |entry: Option<&Entry>| {
-            entry.map(|entry| {
-                let value = entry.value();
-                value.copy(0..value.len()).map(|value| (value, entry.expires_ms()))
-            })
-        };
-        let found = session.within(from.0, |session| session.entry(from.1, read));
-        let Some(found) = found else { return Ok(None) };
-        let (value, expires_ms) = found.map_err(WriteError::from)?;
-        let exists = |session: &mut Session<'_>| session.entry(to.1, |entry| entry.is_some());
-        if !replace && session.within(to.0, exists) {
-            return Ok(Some(false));
-        }
-        if from != to {
-            if remove {
-                let remove = |_: Option<&Entry>| Ok::<_, CommandError>((Change::Remove, ()));
-                session.within(from.0, |session| session.update(from.1, remove))?;
-            }
-            let set = |session: &mut Session<'_>| {
-                session.set_if(to.1, &value, expires_ms, |_| Ok::<_, CommandError>(true))
-            };
-            session.within(to.0, set)?;
-        }
-        Ok(Some(true))
-    })
 }
 
 /// How Redis would call the way in which a value is kept.

@@ -1,11 +1,13 @@
 //! `LCS`: the longest common subsequence of two values.
 
 use super::{CommandError, Context, integer, is};
+use crate::engine::WriteError;
 use crate::entry::Entry;
-use crate::limits::VALUE_BYTES_MAX;
+use crate::limits::{LCS_CELLS_MAX, LCS_TABLE_CELLS_MAX, work};
 use crate::memory;
 use crate::reply::Replies;
 use crate::request::Request;
+use crate::value::Value;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
@@ -35,21 +37,26 @@ pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         return Err(CommandError::Value(error));
     }
     let [one, two] = [&request[1], &request[2]];
-    let copies = context.session.look_at([one, two].into_iter(), |session| {
+    let shared = context.session.look_at([one, two].into_iter(), |session| {
         [one, two].map(|key| {
             session.entry(key, |entry| match entry.map(Entry::value) {
-                Some(value) => value.copy(0..value.len()),
-                None => Ok(Vec::new()),
+                Some(value) => value.share(),
+                None => Ok(Value::default()),
             })
         })
     });
-    let [one, two] = copies;
-    let (one, two) =
-        (one.map_err(|_| CommandError::NoMemory)?, two.map_err(|_| CommandError::NoMemory)?);
-    let lengths = Lengths::new(&one, &two)?;
+    // No shard is locked from here on, but for those of a transaction.
+    let [one, two] = shared.map(|value| value.map_err(WriteError::from));
+    let (one, two) = (one?, two?);
+    let (rows, cells) = cells(one.view().len(), two.view().len(), only_length)?;
+    context.session.spend(work::LCS_CELL.saturating_mul(cells));
+    context.session.check_work()?;
+    let bytes = |value: &Value| value.view().copy(0..value.view().len()).map_err(WriteError::from);
+    let (one, two) = (bytes(&one)?, bytes(&two)?);
+    let lengths = Lengths::new(&one, &two, rows)?;
     let replies = &mut context.replies;
     if only_length {
-        replies.count(lengths.at(one.len(), two.len()));
+        replies.count(lengths.longest);
         return Ok(());
     }
     let matches = lengths.matches(&one, &two);
@@ -61,7 +68,7 @@ pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         replies.array(matches.len());
         matches.iter().for_each(|found| show(replies, found, with_lengths));
         replies.bulk(b"len");
-        replies.count(lengths.at(one.len(), two.len()));
+        replies.count(lengths.longest);
     } else {
         let part = |found: &Match| &one[found.ends[0] - found.length..found.ends[0]];
         let common: Vec<_> = matches.iter().rev().map(part).collect();
@@ -82,44 +89,58 @@ fn show(replies: &mut Replies, found: &Match, with_length: bool) {
     }
 }
 
+/// How many rows of the table are kept, and how many cells it has in all, for values of so many bytes: for the length
+/// alone two rows do.
+fn cells(one: usize, two: usize, only_length: bool) -> Result<(usize, u64)> {
+    const ERROR: &str = "Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len";
+    let (height, width) = (one + 1, two + 1);
+    let rows = if only_length { height.min(2) } else { height };
+    let kept = rows.checked_mul(width).filter(|kept| *kept <= LCS_TABLE_CELLS_MAX);
+    let cells = (height as u64).checked_mul(width as u64).filter(|cells| *cells <= LCS_CELLS_MAX);
+    match (kept, cells) {
+        (Some(_), Some(cells)) => Ok((rows, cells)),
+        _ => Err(CommandError::Value(ERROR)),
+    }
+}
+
 /// How long the longest common subsequence of each two beginnings is.
 struct Lengths {
+    /// The last rows, in turns.
     table: Vec<u32>,
+    rows: usize,
     width: usize,
+    /// Of both values.
+    longest: usize,
 }
 
 impl Lengths {
-    fn new(one: &[u8], two: &[u8]) -> Result<Self> {
-        const ERROR: &str =
-            "Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len";
+    /// Of the table `rows` rows are kept.
+    fn new(one: &[u8], two: &[u8], rows: usize) -> Result<Self> {
         let width = two.len() + 1;
-        let count = (one.len() + 1).checked_mul(width);
-        let fits = |count: &usize| *count <= VALUE_BYTES_MAX / size_of::<u32>();
-        let count = count.filter(fits).ok_or(CommandError::Value(ERROR))?;
+        let count = rows * width;
         if !memory::has_room(count * size_of::<u32>()) {
             return Err(CommandError::NoMemory);
         }
         let mut table = Vec::new();
         memory::try_to(|| table.try_reserve_exact(count)).map_err(|_| CommandError::NoMemory)?;
         table.resize(count, 0);
-        let mut lengths = Self { table, width };
+        let mut lengths = Self { table, rows, width, longest: 0 };
         for (i, a) in one.iter().enumerate() {
+            let (above, here) = (i % rows * width, (i + 1) % rows * width);
             for (j, b) in two.iter().enumerate() {
-                let length = match a == b {
-                    true => lengths.table[i * width + j] + 1,
-                    false => {
-                        lengths.table[i * width + j + 1].max(lengths.table[(i + 1) * width + j])
-                    }
+                lengths.table[here + j + 1] = match a == b {
+                    true => lengths.table[above + j] + 1,
+                    false => lengths.table[above + j + 1].max(lengths.table[here + j]),
                 };
-                lengths.table[(i + 1) * width + j + 1] = length;
             }
         }
+        lengths.longest = lengths.at(one.len(), two.len());
         Ok(lengths)
     }
 
-    /// Of the first `i` bytes of one and the first `j` of the other.
+    /// Of the first `i` bytes of one and the first `j` of the other, whose row is kept.
     fn at(&self, i: usize, j: usize) -> usize {
-        self.table[i * self.width + j] as usize
+        self.table[i % self.rows * self.width + j] as usize
     }
 
     /// The matches of one longest common subsequence, the last first: the one that Redis finds.
@@ -146,5 +167,34 @@ impl Lengths {
             (i, j) = (i - 1, j - 1);
         }
         matches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_rows_do_for_the_length() {
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut value =
+                || -> Vec<u8> { (0..random.usize(..12)).map(|_| random.u8(b'a'..b'd')).collect() };
+            let (one, two) = (value(), value());
+            let whole = Lengths::new(&one, &two, one.len() + 1).unwrap();
+            let short = Lengths::new(&one, &two, 2.min(one.len() + 1)).unwrap();
+            assert_eq!(whole.longest, short.longest, "seed {seed}");
+            let matched: usize = whole.matches(&one, &two).iter().map(|found| found.length).sum();
+            assert_eq!(whole.longest, matched, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_table_and_the_work_are_bounded() {
+        assert_eq!(cells(4_000, 4_000, false).unwrap().0, 4_001);
+        assert!(cells(5_000, 5_000, false).is_err());
+        assert_eq!(cells(30_000, 30_000, true).unwrap().0, 2);
+        assert!(cells(40_000, 40_000, true).is_err());
+        assert!(cells(usize::MAX / 4, usize::MAX / 4, true).is_err());
     }
 }

@@ -28,7 +28,7 @@ use crate::engine::{Session, WriteError};
 use crate::glob;
 use crate::memory;
 use crate::persistence::WriteRefused;
-use crate::reply::{Protocol, Replies};
+use crate::reply::{Lost, Protocol, Replies};
 use crate::request::Request;
 use crate::text;
 
@@ -221,6 +221,14 @@ pub enum CommandError {
     /// There is no memory for what it would add, or for its reply.
     #[error("OOM command not allowed: out of memory")]
     NoMemory,
+    /// It would hold up others for too long.
+    #[error(
+        "ERR this would keep its keys locked for too long: name fewer keys, or do it in several steps"
+    )]
+    TooMuchWork,
+    /// Its reply was given up.
+    #[error("ERR {0}")]
+    TooLarge(Lost),
     /// It watches every command.
     #[error(
         "ERR Can't execute '{0}': only PING, QUIT, RESET and MONITOR are allowed while monitoring"
@@ -247,7 +255,32 @@ impl From<WriteError> for CommandError {
             WriteError::TooLong => Self::TooLong,
             WriteError::Full if !memory::is_low() => Self::MaxMemory,
             WriteError::Full | WriteError::NoMemory(_) => Self::NoMemory,
+            WriteError::TooMuchWork => Self::TooMuchWork,
         }
+    }
+}
+
+impl From<Lost> for CommandError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::NoMemory => Self::NoMemory,
+            Lost::TooLarge => Self::TooLarge(lost),
+        }
+    }
+}
+
+impl CommandError {
+    /// Whether it says nothing of the command, but of what the server can do just now: in a transaction it undoes
+    /// all of it.
+    fn is_for_want(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::MaxMemory
+                | Self::NoMemory
+                | Self::TooMuchWork
+                | Self::TooLarge(_)
+        )
     }
 }
 
@@ -334,9 +367,7 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
             (outcome, kept.map(drop))
         }
         (Some(found), None) => {
-            let result = (found.command.run)(context, request);
-            let lost = context.replies.recover(start);
-            let result = if lost { Err(CommandError::NoMemory) } else { result };
+            let result = execute(found, request, context);
             (Outcome::Ran { found, failed: result.is_err() }, result)
         }
         (found, rejection) => {
@@ -355,11 +386,23 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
         context.replies.truncate(start);
         context.replies.error(&error.to_string());
     }
-    if context.replies.recover(start) {
+    if context.replies.recover(start).is_err() {
         // Not even for that: a reply too few, and all that follow would answer something else.
         context.conversation.is_over = true;
     }
     outcome
+}
+
+/// Runs a command and writes its reply; an error is for the caller to write.
+fn execute(
+    found: Found,
+    request: &Request<'_>,
+    context: &mut Context<'_, '_>,
+) -> Result<(), CommandError> {
+    let start = context.replies.position();
+    let result = (found.command.run)(context, request);
+    context.replies.recover(start)?;
+    result
 }
 
 /// What forbids a command just now.

@@ -2,9 +2,9 @@
 
 use super::expiry::{Expiry, Unit};
 use super::{CommandError, Context, integer, is};
-use crate::engine::{Change, Session};
+use crate::engine::{Change, Compared, Expires, Session};
 use crate::entry::Entry;
-use crate::limits::VALUE_BYTES_MAX;
+use crate::limits::{VALUE_BYTES_MAX, work};
 use crate::reply::Replies;
 use crate::request::Request;
 use crate::text::quoted;
@@ -34,27 +34,34 @@ enum Condition<'r> {
     /// `XX`
     Old,
     /// `IFEQ`
-    Equal(&'r [u8]),
+    Equal(&'r [u8], Option<Compared>),
     /// `IFNE`
-    Different(&'r [u8]),
+    Different(&'r [u8], Option<Compared>),
 }
 
 impl Condition<'_> {
+    /// Compares long values beforehand, with no shard locked.
+    fn compare_ahead(&mut self, session: &mut Session<'_>, key: &[u8]) {
+        if let Self::Equal(value, compared) | Self::Different(value, compared) = self {
+            *compared = session.compare_ahead(key, value);
+        }
+    }
+
     fn holds(&self, old: Option<&Entry>) -> bool {
-        let equals = |value: &[u8]| old.is_some_and(|old| is_equal(old.value(), value));
+        let equals = |value: &[u8], compared: &Option<Compared>| {
+            old.map(Entry::value).is_some_and(|old| match compared {
+                Some(compared) if compared.is_of(old) => compared.is_equal,
+                _ => old.equals(value),
+            })
+        };
         match self {
             Self::Always => true,
             Self::New => old.is_none(),
             Self::Old => old.is_some(),
-            Self::Equal(value) => equals(value),
-            Self::Different(value) => !equals(value),
+            Self::Equal(value, compared) => equals(value, compared),
+            Self::Different(value, compared) => !equals(value, compared),
         }
     }
-}
-
-/// Whether a value has these bytes.
-fn is_equal(value: View<'_>, bytes: &[u8]) -> bool {
-    value.len() == bytes.len() && value.all().flatten().eq(bytes)
 }
 
 /// The options of `SET`.
@@ -81,10 +88,10 @@ impl<'r> Options<'r> {
                 _ if is(word, "NX") && condition.is_none() => condition = Some(Condition::New),
                 _ if is(word, "XX") && condition.is_none() => condition = Some(Condition::Old),
                 _ if is(word, "IFEQ") && condition.is_none() && with_value => {
-                    condition = words.next().map(Condition::Equal);
+                    condition = words.next().map(|value| Condition::Equal(value, None));
                 }
                 _ if is(word, "IFNE") && condition.is_none() && with_value => {
-                    condition = words.next().map(Condition::Different);
+                    condition = words.next().map(|value| Condition::Different(value, None));
                 }
                 // Again is as good as once.
                 _ if is(word, "NX") && matches!(condition, Some(Condition::New)) => {}
@@ -116,25 +123,18 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         return Ok(());
     }
     let now_ms = context.session.now_ms();
-    let options =
+    let mut options =
         Options::parse(request, 3, now_ms, "set").map_err(|error| unquoted(request, error))?;
+    let (key, value) = (&request[1], &request[2]);
+    options.condition.compare_ahead(context.session, key);
     let replies = &mut context.replies;
-    let mut decide = |old: Option<&Entry>| {
+    let decide = |old: Option<&Entry>| {
         if options.get {
             show(replies, old);
         }
-        options.condition.holds(old)
+        Ok::<_, CommandError>(options.condition.holds(old))
     };
-    let (key, value) = (&request[1], &request[2]);
-    let was_set = match options.expiry {
-        Expiry::Keep => context.session.update(key, |old| {
-            Ok::<_, CommandError>(match decide(old) {
-                true => (Change::Set(value.to_vec(), old.and_then(Entry::expires_ms)), true),
-                false => (Change::Keep, false),
-            })
-        }),
-        expiry => context.session.set_if(key, value, expiry.time_ms(), |old| Ok(decide(old))),
-    }?;
+    let was_set = context.session.set_if(key, value, options.expiry.expires(), decide)?;
     match (options.get, was_set) {
         (true, _) => {}
         (false, true) => context.replies.status("OK"),
@@ -162,7 +162,7 @@ fn unquoted(request: &Request<'_>, error: CommandError) -> CommandError {
 
 pub fn set_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let is_new = |old: Option<&Entry>| Ok::<_, CommandError>(old.is_none());
-    let was_set = context.session.set_if(&request[1], &request[2], None, is_new)?;
+    let was_set = context.session.set_if(&request[1], &request[2], Expires::At(None), is_new)?;
     context.replies.integer(i64::from(was_set));
     Ok(())
 }
@@ -185,14 +185,14 @@ fn set_until(
 ) -> Result {
     let expiry = unit.expiry(&request[2], context.session.now_ms(), name)?;
     let always = |_: Option<&Entry>| Ok::<_, CommandError>(true);
-    context.session.set_if(&request[1], &request[3], expiry.time_ms(), always)?;
+    context.session.set_if(&request[1], &request[3], expiry.expires(), always)?;
     context.replies.status("OK");
     Ok(())
 }
 
 pub fn get_set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let replies = &mut context.replies;
-    context.session.set_if(&request[1], &request[2], None, |old| {
+    context.session.set_if(&request[1], &request[2], Expires::At(None), |old| {
         show(replies, old);
         Ok::<_, CommandError>(true)
     })?;
@@ -241,20 +241,21 @@ pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 pub fn del_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let condition = match request.len() {
         2 => Condition::Always,
-        4 if is(&request[2], "IFEQ") => Condition::Equal(&request[3]),
-        4 if is(&request[2], "IFNE") => Condition::Different(&request[3]),
+        4 if is(&request[2], "IFEQ") => Condition::Equal(&request[3], None),
+        4 if is(&request[2], "IFNE") => Condition::Different(&request[3], None),
         4 => return Err(CommandError::Value("Invalid condition. Use IFEQ or IFNE")),
         _ => return Err(CommandError::Arity("delex".to_owned())),
     };
-    delete_if(context, &request[1], &condition)
+    delete_if(context, &request[1], condition)
 }
 
 /// `DELIFEQ key value`
 pub fn del_if_eq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    delete_if(context, &request[1], &Condition::Equal(&request[2]))
+    delete_if(context, &request[1], Condition::Equal(&request[2], None))
 }
 
-fn delete_if(context: &mut Context<'_, '_>, key: &[u8], condition: &Condition<'_>) -> Result {
+fn delete_if(context: &mut Context<'_, '_>, key: &[u8], mut condition: Condition<'_>) -> Result {
+    condition.compare_ahead(context.session, key);
     let was_there = context.session.update(key, |old| {
         Ok::<_, CommandError>(match old.is_some() && condition.holds(old) {
             true => (Change::Remove, true),
@@ -271,37 +272,40 @@ pub fn mget(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         replies.array(request.len() - 1);
         for key in request.words_from(1) {
             session.entry(key, |entry| show(replies, entry));
+            session.spend(work::COMMAND);
+            session.check_work()?;
+            if replies.is_lost() {
+                break;
+            }
         }
-    });
-    Ok(())
+        Ok(())
+    })
 }
 
-/// Sets the keys in words `first`, `first + 2` and so on to what follows each, at one moment.
-fn set_pairs(session: &mut Session<'_>, request: &Request<'_>, first: usize) -> Result {
-    for index in (first..request.len()).step_by(2) {
-        session.set(&request[index], &request[index + 1])?;
-    }
-    Ok(())
+/// The keys in words `first`, `first + 2` and so on, `count` of them, and what follows each.
+fn keys_and_values<'r>(
+    request: &'r Request<'_>,
+    first: usize,
+    count: usize,
+) -> impl ExactSizeIterator<Item = (&'r [u8], &'r [u8])> + Clone {
+    (0..count).map(move |index| (&request[first + 2 * index], &request[first + 2 * index + 1]))
 }
 
 pub fn mset(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    pairs(request, "mset")?;
-    let keys = request.words_from(1).step_by(2);
-    context.session.atomically(keys, |session| set_pairs(session, request, 1))?;
+    let count = pairs(request, "mset")?;
+    let pairs = keys_and_values(request, 1, count);
+    context.session.set_all(pairs, None, |_| Ok::<_, CommandError>(true))?;
     context.replies.status("OK");
     Ok(())
 }
 
 pub fn mset_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    pairs(request, "msetnx")?;
-    let keys = || request.words_from(1).step_by(2);
-    let was_set = context.session.atomically(keys(), |session| {
-        let is_new = keys().all(|key| session.entry(key, |entry| entry.is_none()));
-        if is_new {
-            set_pairs(session, request, 1)?;
-        }
-        Ok::<_, CommandError>(is_new)
-    })?;
+    let count = pairs(request, "msetnx")?;
+    let mut keys = request.words_from(1).step_by(2);
+    let are_new = |session: &mut Session<'_>| {
+        Ok::<_, CommandError>(keys.all(|key| session.entry(key, |entry| entry.is_none())))
+    };
+    let was_set = context.session.set_all(keys_and_values(request, 1, count), None, are_new)?;
     context.replies.integer(i64::from(was_set));
     Ok(())
 }
@@ -323,33 +327,43 @@ pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         Condition::New => Ok(!exists),
         Condition::Old => Ok(exists),
         Condition::Always => Ok(true),
-        Condition::Equal(_) | Condition::Different(_) => Err(CommandError::Syntax),
+        Condition::Equal(..) | Condition::Different(..) => Err(CommandError::Syntax),
     };
     is_met(true)?;
-    let keys = || request.words_from(2).step_by(2).take(count);
-    let was_set = context.session.atomically(keys(), |session| {
-        for key in keys() {
+    let pairs = keys_and_values(request, 2, count);
+    let are_met = |session: &mut Session<'_>| {
+        for (key, _) in keys_and_values(request, 2, count) {
             if !is_met(session.entry(key, |entry| entry.is_some()))? {
                 return Ok(false);
             }
         }
-        for index in (2..end).step_by(2) {
-            let (key, value) = (&request[index], &request[index + 1]);
-            let expires_ms = match options.expiry {
-                Expiry::Keep => session.entry(key, |old| old.and_then(Entry::expires_ms)),
-                expiry => expiry.time_ms(),
-            };
-            session.set_if(key, value, expires_ms, |_| Ok::<_, CommandError>(true))?;
-        }
         Ok::<_, CommandError>(true)
-    })?;
+    };
+    let was_set = match options.expiry {
+        Expiry::Keep => {
+            let keys = pairs.clone().map(|(key, _)| key);
+            context.session.atomically(keys, |session| {
+                if !are_met(session)? {
+                    return Ok(false);
+                }
+                for (key, value) in pairs {
+                    let always = |_: Option<&Entry>| Ok::<_, CommandError>(true);
+                    session.set_if(key, value, Expires::AsBefore, always)?;
+                    session.check_work()?;
+                }
+                Ok::<_, CommandError>(true)
+            })?
+        }
+        expiry => context.session.set_all(pairs, expiry.time_ms(), are_met)?,
+    };
     context.replies.integer(i64::from(was_set));
     Ok(())
 }
 
-fn pairs(request: &Request<'_>, name: &'static str) -> Result {
+/// The number of pairs that follow the command's name.
+fn pairs(request: &Request<'_>, name: &'static str) -> Result<usize> {
     match request.len() % 2 {
-        1 => Ok(()),
+        1 => Ok(request.len() / 2),
         _ => Err(CommandError::Arity(name.to_owned())),
     }
 }
@@ -369,18 +383,17 @@ pub fn strlen(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 /// `GETRANGE key start end`: both inclusive, negative ones from the end.
 pub fn get_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (start, end) = (integer(&request[2])?, integer(&request[3])?);
-    let copy = context.session.get(&request[1], |value| {
+    let replies = &mut context.replies;
+    context.session.get(&request[1], |value| {
         let value = value.unwrap_or(View::Short(b""));
         let length = value.len() as i64;
         let from_start = |index: i64| if index < 0 { (length + index).max(0) } else { index };
         let is_backwards = start < 0 && end < 0 && start > end;
         let (start, end) = (from_start(start), from_start(end).min(length - 1));
-        if is_backwards || start > end {
-            return Ok(Vec::new());
-        }
-        value.copy(start as usize..end as usize + 1)
+        let is_empty = is_backwards || start > end;
+        let range = if is_empty { 0..0 } else { start as usize..end as usize + 1 };
+        replies.part_of(value, range);
     });
-    context.replies.bulk(&copy.map_err(|_| CommandError::NoMemory)?);
     Ok(())
 }
 

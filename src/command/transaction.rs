@@ -2,16 +2,19 @@
 //! `WATCH` named.
 //!
 //! The locks of all keys that the requests name are held from the first to the last, and what they change goes to the
-//! journal as one: no other client sees half, and no crash leaves half. A request that fails changes nothing, and the
-//! others are run all the same, as Redis does.
+//! journal as one: no other client sees half, and no crash leaves half. Whether the journal takes writes, and whether
+//! memory is at its bound, is asked once, for all of them. A request that fails changes nothing, and the others are run
+//! all the same, as Redis does; but one that memory, time or the length of the reply does not allow ends the whole
+//! transaction, of which nothing is left then.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Asked, CommandError, Context, Conversation, Flag, Found, Group, record};
-use crate::engine::{Session, Watch};
+use super::{CommandError, Context, Conversation, Flag, Found, Group, Outcome, record};
+use crate::engine::{Session, ShardSet, Watch};
+use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::memory;
 use crate::request::{Kept, Request};
 
@@ -80,7 +83,8 @@ pub fn keep(found: Found, request: &Request<'_>, context: &mut Context<'_, '_>) 
     }
     let kept = Kept::new(request).map_err(|_| CommandError::NoMemory)?;
     queue.bytes += kept.bytes();
-    if queue.bytes > most || queue.bytes > LARGE_BYTES && !memory::has_room(kept.bytes()) {
+    if queue.bytes > most || queue.bytes > TRANSACTION_BYTES_SURE && !memory::has_room(kept.bytes())
+    {
         queue.bytes -= kept.bytes();
         return Err(CommandError::NoMemory);
     }
@@ -89,9 +93,6 @@ pub fn keep(found: Found, request: &Request<'_>, context: &mut Context<'_, '_>) 
     context.replies.status("QUEUED");
     Ok(true)
 }
-
-/// A queue longer than this, in bytes, is one that `--maxmemory` may refuse.
-const LARGE_BYTES: usize = 1 << 20;
 
 pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let queue = &mut context.conversation.transaction.queue;
@@ -113,22 +114,29 @@ pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
 }
 
 pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    const ENTRY_BYTES: usize = 128;
-    let most = context.control.config.max_request;
+    // In this table, and in the shard's.
+    const ENTRY_BYTES: usize = 256;
     let transaction = &mut context.conversation.transaction;
     if transaction.is_open() {
         return Err(CommandError::Value("WATCH inside MULTI is not allowed"));
     }
     let database = context.session.database();
     for key in request.words_from(1) {
+        if key.len() > WATCH_BYTES_MAX {
+            return Err(CommandError::Value("too many keys are watched, or too long ones"));
+        }
         let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NoMemory)?;
         memory::try_to(|| transaction.watched.try_reserve(1))
             .map_err(|_| CommandError::NoMemory)?;
         let Entry::Vacant(place) = transaction.watched.entry((database, copy)) else { continue };
-        transaction.watched_bytes += key.len() + ENTRY_BYTES;
-        if transaction.watched_bytes > most {
-            return Err(CommandError::NoMemory);
+        let bytes = transaction.watched_bytes + key.len() + ENTRY_BYTES;
+        if bytes > WATCH_BYTES_MAX {
+            return Err(CommandError::Value("too many keys are watched, or too long ones"));
         }
+        if bytes > TRANSACTION_BYTES_SURE && !memory::has_room(key.len() + ENTRY_BYTES) {
+            return Err(CommandError::MaxMemory);
+        }
+        transaction.watched_bytes = bytes;
         place.insert(context.session.watch(key, &transaction.watch));
     }
     context.replies.status("OK");
@@ -153,15 +161,21 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if queue.is_broken {
         return Err(CommandError::Aborted);
     }
+    let is_any = |flag| queue.requests.iter().any(|(found, _)| found.command.flags.contains(&flag));
+    // Decided once, for all of them.
+    if is_any(Flag::Denyoom) && memory::is_full() {
+        return Err(aborted_by(&CommandError::MaxMemory));
+    }
+    if is_any(Flag::Denyoom) && memory::is_low() {
+        return Err(aborted_by(&CommandError::NoMemory));
+    }
+    let shards = shards(&queue, &watched, context.session)?;
     let Context { session, replies, conversation, client, control, done } = context;
-    let named = queue.requests.iter().flat_map(|(found, kept)| keys(*found, kept));
-    let needs_all = queue.requests.iter().any(|(found, _)| needs_all(*found));
-    let keys: Vec<Vec<u8>> = match needs_all {
-        true => Vec::new(),
-        false => named.chain(watched.keys().map(|(_, key)| key.clone())).collect(),
+    let is_refused = |session: &Session<'_>| {
+        session.check_writes().map_err(|refused| aborted_by(&CommandError::Refused(refused)))
     };
     let work = |session: &mut Session<'_>| {
-        // Who has expired meanwhile was changed, though nobody did it. All are looked at: the reply tells of each.
+        // An expired watched key counts as modified. All are looked at: the reply tells of each.
         let is_gone = |((database, key), existed): &(&(usize, Vec<u8>), &bool)| {
             !session.within(*database, |session| session.has(key)) && **existed
         };
@@ -170,27 +184,67 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
             replies.null_array();
             return Ok(());
         }
+        if is_any(Flag::Write) {
+            is_refused(session)?;
+        }
         replies.array(queue.requests.len());
         let mut context = Context { session, replies, conversation, client, control, done };
-        for (found, kept) in &queue.requests {
-            let request = kept.request();
-            let started = Instant::now();
-            let asked = Asked { found: Some(*found), error: None };
-            let outcome = super::run(asked, &request, &mut context);
-            let took = started.elapsed();
-            record(&outcome, &request, took, context.client, context.control, context.done);
-        }
-        Ok::<_, CommandError>(())
+        queue.requests.iter().try_for_each(|(found, kept)| run(*found, kept, &mut context))
     };
     let before = session.database();
-    let done = match needs_all {
-        true => session.at_one_moment(work),
-        false => session.atomically(keys.iter().map(Vec::as_slice), work),
+    let done = match &shards {
+        None => session.at_one_moment(work),
+        Some(shards) => session.hold(shards.iter(), work),
     };
     if done.is_err() {
         context.select(before);
     }
-    done
+    done.map_err(|error| match error {
+        aborted @ CommandError::AbortedBy(_) => aborted,
+        error => aborted_by(&error),
+    })
+}
+
+/// Runs one request of a transaction. One that fails changes nothing, and the others are run all the same, as in
+/// Redis; but where the server lacks what it needs, none of them is.
+fn run(found: Found, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
+    let (request, started) = (kept.request(), Instant::now());
+    let start = context.replies.position();
+    context.replies.speak(context.conversation.protocol);
+    context.session.spend(work::COMMAND);
+    let result = super::execute(found, &request, context);
+    let outcome = Outcome::Ran { found, failed: result.is_err() };
+    let took = started.elapsed();
+    record(&outcome, &request, took, context.client, context.control, context.done);
+    match result {
+        Err(error) if error.is_for_want() => return Err(error),
+        Err(error) => {
+            context.replies.truncate(start);
+            context.replies.error(&error.to_string());
+        }
+        Ok(()) => {}
+    }
+    context.session.check_work()?;
+    Ok(context.replies.recover(start)?)
+}
+
+/// The shards of all keys that a transaction names or watches; `None` is all that there are.
+fn shards(
+    queue: &Queue,
+    watched: &HashMap<(usize, Vec<u8>), bool>,
+    session: &Session<'_>,
+) -> Result<Option<ShardSet>> {
+    if queue.requests.iter().any(|(found, _)| needs_all(*found)) {
+        return Ok(None);
+    }
+    let mut shards = ShardSet::default();
+    for (found, kept) in &queue.requests {
+        let request = kept.request();
+        let places = found.command.key_places(&request);
+        places.for_each(|place| shards.add(session.shard_of(&request[place])));
+    }
+    watched.keys().for_each(|(_, key)| shards.add(session.shard_of(key)));
+    Ok(Some(shards))
 }
 
 /// What a command is answered that cannot be run: an `EXEC` then ends the transaction.
@@ -199,6 +253,11 @@ pub fn rejected(found: Found, error: CommandError, context: &mut Context<'_, '_>
         return error;
     }
     context.conversation.transaction = Transaction::default();
+    aborted_by(&error)
+}
+
+/// What `EXEC` is answered where `error` keeps it from being run.
+fn aborted_by(error: &CommandError) -> CommandError {
     let reason = error.to_string();
     CommandError::AbortedBy(reason.strip_prefix("ERR ").unwrap_or(&reason).to_owned())
 }
@@ -206,10 +265,4 @@ pub fn rejected(found: Found, error: CommandError, context: &mut Context<'_, '_>
 /// Whether a command may look at any key.
 fn needs_all(found: Found) -> bool {
     found.command.keys.0 == 0 && found.command.group != Group::Connection
-}
-
-/// The keys that a request names.
-fn keys(found: Found, kept: &Kept) -> Vec<Vec<u8>> {
-    let request = kept.request();
-    found.command.key_places(&request).map(|index| request[index].to_vec()).collect()
 }

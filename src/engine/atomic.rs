@@ -6,8 +6,10 @@
 
 use super::Session;
 use super::session::WriteError;
-use crate::limits::SHARDS;
+use crate::limits::{LOCKED_WORK_MAX, SHARDS};
 use crate::persistence::format::write_select;
+use crate::persistence::records::Records;
+use crate::persistence::{Flush, WriteRefused};
 use crate::store::{Locked, PROVISIONAL};
 
 /// What is done at one moment, so far.
@@ -17,37 +19,73 @@ pub struct Held<'a> {
     pub shards: Locked<'a>,
     /// The newest stamp of each before it began, in their order.
     newest: Vec<u64>,
-    /// How many records it has.
-    records: u64,
-    /// How much of the session's buffer they are, in bytes.
-    record_bytes: usize,
-    /// The database of the first, and the one that the last have selected.
-    databases: Option<(usize, usize)>,
+    /// Whether the journal takes writes: asked once, so that all of it is refused or nothing.
+    pub permit: Result<(), WriteRefused>,
+    /// What its records are, so far.
+    written: Written,
     /// How many steps there were that can be taken back.
     step: u64,
+    /// About how long it has worked with the shards locked, in nanoseconds.
+    work_ns: u64,
+}
+
+/// The records of a transaction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    /// How many there are.
+    records: u64,
+    /// How much of the session's buffer they are, in bytes.
+    bytes: usize,
+    /// The database of the first, and the one that the last have selected.
+    databases: Option<(usize, usize)>,
+    /// What they make of the file.
+    effect: Effect,
+}
+
+/// What records make of the file they are written to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effect {
+    /// How much of it says nothing any more, in bytes.
+    pub garbage: u64,
+    /// The last `FLUSHALL` or `FLUSHDB` among them.
+    pub flush: Option<Flush>,
 }
 
 impl<'a> Held<'a> {
-    fn new(mut shards: Locked<'a>) -> Self {
+    fn new(mut shards: Locked<'a>, permit: Result<(), WriteRefused>) -> Self {
         let newest = shards.all().map(|shard| shard.newest()).collect();
-        Self { shards, newest, records: 0, record_bytes: 0, databases: None, step: 0 }
+        Self { shards, newest, permit, written: Written::default(), step: 0, work_ns: 0 }
     }
 
-    /// What comes next concerns `database`.
-    pub fn begin(&self, database: usize, record: &mut Vec<u8>) {
-        record.truncate(self.record_bytes);
-        if self.databases.is_some_and(|(_, selected)| selected != database) {
-            write_select(database, record);
+    /// What comes next concerns `database`: returns what the records so far make of the file.
+    pub fn begin(&self, database: usize, records: &mut Records) -> Effect {
+        records.truncate(self.written.bytes);
+        if self.written.databases.is_some_and(|(_, selected)| selected != database) {
+            write_select(database, records.tail());
         }
+        self.written.effect
     }
 
-    /// Counts the records at the end of `record`; returns the stamp of what they change.
-    pub fn append(&mut self, database: usize, record: &[u8], records: u64) -> u64 {
-        let (first, selected) = self.databases.unwrap_or((database, database));
-        self.databases = Some((first, database));
-        self.records += records + u64::from(selected != database);
-        self.record_bytes = record.len();
+    /// Counts the records at the end of `records`; returns the stamp of what they change.
+    pub fn append(
+        &mut self,
+        database: usize,
+        records: &Records,
+        count: u64,
+        effect: Effect,
+    ) -> u64 {
+        let written = &mut self.written;
+        let (first, selected) = written.databases.unwrap_or((database, database));
+        written.databases = Some((first, database));
+        written.records += count + u64::from(selected != database);
+        written.bytes = records.len();
+        written.effect = effect;
         PROVISIONAL + self.step
+    }
+
+    /// The newest stamp of shard `number` before this began.
+    pub fn newest_before(&self, number: usize) -> u64 {
+        self.shards.index(number).and_then(|index| self.newest.get(index)).copied().unwrap_or(0)
     }
 }
 
@@ -81,7 +119,7 @@ impl<'a> Session<'a> {
         let shards = keys.map(|key| store.place(0, key).shard());
         let is_outermost = self.held.is_none();
         if is_outermost {
-            self.held = Some(Held::new(store.lock_all(shards)));
+            self.lock(shards, Ok(()));
         }
         let seen = work(self);
         if is_outermost {
@@ -90,7 +128,14 @@ impl<'a> Session<'a> {
         seen
     }
 
-    fn hold<T, E: From<WriteError>>(
+    fn lock(&mut self, shards: impl Iterator<Item = usize>, permit: Result<(), WriteRefused>) {
+        self.held = Some(Held::new(self.engine().store.lock_all(shards), permit));
+        // Read with the locks held: what another saw expired is not alive again.
+        self.forget_time();
+    }
+
+    /// The same on any keys of these shards.
+    pub fn hold<T, E: From<WriteError>>(
         &mut self,
         shards: impl Iterator<Item = usize>,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
@@ -99,7 +144,8 @@ impl<'a> Session<'a> {
             return self.step(work);
         }
         self.record.clear();
-        self.held = Some(Held::new(self.engine().store.lock_all(shards)));
+        let permit = self.engine().journal.check();
+        self.lock(shards, permit);
         let done = work(self);
         let done = self.let_go(done);
         self.tidy();
@@ -109,12 +155,12 @@ impl<'a> Session<'a> {
     /// Part of what is done at one moment: after an error nothing of this part is left.
     fn step<T, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
         let Some(held) = &mut self.held else { return work(self) };
-        let before = (held.records, held.record_bytes, held.databases);
+        let before = held.written;
         let safe = PROVISIONAL + held.step;
         held.step += 1;
         let done = work(self);
         if let (Err(_), Some(held)) = (&done, &mut self.held) {
-            (held.records, held.record_bytes, held.databases) = before;
+            held.written = before;
             held.shards.all().filter(|shard| shard.newest() > safe).for_each(|shard| {
                 shard.take_back(safe);
             });
@@ -125,12 +171,13 @@ impl<'a> Session<'a> {
     /// Appends all records, or takes everything back, and lets others in.
     fn let_go<T, E: From<WriteError>>(&mut self, done: Result<T, E>) -> Result<T, E> {
         let Some(mut held) = self.held.take() else { return done };
-        self.record.truncate(held.record_bytes);
+        let Written { records, bytes, databases, effect } = held.written;
+        self.record.truncate(bytes);
         let mut stamp = None;
         let done = done.and_then(|done| {
-            if held.records > 0 {
-                let databases = held.databases.unwrap_or_default();
-                let appended = self.append_all(held.records, databases);
+            if records > 0 {
+                self.effect = effect;
+                let appended = self.append_all(records, databases.unwrap_or_default());
                 stamp = Some(appended.map_err(WriteError::from)?);
             }
             Ok(done)
@@ -143,5 +190,21 @@ impl<'a> Session<'a> {
             }
         }
         done
+    }
+
+    /// Counts work that is done with shards locked for a transaction, about so many nanoseconds of it.
+    pub fn spend(&mut self, work_ns: u64) {
+        if let Some(held) = &mut self.held {
+            held.work_ns = held.work_ns.saturating_add(work_ns);
+        }
+    }
+
+    /// An error once a transaction has worked for longer than it may hold up others. It counts what it does and
+    /// reads no clock: the same transaction on the same keys always fits or never.
+    pub fn check_work(&self) -> Result<(), WriteError> {
+        match &self.held {
+            Some(held) if held.work_ns > LOCKED_WORK_MAX => Err(WriteError::TooMuchWork),
+            _ => Ok(()),
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,15 @@ use crate::keylist::KeyList;
 use crate::limits::{
     DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, LENGTH_BYTES_MAX, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
 };
+use crate::memory::{self, NoMemory};
 use crate::persistence::snapshot::{piece, write_piece};
-use crate::persistence::{Draft, SwitchError, Tee};
+use crate::persistence::{Draft, Flush, Flushing, SwitchError, Tee};
+use crate::seldom::Seldom;
 use crate::sync::{lock, wait_timeout};
+use crate::text::quoted_bytes;
 
-/// How long a `FLUSHALL` can be undone by hand before compaction makes it final, in seconds.
-const FLUSH_KEPT_S: u64 = 3600;
+/// What a piece's records take beside their keys and values, at most, in bytes.
+const RECORD_REST_BYTES: usize = 256;
 
 /// After a compaction that failed, how long until the next of its own; doubled each time.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
@@ -48,9 +51,6 @@ pub struct Compaction<'a> {
     offset: usize,
     /// Length of the draft when it was last synced, in bytes.
     synced: u64,
-    /// Nobody asked for it: it gives up if there is a `FLUSHALL` after this one, which it would make
-    /// final.
-    flushed_s: Option<u64>,
     /// How often databases had been swapped at the beginning. What is copied before another time would go to the wrong
     /// one, when the tee tells of it.
     swaps: u64,
@@ -66,14 +66,16 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn push(&mut self, entry: &Entry, range: Range<usize>) {
+    fn push(&mut self, entry: &Entry, range: Range<usize>) -> Result<(), NoMemory> {
         let (key, value) = (entry.key(), entry.value());
+        memory::try_to(|| self.bytes.try_reserve(key.len() + range.len()))?;
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         let last = (range.end == value.len()).then(|| entry.expires_ms());
         let offset = range.start;
         value.pieces(range).for_each(|piece| self.bytes.extend_from_slice(piece));
         self.ends.push((key_end, offset, self.bytes.len(), last));
+        Ok(())
     }
 
     /// About how much memory they take, in bytes.
@@ -83,15 +85,19 @@ impl Pieces {
 }
 
 impl Engine {
-    /// Begins a new file; clients go on.
+    /// Begins a new file that makes every flush final; clients go on.
     pub fn compaction(&self) -> Result<Compaction<'_>, SwitchError> {
+        self.begin_compaction(Flushing::Final)
+    }
+
+    fn begin_compaction(&self, flushing: Flushing) -> Result<Compaction<'_>, SwitchError> {
         // With a shard locked nobody is in the middle of one.
         let swaps = (self.store.lock_nth(0), self.swaps.load(Ordering::Relaxed)).1;
         if swaps > 0 {
             // The tee must not tell of one that memory shows already.
             self.journal.save()?;
         }
-        let tee = self.journal.tee()?;
+        let tee = self.journal.tee(flushing)?;
         let draft = self.journal.draft()?;
         Ok(Compaction { swaps, ..Compaction::new(self, draft, Some(tee)) })
     }
@@ -102,7 +108,7 @@ impl Engine {
     }
 
     fn run(&self, compaction: Compaction<'_>) -> Result<(), SwitchError> {
-        let dead_bytes = self.dead_bytes.load(Ordering::Relaxed);
+        let dead_bytes = self.garbage();
         compaction.run()?;
         // What died meanwhile may be in the new file, or not: it counts.
         let rest = |dead: u64| Some(dead.saturating_sub(dead_bytes));
@@ -115,13 +121,20 @@ impl Engine {
         self.journal.set_strangers_aside()?;
         let draft = self.journal.healing_draft()?;
         Compaction::new(self, draft, None).run()?;
+        self.journal.take_garbage();
         self.dead_bytes.store(0, Ordering::Relaxed);
         Ok(())
     }
 
+    /// How much of the file says nothing any more, but for seals, in bytes.
+    fn garbage(&self) -> u64 {
+        let told = self.journal.take_garbage();
+        self.dead_bytes.fetch_add(told, Ordering::Relaxed) + told
+    }
+
     /// About how much of the file says nothing any more, in bytes.
     pub fn dead_bytes(&self) -> u64 {
-        self.dead_bytes.load(Ordering::Relaxed) + self.journal.seal_bytes()
+        self.garbage() + self.journal.seal_bytes()
     }
 
     /// Asks for a compaction; `false` if one is asked for or under way already.
@@ -153,6 +166,7 @@ impl Engine {
             status = wait_timeout(&self.compactor.woken, status, timeout);
         }
         let may_begin = status.may_begin();
+        self.tend_flushed();
         self.journal.limit(if may_begin { self.length_max() } else { u64::MAX });
         let asked = status.is_requested;
         let due = may_begin && self.is_compaction_due();
@@ -160,13 +174,15 @@ impl Engine {
             return;
         }
         (status.is_requested, status.is_running) = (false, true);
-        let flushed_s = (!asked).then_some(status.flushed_s);
         drop(status);
-        let (before, started) = (self.journal.bytes(), Instant::now());
-        let compacted = || {
-            self.compaction()
-                .and_then(|compaction| self.run(Compaction { flushed_s, ..compaction }))
+        let flushing = match self.kept_flush() {
+            _ if asked => Flushing::Final,
+            Some(flush) => Flushing::Keeps(self.journal.flushed_name(flush)),
+            None => Flushing::GivesUp,
         };
+        let (before, started) = (self.journal.bytes(), Instant::now());
+        let compacted =
+            || self.begin_compaction(flushing.clone()).and_then(|compaction| self.run(compaction));
         let is_worth_another =
             |result: &Result<(), _>| !matches!(result, Err(SwitchError::Swapped));
         let result = (0..SWAPS_MAX).map(|_| compacted()).find(is_worth_another);
@@ -181,6 +197,13 @@ impl Engine {
             Ok(()) => {
                 (status.saved_s, status.failures, status.retry_at) = (unix_time_s(), 0, None);
                 drop(status);
+                if let Flushing::Keeps(name) = &flushing {
+                    self.compactor.has_flushed.store(true, Ordering::Relaxed);
+                    let name = name.display();
+                    log::info!(
+                        "{path}: the file with what a flush removed is kept as {name} until an hour after it"
+                    );
+                }
                 let (after, ms) = (self.journal.bytes(), started.elapsed().as_millis());
                 log::info!("{path}: compacted from {before} to {after} bytes in {ms} ms");
             }
@@ -197,34 +220,78 @@ impl Engine {
     }
 
     /// About how much of the file still says something, in bytes.
-    fn live_bytes(&self) -> u64 {
+    pub(super) fn live_bytes(&self) -> u64 {
         self.journal.bytes().saturating_sub(self.dead_bytes())
+    }
+
+    /// The flush whose record is in the file, if it can be undone.
+    fn kept_flush(&self) -> Option<Flush> {
+        self.journal.flush().filter(Flush::is_kept)
     }
 
     /// How long the file may get before writers are slowed down, in bytes.
     fn length_max(&self) -> u64 {
         let live = self.live_bytes();
-        live + live / 4 * 3 + LENGTH_BYTES_MAX
+        let flushed = self.kept_flush().map_or(0, |flush| flush.bytes);
+        live + live / 4 * 3 + flushed + LENGTH_BYTES_MAX
     }
 
     /// Whether so much of the file is dead that it would pass its bound soon.
     fn is_compaction_due(&self) -> bool {
         let live = self.live_bytes();
-        self.journal.bytes() > live + live / 2 + DEAD_BYTES_MAX && self.trouble().is_none()
+        let flushed = self.kept_flush().map_or(0, |flush| flush.bytes);
+        self.journal.bytes() > live + live / 2 + flushed + DEAD_BYTES_MAX
+            && self.trouble().is_none()
     }
 
-    /// Somebody said `FLUSHALL`, at that Unix time in seconds.
-    pub(super) fn flushed_at(&self, unix_time_s: u64) {
-        lock(&self.compactor.status).flushed_s = unix_time_s;
+    /// Gives up what flushes removed once their hour is over, or where the disk has no room for it: then the file,
+    /// and a compaction of it, would not fit.
+    fn tend_flushed(&self) {
+        let kept = self.kept_flush();
+        let has_flushed = self.compactor.has_flushed.load(Ordering::Relaxed);
+        if kept.is_none() && !has_flushed || !self.compactor.looks.now() {
+            return;
+        }
+        let path = self.path().display();
+        let growth = self.length_max().saturating_sub(self.journal.bytes());
+        let wanted = growth + self.live_bytes();
+        let is_tight = self.journal.room().is_ok_and(|room| room < wanted);
+        if is_tight && kept.is_some() {
+            log::warn!(
+                "{path}: the disk has no room for what a flush removed: it cannot be undone any more"
+            );
+            self.journal.set_flush(None);
+        }
+        if has_flushed {
+            match self.journal.remove_flushed(is_tight) {
+                Ok(left) => self.compactor.has_flushed.store(left > 0, Ordering::Relaxed),
+                Err(error) => {
+                    log::warn!("{path}: what was kept for a flush is still there: {error}")
+                }
+            }
+        }
     }
 }
 
 /// When compaction runs, and how the last one went.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Compactor {
     status: Mutex<Status>,
     /// A compaction is asked for, or ended.
     woken: Condvar,
+    /// There may be files that are kept for flushes.
+    has_flushed: AtomicBool,
+    /// How often it looks at them, and at how much room there is.
+    looks: Seldom,
+}
+
+impl Default for Compactor {
+    fn default() -> Self {
+        // The run before may have left some.
+        let has_flushed = AtomicBool::new(true);
+        let looks = Seldom::new(Duration::from_secs(1));
+        Self { status: Mutex::default(), woken: Condvar::new(), has_flushed, looks }
+    }
 }
 
 impl Compactor {
@@ -261,8 +328,6 @@ pub struct Status {
     failures: u32,
     /// After a failure: when to try again.
     retry_at: Option<Instant>,
-    /// The last `FLUSHALL`: Unix time in seconds.
-    flushed_s: u64,
 }
 
 impl Default for Status {
@@ -275,7 +340,6 @@ impl Default for Status {
             saved_s: unix_time_s(),
             failures: 0,
             retry_at: None,
-            flushed_s: 0,
         }
     }
 }
@@ -292,10 +356,7 @@ impl Status {
 
     /// Whether a compaction may begin that nobody asked for.
     fn may_begin(&self) -> bool {
-        // A time to come is a clock's that was put back: it counts like one long ago.
-        let since_s = unix_time_s().checked_sub(self.flushed_s);
-        let kept = since_s.is_some_and(|since_s| since_s < FLUSH_KEPT_S);
-        !kept && self.retry_at.is_none_or(|retry_at| retry_at <= Instant::now())
+        self.retry_at.is_none_or(|retry_at| retry_at <= Instant::now())
     }
 }
 
@@ -315,7 +376,6 @@ impl<'a> Compaction<'a> {
             keys: KeyList::default(),
             offset: 0,
             synced,
-            flushed_s: None,
             swaps: engine.swaps.load(Ordering::Relaxed),
         }
     }
@@ -341,14 +401,15 @@ impl<'a> Compaction<'a> {
             self.check_swaps()?;
             return Ok(has_more);
         }
-        self.check_flushed()?;
         self.engine.progress.fetch_add(1, Ordering::Relaxed);
-        let pieces = self.copy();
+        let pieces = self.copy()?;
         self.check_swaps()?;
         self.draft.select(self.database);
         let (mut lines, mut start) = (Vec::new(), 0);
         for (key_end, offset, end, last) in pieces.ends {
             let (key, piece) = (&pieces.bytes[start..key_end], &pieces.bytes[key_end..end]);
+            let most = 2 * quoted_bytes(key) + quoted_bytes(piece) + RECORD_REST_BYTES;
+            memory::try_to(|| lines.try_reserve(most)).map_err(io::Error::from)?;
             let records = write_piece(key, offset, piece, last, &mut lines);
             self.draft.add(&lines, records)?;
             self.draft.seal_if_full()?;
@@ -391,7 +452,7 @@ impl<'a> Compaction<'a> {
     }
 
     /// Copies the next values, or pieces of a large one, with their shard locked.
-    fn copy(&mut self) -> Pieces {
+    fn copy(&mut self) -> Result<Pieces, SwitchError> {
         let shard = self.engine.store.lock_nth(self.shard - 1);
         let mut pieces = Pieces::default();
         while pieces.size() < SNAPSHOT_COPY_BYTES_MAX
@@ -401,19 +462,20 @@ impl<'a> Compaction<'a> {
             let goes_on = |entry: &&Entry| self.offset == 0 || self.offset < entry.value().len();
             let place = self.engine.store.place(self.database, key);
             let entry = shard.get(place, key).filter(goes_on);
-            let next = entry.and_then(|entry| {
+            let mut next = None;
+            if let Some(entry) = entry {
                 let length = entry.value().len();
                 let range = piece(key, self.offset, length);
                 let end = range.end;
-                pieces.push(entry, range);
-                (end < length).then_some(end)
-            });
+                pieces.push(entry, range).map_err(io::Error::from)?;
+                next = (end < length).then_some(end);
+            }
             self.offset = next.unwrap_or(0);
             if next.is_none() {
                 self.keys.pop();
             }
         }
-        pieces
+        Ok(pieces)
     }
 
     /// Adds what was committed meanwhile; returns how much that was, in bytes.
@@ -430,17 +492,6 @@ impl<'a> Compaction<'a> {
         Ok(())
     }
 
-    fn check_flushed(&self) -> Result<(), SwitchError> {
-        let last = lock(&self.engine.compactor.status).flushed_s;
-        match self.flushed_s {
-            Some(known) if known != last => {
-                let reason = "somebody said FLUSHALL, which can be undone for an hour";
-                Err(io::Error::other(reason).into())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Once everything is written: puts the new file in the place of the old.
     pub fn finish(mut self) -> Result<(), SwitchError> {
         // Writers wait for the last sync: the less there is left to sync the better.
@@ -452,7 +503,6 @@ impl<'a> Compaction<'a> {
                 break;
             }
         }
-        self.check_flushed()?;
         let engine = self.engine;
         match self.tee {
             Some(tee) => {

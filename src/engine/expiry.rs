@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use super::session::{Session, WriteError};
 use crate::limits::{EXPIRED_AT_ONCE, SHARDS};
+use crate::memory;
 use crate::persistence::format::write_del;
-use crate::store::Undo;
+use crate::store::{Shard, Undo};
+use crate::text::quoted_bytes;
 
 impl Session<'_> {
     /// Removes every key that has expired, a bounded number with a shard locked.
@@ -50,26 +52,28 @@ impl Session<'_> {
             while expired.len() < EXPIRED_AT_ONCE
                 && let Some((hash, time_ms, key)) = shard.next_expired(session.database(), now_ms)
             {
-                expired.push((hash, time_ms, key.to_vec()));
+                // Where there is no memory for a copy, the key has time until there is.
+                let Ok(copy) = memory::copy(key, key.len()) else {
+                    shard.put_off(session.database(), hash, time_ms);
+                    break;
+                };
+                expired.push((hash, time_ms, copy));
             }
             if expired.is_empty() {
                 return Ok(0);
             }
-            let keys = expired.iter().map(|(_, _, key)| key.as_slice());
-            let records = write_del(keys, &mut session.record);
-            session.engine().waste(session.record.len());
-            match session.append_record(records) {
+            match session.log_removal(shard, &expired) {
                 Err(refused) => {
                     for (hash, time_ms, _) in expired {
                         shard.put_off(session.database(), hash, time_ms);
                     }
-                    Err(refused.into())
+                    Err(refused)
                 }
                 Ok(stamp) => {
                     for (_, _, key) in &expired {
                         let place = session.place(key);
                         if let Some(old) = shard.remove(place, key) {
-                            let undo = Undo::Entry(old);
+                            let undo = Undo::Removed(old);
                             session.undo_bytes += shard.expired(place, stamp, undo);
                         }
                     }
@@ -79,4 +83,17 @@ impl Session<'_> {
             }
         })
     }
+
+    /// Writes down that keys of `shard` are removed, and makes sure that they could be put back.
+    fn log_removal(&mut self, shard: &mut Shard, expired: &[Expired]) -> Result<u64, WriteError> {
+        let keys = || expired.iter().map(|(_, _, key)| key.as_slice());
+        self.record.reserve(keys().map(|key| quoted_bytes(key) + 8).sum())?;
+        shard.make_restorable(self.database(), expired.len())?;
+        let count = write_del(keys(), self.record.room());
+        self.effect.garbage += self.record.len() as u64;
+        Ok(self.append_record(count)?)
+    }
 }
+
+/// A key that has expired: its hash, its time and itself.
+type Expired = (u64, u64, Vec<u8>);

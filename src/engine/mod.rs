@@ -14,32 +14,37 @@
 mod atomic;
 mod compaction;
 mod expiry;
+mod prepared;
 mod search;
 mod session;
 mod verify;
 
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, unix_time_ms};
 use crate::entry::Entry;
 use crate::limits::SETTLED_SPARE;
-use crate::memory::NoMemory;
+use crate::memory::{self, NoMemory};
 use crate::persistence::format;
 use crate::persistence::load::Located;
 use crate::persistence::pace::Pace;
-use crate::persistence::{Error, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused};
+use crate::persistence::{
+    Error, Flush, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused,
+};
 use crate::store::{Store, Undo};
 use crate::sync::lock;
 use crate::text::quoted_bytes;
 use crate::value::{Value, View};
 
+pub use crate::store::ShardSet;
 pub use crate::watch::Watch;
 pub use compaction::{Compaction, Compactor, Status};
-pub use session::{Change, Session, WriteError};
+pub use prepared::{Compared, InDatabase};
+pub use session::{Change, Expires, Session, WriteError};
 pub use verify::VerifyError;
 
 /// The keys, the values and the file they are kept in.
@@ -80,10 +85,11 @@ impl Engine {
     pub fn start_with(recovery: Recovery, fsync: Fsync, store: Store) -> Result<Self, Error> {
         let mut loading = Loading::new(store, recovery.bytes());
         recovery.load(|found| loading.replay(found))?;
-        let Loading { store, live_bytes, flushed_s, .. } = loading;
+        let Loading { store, live_bytes, flush, .. } = loading;
         let journal = recovery.finish(fsync)?;
+        journal.set_flush(flush);
         let dead_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));
-        let engine = Self {
+        Ok(Self {
             store,
             journal,
             dead_bytes,
@@ -97,9 +103,7 @@ impl Engine {
             clock: Clock::new(Instant::now(), unix_time_ms()),
             started: Instant::now(),
             age_s: AtomicU32::new(0),
-        };
-        engine.flushed_at(flushed_s);
-        Ok(engine)
+        })
     }
 
     /// The data file's absolute path.
@@ -187,39 +191,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets what committed changes replaced; call it now and then.
+    /// Frees what committed changes replaced, however much that is; call it now and then, on a thread that nothing
+    /// waits for.
     pub fn settle(&self) {
         let committed = self.journal.committed();
         if self.journal.check().is_ok() {
             let mut settled = Vec::new();
             for mut shard in self.store.each() {
-                shard.settle(committed, &mut settled);
+                shard.settle_all(committed, &mut settled);
                 drop(shard);
                 self.bury(&mut settled);
             }
             self.store.tidy();
         }
+        memory::settle();
     }
 
-    /// What committed changes replaced is dead weight in the file, and is freed here.
+    /// Frees what committed changes replaced, and counts the bytes of the file that say nothing any more.
     fn bury(&self, settled: &mut Vec<Undo>) {
         let bytes = |undo: &Undo| match undo {
             Undo::Nothing(..) | Undo::Expiry { .. } | Undo::Swap(_) => 0,
-            Undo::Entry(entry) => set_bytes(entry),
+            Undo::Entry(entry) | Undo::Removed(entry) => set_bytes(entry),
+            Undo::Changed(_, garbage) => *garbage,
             Undo::Range { bytes, .. } => quoted_bytes(bytes),
             Undo::Everything(all) => all.0.iter().map(set_bytes).sum(),
         };
-        let dead: usize = settled.iter().map(bytes).sum();
+        let garbage: usize = settled.iter().map(bytes).sum();
         settled.clear();
         settled.shrink_to(SETTLED_SPARE);
-        if dead > 0 {
-            self.waste(dead);
+        if garbage > 0 {
+            self.dead_bytes.fetch_add(garbage as u64, Ordering::Relaxed);
         }
-    }
-
-    /// So many bytes of the file say nothing any more.
-    fn waste(&self, bytes: usize) {
-        self.dead_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Takes back what the journal refused, in memory: reads go on with what is on disk.
@@ -314,15 +316,15 @@ pub struct Loading {
     pub store: Store,
     /// About how much of the file is still said by nothing later, in bytes.
     live_bytes: u64,
-    /// When the last `FLUSHALL` of the file was, in seconds of Unix time; 0 if nobody knows.
-    flushed_s: u64,
+    /// The last flush of the file that removed keys and tells its time.
+    flush: Option<Flush>,
     pace: Pace,
 }
 
 impl Loading {
     fn new(store: Store, bytes: u64) -> Self {
         let pace = Pace::new(bytes);
-        Self { store, live_bytes: 0, flushed_s: 0, pace }
+        Self { store, live_bytes: 0, flush: None, pace }
     }
 
     /// Applies a record to memory; an error if there is none left.
@@ -374,18 +376,19 @@ impl Loading {
                 store.each().for_each(|mut shard| {
                     (0..shard.databases()).for_each(|database| shard.forget(database));
                 });
-                (self.live_bytes, self.flushed_s) = (0, found.time_s.unwrap_or(0));
+                self.flush = flush(found.time_s, self.live_bytes).or(self.flush);
+                self.live_bytes = 0;
             }
             Record::FlushDb => {
                 store.each().for_each(|mut shard| {
                     dead += shard.entries(database).map(set_bytes).sum::<usize>();
                     shard.forget(database);
                 });
-                self.flushed_s = found.time_s.unwrap_or(0);
+                self.flush = flush(found.time_s, dead as u64).or(self.flush);
             }
             Record::SwapDb(one, two) => store.each().for_each(|mut shard| {
                 shard.swap(one, two, 0);
-                shard.settle(0, &mut Vec::new());
+                shard.settle_all(0, &mut Vec::new());
             }),
             Record::Select(_) => {}
         }
@@ -438,18 +441,22 @@ impl Loading {
         }
         let old = shard.get(place, key);
         let expires_ms = old.and_then(Entry::expires_ms);
-        let changed = changed_copy(old, offset, value)?;
+        let changed = changed_copy(old.map(Entry::value), offset, value)?;
         drop(shard);
         self.put(database, Entry::grown(key, changed, expires_ms)?).map(drop)
     }
 }
 
+/// A flush that tells its time and removed something.
+fn flush(time_s: Option<u64>, bytes: u64) -> Option<Flush> {
+    time_s.filter(|_| bytes > 0).map(|time_s| Flush { time_s, bytes })
+}
+
 /// The value of `old`, or none, with `bytes` written at `offset`.
-fn changed_copy(old: Option<&Entry>, offset: usize, bytes: &[u8]) -> Result<Value, NoMemory> {
-    let mut value = match old.map(Entry::value) {
+fn changed_copy(old: Option<View<'_>>, offset: usize, bytes: &[u8]) -> Result<Value, NoMemory> {
+    let mut value = match old {
         None => Value::default(),
-        Some(View::Short(bytes)) => Value::copy_of(bytes)?,
-        Some(View::Long(long)) => Value::Long(Box::new(long.clone())),
+        Some(old) => old.share()?,
     };
     value.reserve(offset, bytes.len())?;
     value.write(offset, bytes);
@@ -460,9 +467,7 @@ fn changed_copy(old: Option<&Entry>, offset: usize, bytes: &[u8]) -> Result<Valu
 fn with_expiry(old: &Entry, expires_ms: Option<u64>) -> Result<Entry, NoMemory> {
     match old.value() {
         View::Short(value) => Entry::new(old.key(), value, expires_ms),
-        View::Long(long) => {
-            Entry::grown(old.key(), Value::Long(Box::new(long.clone())), expires_ms)
-        }
+        View::Long(long) => Entry::grown(old.key(), Value::Long(Arc::clone(long)), expires_ms),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
 
-use super::Session;
+use super::{Session, WriteError};
 use crate::entry::Entry;
 use crate::keylist::KeyList;
-use crate::limits::{KEYS_AT_ONCE, SCAN_WINDOW, SHARDS};
+use crate::limits::{KEYS_AT_ONCE, SCAN_WINDOW, SHARDS, work};
 use crate::memory::{self, NoMemory};
 use crate::store::Shard;
 
@@ -18,7 +18,7 @@ impl Session<'_> {
     /// keys are copied under its lock.
     ///
     /// [`Store::find`]: crate::store::Store::find
-    pub fn keys(&mut self, prefix: &[u8], mut visit: impl FnMut(&[u8])) -> Result<(), NoMemory> {
+    pub fn keys(&mut self, prefix: &[u8], mut visit: impl FnMut(&[u8])) -> Result<(), WriteError> {
         for number in 0..SHARDS {
             let store = &self.engine().store;
             // With shards locked no index may be locked any more.
@@ -40,7 +40,7 @@ impl Session<'_> {
             let end = found.len().min(first + KEYS_AT_ONCE);
             let mut exists = [false; KEYS_AT_ONCE];
             self.locked(number, |session, shard| {
-                session.note(shard.newest());
+                session.note_shard(number, shard);
                 for (key, exists) in found.iter_from(first).zip(&mut exists) {
                     *exists = session.live(shard.get(session.place(key), key)).is_some();
                 }
@@ -60,15 +60,18 @@ impl Session<'_> {
         number: usize,
         prefix: &[u8],
         visit: impl FnMut(&[u8]),
-    ) -> Result<(), NoMemory> {
+    ) -> Result<(), WriteError> {
         let mut keys = KeyList::default();
+        self.check_work()?;
         self.locked(number, |session, shard| {
-            session.note(shard.newest());
+            session.note_shard(number, shard);
+            session.spend(work::LISTED_KEY * shard.len(session.database()) as u64);
             let entries = shard.entries(session.database());
             let mut live = entries.filter(|entry| session.live(Some(entry)).is_some());
             let begins = |key: &&[u8]| key.starts_with(prefix);
             live.by_ref().map(Entry::key).filter(begins).try_for_each(|key| keys.push(key))
         })?;
+        self.spend((work::LISTED_KEY * keys.len() as u64).max(keys.length() as u64));
         keys.iter_from(0).for_each(visit);
         if keys.len() >= KEYS_AT_ONCE {
             // Whoever waits for a processor need not wait until all shards are visited.
@@ -117,9 +120,11 @@ impl Session<'_> {
     ) -> Result<(KeyList, Option<u64>), NoMemory> {
         let mut window = std::mem::take(&mut self.window);
         let found = self.locked(number, |session, shard| {
-            session.note(shard.newest());
+            session.note_shard(number, shard);
             let wanted = (session.database(), number, from);
-            if (window.database, window.shard, window.from) != wanted || window.hashes.is_empty() {
+            let is_current = window.additions == shard.additions();
+            let is_wanted = (window.database, window.shard, window.from) == wanted;
+            if !is_current || !is_wanted || window.hashes.is_empty() {
                 window = Window::open(wanted, shard)?;
             }
             let mut keys = KeyList::default();
@@ -154,7 +159,7 @@ impl Session<'_> {
         let mut lengths = Vec::with_capacity(SHARDS);
         for number in 0..SHARDS {
             self.locked(number, |session, shard| {
-                session.note(shard.newest());
+                session.note_shard(number, shard);
                 lengths.push(shard.len(session.database()) as u64);
             });
         }
@@ -170,6 +175,7 @@ impl Session<'_> {
         for number in first.into_iter().flat_map(|first| (first..SHARDS).chain(0..=first)) {
             let skipped = std::mem::take(&mut place) as usize;
             self.locked(number, |session, shard| {
+                session.note_shard(number, shard);
                 let mut rest = shard.entries(session.database()).skip(skipped);
                 if let Some(entry) = rest.find(|entry| session.live(Some(entry)).is_some())
                     && let Some(visit) = visit.take()
@@ -205,6 +211,9 @@ pub struct Window {
     hashes: Vec<u64>,
     /// It ends where its shard does.
     is_last: bool,
+    /// The shard's [`additions`](Shard::additions) when it was made: a cursor of another connection may come back to
+    /// its beginning, and that connection's keys must all be in it.
+    additions: u64,
 }
 
 impl Window {
@@ -226,6 +235,7 @@ impl Window {
         }
         hashes.sort_unstable_by(|a, b| b.cmp(a));
         hashes.shrink_to_fit();
-        Ok(Self { database, shard: number, from, hashes, is_last })
+        let additions = shard.additions();
+        Ok(Self { database, shard: number, from, hashes, is_last, additions })
     }
 }

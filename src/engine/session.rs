@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::atomic::Held;
+use super::atomic::{Effect, Held};
 use super::compaction::unix_time_s;
 use super::search::Window;
 use super::{Engine, changed_copy, with_expiry};
 use crate::clock::unix_time_ms;
 use crate::entry::Entry;
 use crate::limits::{
-    CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BYTES_MAX,
+    CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BLOCK_BYTES,
+    VALUE_BYTES_MAX, work,
 };
 use crate::memory::{self, NoMemory};
 use crate::persistence::format::{
-    write_del, write_expiry, write_flush, write_set, write_set_range, write_swap,
+    write_del, write_expiry, write_flush, write_set, write_set_end, write_set_range,
+    write_set_start, write_swap,
 };
-use crate::persistence::{Mark, Waiter, WriteRefused};
+use crate::persistence::records::Records;
+use crate::persistence::{Addition, Flush, Mark, Waiter, WriteRefused};
 use crate::store::{PROVISIONAL, Place, Shard, Undo};
 use crate::text::quoted_bytes;
 use crate::value::View;
@@ -40,6 +43,9 @@ pub enum WriteError {
     /// The system has no memory for it.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
+    /// It would hold up others for too long.
+    #[error("it would keep its keys locked for too long")]
+    TooMuchWork,
 }
 
 /// One client's view of the engine.
@@ -54,7 +60,9 @@ pub struct Session<'a> {
     /// and how often the journal had been healed at the first of them.
     mark: Mark,
     /// Where records are written before they are appended.
-    pub(super) record: Vec<u8>,
+    pub(super) record: Records,
+    /// What they make of the file.
+    pub(super) effect: Effect,
     /// Bytes kept for taking back what was written since the last commit.
     pub(super) undo_bytes: usize,
     /// What was just settled, to be forgotten.
@@ -83,6 +91,15 @@ pub enum Change {
     Remove,
 }
 
+/// When a value that is set expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expires {
+    /// At a time in milliseconds of Unix time, or not at all.
+    At(Option<u64>),
+    /// When the value before it does.
+    AsBefore,
+}
+
 /// How many keys were looked for to be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lookups {
@@ -109,7 +126,8 @@ impl<'a> Session<'a> {
             database: 0,
             value_bytes_max: VALUE_BYTES_MAX,
             mark: Mark::default(),
-            record: Vec::new(),
+            record: Records::default(),
+            effect: Effect::default(),
             undo_bytes: 0,
             settled: Vec::new(),
             lookups: Lookups::default(),
@@ -157,6 +175,19 @@ impl<'a> Session<'a> {
         self.engine.store.place(self.database, key)
     }
 
+    /// The number of a key's shard, the same in all databases.
+    pub fn shard_of(&self, key: &[u8]) -> usize {
+        self.place(key).shard()
+    }
+
+    /// An error while writes are refused; within a transaction what was so at its beginning.
+    pub fn check_writes(&self) -> Result<(), WriteRefused> {
+        match &self.held {
+            Some(held) => held.permit.clone(),
+            None => self.engine.journal.check(),
+        }
+    }
+
     /// The lookups since this was last asked.
     pub fn take_lookups(&mut self) -> Lookups {
         std::mem::take(&mut self.lookups)
@@ -186,7 +217,7 @@ impl<'a> Session<'a> {
     fn find<T>(&mut self, key: &[u8], touches: bool, show: impl FnOnce(Option<&Entry>) -> T) -> T {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
-            session.note(shard.stamp(place));
+            session.note_key(shard, place);
             if touches {
                 shard.touch(place, session.engine.age_s.load(Ordering::Relaxed));
             }
@@ -196,15 +227,15 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// For how many seconds nobody has asked for a key or changed it, if it exists. Keys share places: where there
-    /// are more of them, this may be too little.
+    /// Seconds since the last access to a key, if it exists: a lower bound, as keys share places.
     pub fn idle_s(&mut self, key: &[u8]) -> Option<u32> {
         let place = self.place(key);
-        let now_s = self.engine.age_s.load(Ordering::Relaxed);
         self.locked(place.shard(), |session, shard| {
-            session.note(shard.stamp(place));
+            session.note_key(shard, place);
             let exists = session.live(shard.get(place, key)).is_some();
-            exists.then(|| now_s - shard.touched(place))
+            // Read with the lock held, and still it may be older than a touch by a thread that read it later.
+            let now_s = session.engine.age_s.load(Ordering::Relaxed);
+            exists.then(|| now_s.saturating_sub(shard.touched(place)))
         })
     }
 
@@ -217,7 +248,7 @@ impl<'a> Session<'a> {
     pub fn has(&mut self, key: &[u8]) -> bool {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
-            session.note(shard.stamp(place));
+            session.note_key(shard, place);
             session.live(shard.get(place, key)).is_some()
         })
     }
@@ -243,41 +274,79 @@ impl<'a> Session<'a> {
 
     /// Sets `key` to `value`.
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        self.set_if(key, value, None, |_| Ok(true)).map(drop)
+        self.set_if(key, value, Expires::At(None), |_| Ok(true)).map(drop)
     }
 
     /// Sets `key` to `value` if `decide` says so of the old entry, looked at with the key's shard locked; says
-    /// whether it did. It expires at a time in milliseconds of Unix time; one that has passed removes the key.
+    /// whether it did. One that expires at a time that has passed removes the key.
     pub fn set_if<E: From<WriteError>>(
         &mut self,
         key: &[u8],
         value: &[u8],
-        expires_ms: Option<u64>,
+        expires: Expires,
         decide: impl FnOnce(Option<&Entry>) -> Result<bool, E>,
     ) -> Result<bool, E> {
         self.begin(key, value)?;
-        if expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms()) {
-            let remove = |old: Option<&Entry>| {
-                Ok(if decide(old)? { (Change::Remove, true) } else { (Change::Keep, false) })
-            };
-            return self.update(key, remove);
-        }
-        write_set(key, value, expires_ms, &mut self.record);
-        let entry = Entry::new(key, value, expires_ms).map_err(WriteError::from)?;
+        let start = self.record.len();
+        write_set_start(key, value, self.record.room());
+        let expires_ms = match expires {
+            Expires::At(expires_ms) => expires_ms,
+            Expires::AsBefore => None,
+        };
+        let mut entry = Entry::new(key, value, expires_ms).map_err(WriteError::from)?;
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
+            session.note_key(shard, place);
             let old = session.live(shard.get(place, key));
             if !decide(old)? {
-                session.note(shard.stamp(place));
                 return Ok(false);
             }
+            let exists = old.is_some();
+            let expires_ms = match expires {
+                Expires::At(expires_ms) => expires_ms,
+                Expires::AsBefore => old.and_then(Entry::expires_ms),
+            };
+            if session.is_past(expires_ms) {
+                session.record.truncate(start);
+                if exists {
+                    session.log_and_remove(shard, place, key)?;
+                }
+                return Ok(true);
+            }
+            if !entry.set_expires_ms(expires_ms) {
+                // A short value, which a copy with a place for the time takes no longer than this.
+                entry = Entry::new(key, value, expires_ms).map_err(WriteError::from)?;
+            }
+            write_set_end(expires_ms, session.record.room());
             session.put(shard, place, entry, 1)?;
             Ok(true)
         })
     }
 
+    /// Whether a time has passed.
+    fn is_past(&mut self, expires_ms: Option<u64>) -> bool {
+        expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms())
+    }
+
+    /// Removes a key that exists, and writes that down.
+    fn log_and_remove(
+        &mut self,
+        shard: &mut Shard,
+        place: Place,
+        key: &[u8],
+    ) -> Result<(), WriteError> {
+        let start = self.record.len();
+        self.record.reserve(quoted_bytes(key) + 8)?;
+        let count = write_del([key].into_iter(), self.record.room());
+        self.effect.garbage += (self.record.len() - start) as u64;
+        shard.make_restorable(place.database(), 1)?;
+        let stamp = self.append_record(count)?;
+        self.remove(shard, place, key, stamp);
+        Ok(())
+    }
+
     /// Puts an entry at its place; its records were just written.
-    fn put(
+    pub(super) fn put(
         &mut self,
         shard: &mut Shard,
         place: Place,
@@ -291,6 +360,26 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// The same for one whose value is that of the old entry but for a part: so many bytes of the file say nothing
+    /// any more.
+    pub(super) fn put_changed(
+        &mut self,
+        shard: &mut Shard,
+        place: Place,
+        entry: Entry,
+        records: u64,
+        garbage: usize,
+    ) -> Result<(), WriteError> {
+        shard.make_room(place.database(), entry.expires_ms())?;
+        let stamp = self.append_record(records)?;
+        let undo = match shard.put(place, entry) {
+            Undo::Entry(old) => Undo::Changed(old, garbage),
+            other => other,
+        };
+        self.changed(shard, place, stamp, undo);
+        Ok(())
+    }
+
     /// Changes `key` as `decide` says of the old entry, looked at with the key's shard locked, and returns what it
     /// says beside that. Values that may be long are better [set](Self::set_if): this writes their records with
     /// the shard locked.
@@ -300,38 +389,33 @@ impl<'a> Session<'a> {
         decide: impl FnOnce(Option<&Entry>) -> Result<(Change, T), E>,
     ) -> Result<T, E> {
         self.begin(key, b"")?;
-        let now_ms = self.now_ms();
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             // What it finds is shown, or the reason of what it shows.
-            session.note(shard.stamp(place));
+            session.note_key(shard, place);
             let old = session.live(shard.get(place, key));
             let (change, shown) = decide(old)?;
-            let is_past = |expires_ms: Option<u64>| expires_ms.is_some_and(|time| time <= now_ms);
+            let exists = old.is_some();
             let change = match change {
-                Change::Set(_, expires_ms) if is_past(expires_ms) => Change::Remove,
-                Change::Expire(expires_ms) if is_past(expires_ms) => Change::Remove,
+                Change::Set(_, expires_ms) if session.is_past(expires_ms) => Change::Remove,
+                Change::Expire(expires_ms) if session.is_past(expires_ms) => Change::Remove,
                 other => other,
             };
-            match (change, old) {
-                (Change::Keep, _) | (Change::Remove | Change::Expire(_), None) => {}
+            match (change, exists) {
+                (Change::Keep, _) | (Change::Remove | Change::Expire(_), false) => {}
                 (Change::Set(value, expires_ms), _) => {
                     if value.len() > session.value_bytes_max {
                         return Err(WriteError::TooLong.into());
                     }
                     let entry = Entry::new(key, &value, expires_ms).map_err(WriteError::from)?;
                     session.reserve_record(key, &value)?;
-                    write_set(key, &value, expires_ms, &mut session.record);
+                    write_set(key, &value, expires_ms, session.record.room());
                     session.put(shard, place, entry, 1)?;
                 }
-                (Change::Expire(expires_ms), Some(_)) => {
+                (Change::Expire(expires_ms), true) => {
                     session.expire(shard, place, key, expires_ms)?;
                 }
-                (Change::Remove, Some(_)) => {
-                    let records = write_del([key].into_iter(), &mut session.record);
-                    let stamp = session.append_record(records).map_err(WriteError::from)?;
-                    session.remove(shard, place, key, stamp);
-                }
+                (Change::Remove, true) => session.log_and_remove(shard, place, key)?,
             }
             Ok(shown)
         })
@@ -346,8 +430,8 @@ impl<'a> Session<'a> {
         expires_ms: Option<u64>,
     ) -> Result<(), WriteError> {
         let start = self.record.len();
-        write_expiry(key, expires_ms, &mut self.record);
-        self.engine.waste(self.record.len() - start);
+        write_expiry(key, expires_ms, self.record.room());
+        self.effect.garbage += (self.record.len() - start) as u64;
         shard.make_room(place.database(), expires_ms)?;
         let Some(old) = shard.get(place, key) else { return Ok(()) };
         let copy = match old.has_time() {
@@ -367,54 +451,13 @@ impl<'a> Session<'a> {
 
     pub(super) fn remove(&mut self, shard: &mut Shard, place: Place, key: &[u8], stamp: u64) {
         if let Some(old) = shard.remove(place, key) {
-            self.changed(shard, place, stamp, Undo::Entry(old));
+            self.changed(shard, place, stamp, Undo::Removed(old));
         }
-    }
-
-    /// Removes those of `keys` that exist, all at one moment, and counts them.
-    pub fn del<'k>(
-        &mut self,
-        keys: impl ExactSizeIterator<Item = &'k [u8]>,
-    ) -> Result<usize, WriteError> {
-        let mut named = Vec::new();
-        memory::try_to(|| named.try_reserve_exact(keys.len()))?;
-        named.extend(keys);
-        // A key named twice is removed once.
-        named.sort_unstable();
-        named.dedup();
-        if let [key] = named[..] {
-            let remove = |old: Option<&Entry>| {
-                Ok(if old.is_some() { (Change::Remove, 1) } else { (Change::Keep, 0) })
-            };
-            return self.update(key, remove);
-        }
-        let keys = named.clone();
-        self.atomically(keys.into_iter(), |session| {
-            session.begin(b"", b"")?;
-            named.retain(|key| session.entry(key, |entry| entry.is_some()));
-            // Each byte as `\xHH`, and quotes, a blank or the beginning of a line around each key.
-            let most = named.iter().map(|key| 4 * key.len() + 8).sum();
-            memory::try_to(|| session.record.try_reserve(most))?;
-            let start = session.record.len();
-            let records = write_del(named.iter().copied(), &mut session.record);
-            if records == 0 {
-                return Ok(0);
-            }
-            session.engine.waste(session.record.len() - start);
-            let stamp = session.append_record(records)?;
-            for key in &named {
-                let place = session.place(key);
-                session.locked(place.shard(), |session, shard| {
-                    session.remove(shard, place, key, stamp);
-                });
-            }
-            Ok(named.len())
-        })
     }
 
     /// Adds `value` to the end of the value of `key`, or sets it; returns the new length in bytes.
     pub fn append(&mut self, key: &[u8], value: &[u8]) -> Result<usize, WriteError> {
-        self.change(key, value, |old| old.map_or(0, View::len))
+        self.change(key, value, |length| length)
     }
 
     /// Overwrites the value of `key` from `offset` on, growing it by NULs as needed; returns the new
@@ -431,62 +474,81 @@ impl<'a> Session<'a> {
         self.change(key, value, |_| offset)
     }
 
-    /// Puts `value` at the offset that `offset` gives for the old value, and returns the new length.
+    /// Puts `value` at the offset that `offset` gives for the old length, and returns the new length.
     ///
     /// Logged as `SETRANGE`, which is idempotent; a key that is new is logged as `SET` first. A key that expires
     /// is told so again: replayed when it has, `SETRANGE` would make a new one.
-    fn change(
+    pub(super) fn change(
         &mut self,
         key: &[u8],
         value: &[u8],
-        offset: impl FnOnce(Option<View<'_>>) -> usize,
+        offset: impl Fn(usize) -> usize,
     ) -> Result<usize, WriteError> {
+        if value.len() > VALUE_BLOCK_BYTES && self.held.is_none() {
+            return self.change_prepared(key, value, offset);
+        }
         self.begin(key, value)?;
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
+            session.note_key(shard, place);
             let old = session.live(shard.get(place, key));
             let expires_ms = old.and_then(Entry::expires_ms);
-            let old = old.map(Entry::value);
-            let offset = offset(old);
-            if offset.saturating_add(value.len()) > session.value_bytes_max {
-                return Err(WriteError::TooLong);
+            let old_length = old.map(|old| old.value().len());
+            let offset = offset(old_length.unwrap_or(0));
+            session.check_length(offset, value)?;
+            if let (Some(length), true) = (old_length, value.is_empty()) {
+                return Ok(length);
             }
-            match old.map(View::len) {
-                Some(length) if value.is_empty() => {
-                    // Nothing changes, but the length shows what others wrote.
-                    session.note(shard.stamp(place));
-                    Ok(length)
-                }
-                Some(length) => {
-                    write_set_range(key, offset, value, &mut session.record);
-                    let mut records = 1;
-                    if expires_ms.is_some() {
-                        write_expiry(key, expires_ms, &mut session.record);
-                        records += 1;
-                    }
-                    session.overwrite(shard, place, key, offset, value, records)?;
-                    session.engine.waste(SET_RANGE_BYTES + quoted_bytes(key));
-                    Ok(length.max(offset + value.len()))
-                }
+            let count = session.write_change(key, old_length.is_some(), offset, value, expires_ms);
+            match old_length {
+                Some(_) => session.overwrite(shard, place, key, offset, value, count)?,
                 None => {
                     let new = Entry::grown(key, changed_copy(None, offset, value)?, None)?;
-                    // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
-                    let records = match offset {
-                        0 => {
-                            write_set(key, value, None, &mut session.record);
-                            1
-                        }
-                        _ => {
-                            write_set(key, b"", None, &mut session.record);
-                            write_set_range(key, offset, value, &mut session.record);
-                            2
-                        }
-                    };
-                    session.put(shard, place, new, records)?;
-                    Ok(offset + value.len())
+                    session.put(shard, place, new, count)?;
                 }
             }
+            Ok(old_length.unwrap_or(0).max(offset + value.len()))
         })
+    }
+
+    /// An error if `value` at `offset` would make a value longer than values may be.
+    pub(super) fn check_length(&self, offset: usize, value: &[u8]) -> Result<(), WriteError> {
+        match offset.saturating_add(value.len()) > self.value_bytes_max {
+            true => Err(WriteError::TooLong),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes the records of a change to part of a value, and returns how many they are.
+    pub(super) fn write_change(
+        &mut self,
+        key: &[u8],
+        exists: bool,
+        offset: usize,
+        value: &[u8],
+        expires_ms: Option<u64>,
+    ) -> u64 {
+        match (exists, offset) {
+            (true, _) => {
+                self.effect.garbage += (SET_RANGE_BYTES + quoted_bytes(key)) as u64;
+                write_set_range(key, offset, value, self.record.room());
+                if expires_ms.is_none() {
+                    return 1;
+                }
+                write_expiry(key, expires_ms, self.record.room());
+                2
+            }
+            (false, 0) => {
+                write_set(key, value, None, self.record.room());
+                1
+            }
+            // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
+            (false, _) => {
+                write_set(key, b"", None, self.record.room());
+                write_set_range(key, offset, value, self.record.room());
+                2
+            }
+        }
     }
 
     /// Appends the records just written, and puts `value` at `offset` of the value of `key`, which exists.
@@ -503,8 +565,10 @@ impl<'a> Session<'a> {
             // The first time it changes it becomes one that may grow.
             let old = shard.get(place, key);
             let expires_ms = old.and_then(Entry::expires_ms);
-            let new = Entry::grown(key, changed_copy(old, offset, value)?, expires_ms)?;
-            return self.put(shard, place, new, records);
+            let garbage = old.map_or(0, |old| overwritten_bytes(old.value(), offset, value));
+            let new =
+                Entry::grown(key, changed_copy(old.map(Entry::value), offset, value)?, expires_ms)?;
+            return self.put_changed(shard, place, new, records, garbage);
         };
         let length = old.view().len();
         // Nothing stood beyond the old end.
@@ -524,14 +588,27 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Removes every key of this database, or of all, at one moment.
+    /// Removes every key of this database, or of all, at one moment. Where there is none nothing is written.
     pub fn flush(&mut self, all: bool) -> Result<(), WriteError> {
         let database = if all { 0 } else { self.database };
         self.everywhere(database, |session| {
-            let now_s = unix_time_s();
-            write_flush(all, now_s, &mut session.record);
+            let (mut removed, mut keys) = (0, 0);
+            for number in 0..SHARDS {
+                session.locked(number, |session, shard| {
+                    session.note_shard(number, shard);
+                    keys += shard.keys();
+                    removed += if all { shard.keys() } else { shard.len(database) };
+                });
+            }
+            if removed == 0 {
+                return Ok(());
+            }
+            let time_s = unix_time_s();
+            // Of one database, its share.
+            let bytes = u128::from(session.engine.live_bytes()) * removed as u128 / keys as u128;
+            session.effect.flush = Some(Flush { time_s, bytes: bytes as u64 });
+            write_flush(all, time_s, session.record.tail());
             let stamp = session.append_record(1)?;
-            session.engine.flushed_at(now_s);
             for number in 0..SHARDS {
                 session.undo_bytes += session.locked(number, |_, shard| match all {
                     false => shard.clear(database, stamp),
@@ -544,12 +621,23 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Commits what was written, and frees what it replaced: after a flush its memory is there for the next write. In a
+    /// transaction that is left to a thread of its own.
+    pub fn free_flushed(&mut self) -> Result<(), WriteRefused> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        self.commit(self.mark)?;
+        self.engine.settle();
+        Ok(())
+    }
+
     /// Gives each of two databases, which exist, the keys of the other, at one moment.
     pub fn swap(&mut self, one: usize, two: usize) -> Result<(), WriteError> {
         self.everywhere(0, |session| {
             let start = session.record.len();
-            write_swap(one, two, &mut session.record);
-            session.engine.waste(session.record.len() - start);
+            write_swap(one, two, session.record.tail());
+            session.effect.garbage += (session.record.len() - start) as u64;
             let stamp = session.append_record(1)?;
             for number in 0..SHARDS {
                 session.locked(number, |_, shard| shard.swap(one, two, stamp));
@@ -577,7 +665,7 @@ impl<'a> Session<'a> {
     pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) -> bool {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
-            session.note(shard.stamp(place));
+            session.note_key(shard, place);
             let exists = session.live(shard.get(place, key)).is_some();
             shard.watchers.add(place, exists, watch);
             exists
@@ -589,7 +677,7 @@ impl<'a> Session<'a> {
         let mut counts = vec![(0, 0); self.engine.store.databases()];
         for number in 0..SHARDS {
             self.locked(number, |session, shard| {
-                session.note(shard.newest());
+                session.note_shard(number, shard);
                 for (database, (keys, expiring)) in
                     counts.iter_mut().enumerate().take(shard.databases())
                 {
@@ -645,31 +733,36 @@ impl<'a> Session<'a> {
     /// Before a write of `value` to `key`: refuses while the journal does, and makes room for the record,
     /// with its key written twice.
     pub(super) fn begin(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        self.engine.journal.check()?;
+        self.check_writes()?;
         if value.len() > self.value_bytes_max {
             return Err(WriteError::TooLong);
         }
-        match &self.held {
-            // What a change wrote that then was refused.
+        self.effect = match &self.held {
+            // What a change wrote that then was refused is cut off.
             Some(held) => held.begin(self.database, &mut self.record),
             None => {
                 self.record.clear();
-                self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
+                Effect::default()
             }
-        }
+        };
+        self.spend(work::WRITTEN_BYTE * value.len() as u64);
         self.reserve_record(key, value)
     }
 
     /// Makes room for the record of a value, with its key written twice.
-    fn reserve_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        if key.len() + value.len() > CLIENT_SPARE_BYTES_MAX {
-            // Others may be about to take as much: a small one need not ask.
-            if !memory::has_room(key.len() + value.len()) {
-                return Err(WriteError::Full);
-            }
+    pub(super) fn reserve_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+        let length = key.len() + value.len();
+        if length > CLIENT_SPARE_BYTES_MAX {
             const REST_BYTES: usize = 256;
             let bytes = 2 * quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
-            memory::try_to(|| self.record.try_reserve_exact(bytes))?;
+            // The record, and the entry.
+            if !memory::has_room(bytes + length) {
+                return Err(WriteError::Full);
+            }
+            self.record.reserve(bytes)?;
+        } else {
+            // A piece that is long already ends before it.
+            self.record.tail();
         }
         Ok(())
     }
@@ -682,9 +775,15 @@ impl<'a> Session<'a> {
     ) -> T {
         let engine = self.engine;
         let mut shard = match &mut self.held {
-            None => engine.store.lock_nth(number),
+            None => {
+                let shard = engine.store.lock_nth(number);
+                // Read with the lock held: what another saw expired is not alive again.
+                self.forget_time();
+                shard
+            }
             Some(held) => held.shards.take(number),
         };
+        self.spend(work::KEY);
         let done = work(self, &mut shard);
         match &mut self.held {
             Some(held) => held.shards.put_back(number, shard),
@@ -703,11 +802,10 @@ impl<'a> Session<'a> {
             self.engine.bury(&mut self.settled);
         }
         self.record.clear();
-        self.record.shrink_to(CLIENT_SPARE_BYTES_MAX);
     }
 
     /// After a change to one key of `shard`: stamps it, and notes what is settled there.
-    fn changed(&mut self, shard: &mut Shard, place: Place, stamp: u64, undo: Undo) {
+    pub(super) fn changed(&mut self, shard: &mut Shard, place: Place, stamp: u64, undo: Undo) {
         self.undo_bytes += shard.changed(place, stamp, undo);
         shard.touch(place, self.engine.age_s.load(Ordering::Relaxed));
         if self.held.is_none() {
@@ -717,38 +815,57 @@ impl<'a> Session<'a> {
 
     /// Appends the records just written, with the lock of every shard they change held; or keeps them until
     /// all is done that is done at one moment.
-    pub(super) fn append_record(&mut self, records: u64) -> Result<u64, WriteRefused> {
+    pub(super) fn append_record(&mut self, count: u64) -> Result<u64, WriteRefused> {
         if let Some(held) = &mut self.held {
-            return Ok(held.append(self.database, &self.record, records));
+            return Ok(held.append(self.database, &self.record, count, self.effect));
         }
-        self.append_all(records, (self.database, self.database))
+        self.append_all(count, (self.database, self.database))
     }
 
     /// Appends the records just written, which begin in the first of `databases` and end in the second.
     pub(super) fn append_all(
         &mut self,
-        records: u64,
+        count: u64,
         databases: (usize, usize),
     ) -> Result<u64, WriteRefused> {
-        let stamp = self.engine.journal.append(&mut self.record, records, databases)?;
+        let Effect { garbage, flush } = self.effect;
+        let records = &mut self.record;
+        let addition = Addition { records, count, databases, garbage, flush };
+        let stamp = self.engine.journal.append(addition)?;
         self.note(stamp);
         Ok(stamp)
+    }
+
+    /// What is shown depends on a key of `shard`.
+    pub(super) fn note_key(&mut self, shard: &Shard, place: Place) {
+        self.note_of(place.shard(), shard.stamp(place));
+    }
+
+    /// What is shown depends on any key of shard `number`.
+    pub(super) fn note_shard(&mut self, number: usize, shard: &Shard) {
+        self.note_of(number, shard.newest());
+    }
+
+    fn note_of(&mut self, number: usize, stamp: u64) {
+        let stamp = match &self.held {
+            // The transaction's own change may hide an earlier one by another client.
+            Some(held) if stamp >= PROVISIONAL => held.newest_before(number),
+            _ => stamp,
+        };
+        self.note(stamp);
     }
 
     /// What was just written or shown has this stamp. Call it with the lock of the stamp's shard held,
     /// or for a stamp just appended.
     pub(super) fn note(&mut self, stamp: u64) {
-        if stamp >= PROVISIONAL {
-            return;
-        }
         if self.mark.stamp == 0 {
             self.mark.healed = self.engine.journal.healed();
         }
         self.mark.stamp = self.mark.stamp.max(stamp);
     }
 
-    /// The time of the command under way, in milliseconds of Unix time: it stands still until
-    /// [`take_mark`](Self::take_mark).
+    /// The time of the command under way, in milliseconds of Unix time: it stands still while the same shards are
+    /// locked.
     pub fn now_ms(&mut self) -> u64 {
         if self.now_ms == 0 {
             self.now_ms = unix_time_ms();
@@ -756,8 +873,19 @@ impl<'a> Session<'a> {
         self.now_ms
     }
 
+    /// The next to ask for the time gets a new one.
+    pub(super) fn forget_time(&mut self) {
+        self.now_ms = 0;
+    }
+
     /// An entry, if it has not expired.
     pub(super) fn live<'e>(&mut self, entry: Option<&'e Entry>) -> Option<&'e Entry> {
         entry.filter(|entry| entry.expires_ms().is_none_or(|time_ms| time_ms > self.now_ms()))
     }
+}
+
+/// How many bytes of the file say nothing any more once `new` is written at `offset` of a value.
+pub(super) fn overwritten_bytes(old: View<'_>, offset: usize, new: &[u8]) -> usize {
+    let (start, end) = (offset.min(old.len()), (offset + new.len()).min(old.len()));
+    old.written(start..end).map(quoted_bytes).sum()
 }

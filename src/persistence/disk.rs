@@ -30,6 +30,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the names in a folder survive a power cut.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// How much more may be written in a folder, in bytes.
+    fn room(&self, folder: &Path) -> io::Result<u64>;
 }
 
 /// An open file. Its bytes only ever grow at the end, or are cut off there.
@@ -141,6 +143,11 @@ impl Disk for System {
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
+    }
+
+    fn room(&self, folder: &Path) -> io::Result<u64> {
+        let status = rustix::fs::statvfs(folder)?;
+        Ok(status.f_bavail.saturating_mul(status.f_frsize))
     }
 }
 

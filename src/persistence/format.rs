@@ -352,10 +352,20 @@ fn time_ms(word: &[u8]) -> Result<u64, RecordError> {
 
 /// Appends a `SET` record to `out`, with the time at which it expires, if it does.
 pub fn write_set(key: &[u8], value: &[u8], expires_ms: Option<u64>, out: &mut Vec<u8>) {
+    write_set_start(key, value, out);
+    write_set_end(expires_ms, out);
+}
+
+/// Appends a `SET` record to `out` but for its end.
+pub fn write_set_start(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"SET ");
     text::quote(key, out);
     out.push(b' ');
     text::quote(value, out);
+}
+
+/// Appends the end of a `SET` record: the time at which it expires, if it does.
+pub fn write_set_end(expires_ms: Option<u64>, out: &mut Vec<u8>) {
     if let Some(time_ms) = expires_ms {
         out.extend_from_slice(format!(" PXAT {time_ms}").as_bytes());
     }

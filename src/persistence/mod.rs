@@ -12,6 +12,7 @@ mod journal;
 pub mod lines;
 pub mod load;
 pub mod pace;
+pub mod records;
 mod recovery;
 pub mod scan;
 pub mod snapshot;
@@ -19,5 +20,7 @@ pub mod snapshot;
 pub use draft::Draft;
 pub use error::{Context, Error};
 pub use format::Record;
-pub use journal::{Fsync, Journal, Mark, SwitchError, Tee, Waiter, WriteRefused};
+pub use journal::{
+    Addition, Flush, Flushing, Fsync, Journal, Mark, SwitchError, Tee, Waiter, WriteRefused,
+};
 pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};

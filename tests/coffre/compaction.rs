@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -166,27 +166,90 @@ fn a_key_longer_than_its_pieces_is_not_repeated_for_each() {
     assert_eq!(client.call(&[b"GET", &key]), Reply::Bulk(value));
 }
 
+/// The files beside the data file that were kept for flushes.
+fn kept_for_flushes(file: &Path) -> Vec<PathBuf> {
+    let start = format!("{}.flushed-", file.file_name().unwrap().to_str().unwrap());
+    let siblings = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    siblings
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&start))
+        .collect()
+}
+
+fn write_megabytes(client: &mut Client, count: usize) {
+    let value = vec![b'v'; 1 << 20];
+    for _ in 0..count {
+        assert_eq!(client.call(&[b"SET", b"key", &value]), Reply::ok());
+    }
+}
+
 #[test]
-fn after_a_flushall_only_who_asks_gets_a_compaction() {
+fn what_a_flush_removed_can_be_had_back_though_the_file_is_compacted() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    assert_eq!(client.line("SET before 1"), Reply::ok());
+    assert_eq!(client.line("FLUSHALL"), Reply::ok());
+    write_megabytes(&mut client, 80);
+    server.expect_log("is kept as");
+    server.expect_log("compacted");
+    assert!(fs::metadata(&file).unwrap().len() < 70 << 20);
+    assert!(!fs::read_to_string(&file).unwrap().contains("\nFLUSHALL\n"));
+    server.kill();
+    let [kept] = &kept_for_flushes(&file)[..] else { panic!("one is kept") };
+    // As docs/format.md says: without its line the flush did not happen.
+    let text = fs::read_to_string(kept).unwrap().replace("\nFLUSHALL\n", "\n");
+    let undone = file.with_extension("undone");
+    fs::write(&undone, text).unwrap();
+    let (code, said) = run_to_end(&[&"seal", &undone]);
+    assert_eq!(code, 0, "{said}");
+    let server = Server::start(&undone);
+    assert_eq!(server.client().line("GET before"), Reply::bulk("1"));
+    server.kill();
+    // A start leaves it, and removes it once its hour is over.
+    let server = Server::start(&file);
+    assert_eq!(kept_for_flushes(&file).len(), 1);
+    fs::rename(kept, file.with_extension("txt.flushed-1")).unwrap();
+    wait_until("the old one is removed", || kept_for_flushes(&file).is_empty());
+    drop(server);
+}
+
+#[test]
+fn after_a_flush_the_file_is_as_it_was_until_it_grows() {
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--fsync", "no"]);
     let mut client = server.client();
     let value = vec![b'v'; 1 << 20];
-    assert_eq!(client.line("SET before 1"), Reply::ok());
-    assert_eq!(client.line("FLUSHALL"), Reply::ok());
-    for _ in 0..80 {
-        assert_eq!(client.call(&[b"SET", b"key", &value]), Reply::ok());
+    for number in 0..20_u8 {
+        assert_eq!(client.call(&[b"SET", &[b'k', number], &value]), Reply::ok());
     }
+    assert_eq!(client.line("FLUSHALL"), Reply::ok());
+    write_megabytes(&mut client, 20);
     std::thread::sleep(Duration::from_millis(500));
     assert!(!server.log().contains("compacted"), "{}", server.log());
     server.kill();
-    // Not after a restart either: the hour begins again.
+    // Nor after a restart; a user who asks makes it final.
     let server = Server::with(&file, &["--fsync", "no"]);
     std::thread::sleep(Duration::from_millis(500));
     assert!(fs::read_to_string(&file).unwrap().contains("\nFLUSHALL\n"));
     compact(&mut server.client(), &file);
     assert!(!fs::read_to_string(&file).unwrap().contains("\nFLUSHALL\n"));
+    assert!(kept_for_flushes(&file).is_empty());
     assert!(fs::metadata(&file).unwrap().len() < 2 << 20);
+}
+
+#[test]
+fn a_flush_that_removes_nothing_keeps_no_compaction_off() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    assert_eq!(client.line("SET k v"), Reply::ok());
+    assert_eq!(client.line("SELECT 9"), Reply::ok());
+    assert_eq!(client.line("FLUSHDB"), Reply::ok());
+    assert_eq!(client.line("SELECT 0"), Reply::ok());
+    assert!(!fs::read_to_string(&file).unwrap().contains("FLUSHDB"));
+    write_megabytes(&mut client, 80);
+    server.expect_log("compacted");
+    assert!(kept_for_flushes(&file).is_empty());
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use coffre::engine::{Engine, Session};
+use coffre::clock::unix_time_ms;
+use coffre::engine::{Change, Engine, Expires, Session, WriteError};
+use coffre::entry::Entry;
 use coffre::persistence::disk::{Disk, DiskFile, Status};
 use coffre::persistence::{Fsync, Recovery};
 
@@ -118,6 +120,9 @@ impl Disk for GatedDisk {
     }
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         self.disk.sync_folder(folder)
+    }
+    fn room(&self, folder: &Path) -> io::Result<u64> {
+        self.disk.room(folder)
     }
 }
 
@@ -387,4 +392,73 @@ fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
     let mark = slow.take_mark();
     assert!(slow.commit(mark).is_err());
     assert!(!state(&mut quick).contains_key(&b"refused"[..]));
+}
+
+/// A write that waits for a lock while its key expires finds it gone, as others did meanwhile.
+#[test]
+fn a_key_that_was_seen_expired_is_not_alive_again() {
+    let engine = start(Arc::new(SimulatedDisk::new(1)));
+    let mut session = Session::new(&engine);
+    let expires_ms = unix_time_ms() + 300;
+    let always = |_: Option<&Entry>| Ok::<_, WriteError>(true);
+    session.set_if(b"k", b"1", Expires::At(Some(expires_ms)), always).unwrap();
+    let mut seen = Session::new(&engine);
+    let is_locked = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            wait_until("it is locked", || is_locked.load(Ordering::SeqCst));
+            let exists = |old: Option<&Entry>| Ok::<_, WriteError>((Change::Keep, old.is_some()));
+            Session::new(&engine).update(b"k", exists).unwrap()
+        });
+        let locked = seen.at_one_moment(|seen| {
+            assert!(seen.now_ms() < expires_ms);
+            is_locked.store(true, Ordering::SeqCst);
+            wait_until("it expires", || unix_time_ms() > expires_ms);
+            assert!(seen.has(b"k"), "the time stands still while the locks are held");
+            Ok::<_, WriteError>(())
+        });
+        locked.unwrap();
+        assert!(!seen.has(b"k"));
+        assert!(!writer.join().unwrap());
+    });
+}
+
+/// What a refused write would have made garbage is none, and a refused flush keeps no file.
+#[test]
+fn a_refused_write_leaves_no_trace_in_the_counts() {
+    let disk = SimulatedDisk::new(1);
+    let engine = start(Arc::new(disk.clone()));
+    let mut session = Session::new(&engine);
+    let value = vec![b'v'; 4 << 20];
+    session.set(b"a", &value).unwrap();
+    session.set(b"b", b"1").unwrap();
+    commit(&mut session);
+    engine.settle();
+    let before = engine.dead_bytes();
+    let refused = |session: &mut Session<'_>| {
+        let at = disk.calls() + 1;
+        disk.set_plan(Plan { failing: Some((at, at + 1, NO_SPACE)), ..Plan::default() });
+        let mark = session.take_mark();
+        assert!(session.commit(mark).is_err());
+        disk.set_plan(Plan::default());
+        engine.heal().unwrap();
+        engine.settle();
+    };
+    session.del([&b"a"[..], b"b"].into_iter()).unwrap();
+    refused(&mut session);
+    session.swap(0, 1).unwrap();
+    refused(&mut session);
+    session.flush(true).unwrap();
+    refused(&mut session);
+    assert_eq!(engine.dead_bytes(), before);
+    // Enough garbage for a compaction, which would keep the file for a flush.
+    for _ in 0..12 {
+        session.set(b"a", &value).unwrap();
+        commit(&mut session);
+    }
+    engine.settle();
+    engine.tend_compaction(Duration::ZERO);
+    let files = disk.files();
+    assert!(engine.bytes() < 20 << 20, "it was compacted");
+    assert_eq!(files.len(), 1, "{files:?}");
 }

@@ -96,3 +96,43 @@ fn one_by_one_and_by_database() {
         assert!(matches!(client.line(&format!("SCAN {cursor}")), Reply::Array(_)), "{cursor}");
     }
 }
+
+/// Keys come between the first page of one connection and that of another; the first then takes up where the other
+/// stopped, at the same cursor.
+#[test]
+fn a_cursor_means_the_same_on_every_connection() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let mut set = |from: u32, to: u32| {
+        let sets: Vec<u8> = (from..to)
+            .flat_map(|number| request(&[b"SET", format!("key:{number}").as_bytes(), b"1"]))
+            .collect();
+        client.send(&sets);
+        (from..to).for_each(|_| assert_eq!(client.reply(), Reply::ok()));
+    };
+    set(0, 20_000);
+    for round in 0..20 {
+        let (mut first, mut second) = (server.client(), server.client());
+        let page = |client: &mut Client| {
+            let Reply::Array(mut reply) = client.line("SCAN 0 COUNT 20") else { panic!() };
+            let keys = reply.pop().unwrap();
+            (String::from_utf8(reply.pop().unwrap().into_bytes()).unwrap(), keys)
+        };
+        drop(page(&mut first));
+        let keys = 20_000 + 300 * (round + 1);
+        set(keys - 300, keys);
+        // All keys are there from here on.
+        let (mut cursor, Reply::Array(shown)) = page(&mut second) else { panic!() };
+        let mut seen = shown.len();
+        while cursor != "0" {
+            let Reply::Array(mut reply) = first.line(&format!("SCAN {cursor} COUNT 1000")) else {
+                panic!()
+            };
+            let Some(Reply::Array(shown)) = reply.pop() else { panic!() };
+            seen += shown.len();
+            cursor = String::from_utf8(reply.pop().unwrap().into_bytes()).unwrap();
+        }
+        assert_eq!(seen, keys as usize, "round {round}");
+    }
+}

@@ -348,6 +348,10 @@ impl Disk for SimulatedDisk {
         state.name_changes.clear();
         Ok(())
     }
+
+    fn room(&self, _folder: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
 }
 
 impl DiskFile for SimulatedFile {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::{Change, Compaction, Engine, Session, WriteError};
+use coffre::engine::{Change, Compaction, Engine, Expires, Session, WriteError};
 use coffre::entry::Entry;
 use coffre::persistence::format::Seal;
 use coffre::persistence::{Error, Fsync, Recovery};
@@ -429,8 +429,9 @@ fn random_write(random: &mut fastrand::Rng, session: &mut Session<'_>, model: &m
             session.update(&key, expire).is_ok()
         }
         _ => {
-            let done =
-                session.set_if(&key, &value, expires_ms, |_| Ok::<_, WriteError>(true)).is_ok();
+            let done = session
+                .set_if(&key, &value, Expires::At(expires_ms), |_| Ok::<_, WriteError>(true))
+                .is_ok();
             model.insert(place, (value, expires_ms));
             done
         }

@@ -235,3 +235,78 @@ fn kill_9_leaves_no_half_transaction() {
     }
     assert!(acknowledged.iter().all(|number| *number > 0));
 }
+
+/// What a transaction may do while its keys are locked is bounded; one that would do more is taken back.
+#[test]
+fn a_transaction_that_takes_too_long_is_taken_back() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = |byte| vec![byte; 4_000];
+    assert_eq!(client.call(&[b"MSET", b"a", &value(b'a'), b"b", &value(b'b')]), Reply::ok());
+    assert_eq!(client.line("LCS a b LEN"), Reply::Integer(0));
+    let lines = |count: usize| {
+        let lcs = std::iter::repeat_n("LCS a b LEN".to_owned(), count);
+        let begin = ["MULTI".to_owned(), "SET c 1".to_owned()];
+        begin.into_iter().chain(lcs).chain(["EXEC".to_owned()]).collect::<Vec<_>>()
+    };
+    let replies = burst(&mut client, &lines(1));
+    assert_eq!(replies.last(), Some(&Reply::Array(vec![Reply::ok(), Reply::Integer(0)])));
+    assert_eq!(client.line("DEL c"), Reply::Integer(1));
+    let replies = burst(&mut client, &lines(12));
+    let error = replies.last().unwrap().error();
+    assert!(error.starts_with("EXECABORT Transaction discarded because of: "), "{error}");
+    assert!(error.contains("too long"), "{error}");
+    assert_eq!(client.line("EXISTS c"), Reply::Integer(0), "nothing of it is left");
+    assert_eq!(client.line("SET c 2"), Reply::ok());
+}
+
+/// Many keys at once are set, listed and removed at one moment, up to a number of which the error speaks.
+#[test]
+fn many_keys_at_once_are_all_changed_or_none() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let keys: Vec<_> = (0..300_000).map(|number| format!("key:{number}").into_bytes()).collect();
+    let mut words: Vec<&[u8]> = vec![b"MSET"];
+    keys.iter().for_each(|key| words.extend([key.as_slice(), b"v"]));
+    assert_eq!(client.call(&words), Reply::ok());
+    assert_eq!(client.line("DBSIZE"), Reply::Integer(300_000));
+    let mut words: Vec<&[u8]> = vec![b"DEL"];
+    words.extend(keys.iter().map(Vec::as_slice));
+    let named = words.clone();
+    words.extend(named[1..].iter().chain(&named[1..]));
+    // The same key again is no more work.
+    assert_eq!(client.call(&words), Reply::Integer(300_000));
+    let many: Vec<_> = (0..900_000).map(|number| format!("key:{number}").into_bytes()).collect();
+    let mut words: Vec<&[u8]> = vec![b"DEL", b"here"];
+    words.extend(many.iter().map(Vec::as_slice));
+    assert_eq!(client.line("SET here 1"), Reply::ok());
+    let reply = client.call(&words);
+    assert!(reply.error().contains("name fewer keys"), "{reply:?}");
+    assert_eq!(client.line("EXISTS here"), Reply::Integer(1));
+}
+
+/// A key named twice has the last value, and a condition is asked of all.
+#[test]
+fn several_keys_are_set_in_their_order() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("MSET a 1 b 2 a 3 c 4 a 5"), Reply::ok());
+    assert_eq!(client.line("MGET a b c"), Reply::Array(["5", "2", "4"].map(Reply::bulk).into()));
+    assert_eq!(client.line("MSETNX d 1 c 2"), Reply::Integer(0));
+    assert_eq!(client.line("EXISTS d"), Reply::Integer(0));
+    assert_eq!(client.line("MSETEX 2 x 1 y 2 EX 1000"), Reply::Integer(1));
+    assert_eq!(client.line("MSETEX 2 x 7 a 8 XX KEEPTTL"), Reply::Integer(1));
+    assert_eq!(client.line("TTL x"), Reply::Integer(1000));
+    assert_eq!(client.line("MSETEX 2 x 1 y 2 PXAT 1"), Reply::Integer(1));
+    assert_eq!(client.line("EXISTS x y"), Reply::Integer(0));
+    server.kill();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("MGET a b c x"), {
+        let values = ["8", "2", "4"].map(Reply::bulk).into_iter();
+        Reply::Array(values.chain([Reply::Nil]).collect())
+    });
+}

@@ -26,6 +26,7 @@
 //!
 //! Lock order: a shard's lock may be held when the journal's is taken, never the other way.
 
+mod flushed;
 mod switch;
 
 use std::fmt;
@@ -39,11 +40,12 @@ use std::time::{Duration, Instant};
 use super::disk::Disk;
 use super::draft::Segment;
 use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select};
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
-use crate::memory;
+use super::records::Records;
+use crate::limits::{JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
+use crate::memory::{self, NoMemory};
 use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
 
-pub use switch::{SwitchError, Tee};
+pub use switch::{Flushing, SwitchError, Tee};
 
 /// What to wait for before something may be shown: a batch, and when it was asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,6 +86,30 @@ impl Fsync {
             Self::No => "no",
         }
     }
+}
+
+/// What a command or a transaction adds to the file: all of it gets there, or nothing.
+#[derive(Debug)]
+pub struct Addition<'a> {
+    /// Whole lines. They are taken: a large record changes hands, and is not copied.
+    pub records: &'a mut Records,
+    /// How many records they are.
+    pub count: u64,
+    /// The database in which they begin, and the one that they have selected at the end.
+    pub databases: (usize, usize),
+    /// How much of the file says nothing any more once they are in it, in bytes.
+    pub garbage: u64,
+    /// The last `FLUSHALL` or `FLUSHDB` among them.
+    pub flush: Option<Flush>,
+}
+
+/// A `FLUSHALL` or `FLUSHDB` whose record is in the file: without its line the keys are there again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flush {
+    /// When it was said, in seconds of Unix time.
+    pub time_s: u64,
+    /// About how much of the file the removed keys are, in bytes.
+    pub bytes: u64,
 }
 
 /// Why a write is not acknowledged. It may or may not be found after a restart.
@@ -147,6 +173,8 @@ pub struct Journal {
     bytes: AtomicU64,
     /// How much of it is seals of this run, and what selects databases, in bytes.
     seal_bytes: AtomicU64,
+    /// How much of it says nothing any more since [`Journal::take_garbage`] was last called, in bytes.
+    garbage: AtomicU64,
     /// Beyond this length of the file a leader takes its time, in bytes.
     length_max: AtomicU64,
     /// Waiters for batches of even and of odd stamps: only two batches can have any.
@@ -162,12 +190,11 @@ pub struct Journal {
 #[derive(Debug)]
 struct State {
     /// Records appended and not yet taken by a leader.
-    pending: Vec<u8>,
-    pending_records: u64,
-    /// The database that they have selected at the end.
-    database: usize,
-    /// How much of them is only that, in bytes.
-    select_bytes: usize,
+    pending: Pending,
+    /// The last flush whose record is in the file.
+    flush: Option<Flush>,
+    /// How many flushes were committed in this run.
+    flushes: u64,
     /// Stamp the pending batch will have.
     stamp: u64,
     /// Somebody is in `commit` for the pending batch, and will lead it if nobody else does.
@@ -219,15 +246,15 @@ impl Journal {
             has_due: AtomicBool::new(false),
             bytes: AtomicU64::new(segment.end),
             seal_bytes: AtomicU64::new(0),
+            garbage: AtomicU64::new(0),
             length_max: AtomicU64::new(u64::MAX),
             woken: [Condvar::new(), Condvar::new()],
             rested: Condvar::new(),
             alarm: Condvar::new(),
             state: Mutex::new(State {
-                pending: Vec::new(),
-                pending_records: 0,
-                database: 0,
-                select_bytes: 0,
+                pending: Pending::default(),
+                flush: None,
+                flushes: 0,
                 stamp: 1,
                 led: false,
                 waiters: Default::default(),
@@ -277,31 +304,20 @@ impl Journal {
         lock(&self.state).check()
     }
 
-    /// Adds `records`, whole lines of which there are `count`, to the pending batch: all of them
-    /// will be in the file or none. They begin in the first of `databases` and end in the second. Call it with the
-    /// locks of all shards it changes held and before it changes them, so that the file has the order of memory.
-    /// `records` may be exchanged for another buffer: a large record is not copied. Returns the stamp of the batch.
-    pub fn append(
-        &self,
-        records: &mut Vec<u8>,
-        count: u64,
-        databases: (usize, usize),
-    ) -> Result<u64, WriteRefused> {
+    /// Adds records to the pending batch. Call it with the locks of all shards that they change held and before they
+    /// are changed, so that the file has the order of memory. Returns the stamp of the batch.
+    pub fn append(&self, addition: Addition<'_>) -> Result<u64, WriteRefused> {
         let mut state = lock(&self.state);
         state.check()?;
-        let is_first = state.pending.is_empty() && databases.0 == 0;
-        if is_first && records.len() > CLIENT_SPARE_BYTES_MAX {
-            std::mem::swap(&mut state.pending, records);
-        } else {
-            let bytes = records.len() + 2 * SELECT_BYTES_MAX;
-            let room = memory::try_to(|| state.pending.try_reserve(bytes));
-            room.map_err(|error| WriteRefused(error.to_string().into()))?;
-            state.select(databases.0);
-            state.pending.extend_from_slice(records);
-        }
-        state.database = databases.1;
-        state.pending_records += count;
+        let added = state.pending.add(addition);
+        added.map_err(|error| WriteRefused(error.to_string().into()))?;
         Ok(state.stamp)
+    }
+
+    /// How much of the file says nothing any more since this was last called, in bytes, as far as appended records
+    /// told.
+    pub fn take_garbage(&self) -> u64 {
+        self.garbage.swap(0, Ordering::Relaxed)
     }
 
     /// The highest stamp that may be acknowledged.
@@ -413,6 +429,7 @@ impl Journal {
         // Others wait for this thread: it must not vanish.
         let guard = AbortOnPanic;
         let written = self.write(&segment, &mut batch);
+        batch.free_records();
         std::mem::forget(guard);
         self.conclude(lock(&self.state), batch, written)
     }
@@ -420,20 +437,21 @@ impl Journal {
     /// Seals `batch` and writes it to the end of `segment`.
     fn write(&self, segment: &Segment, batch: &mut Batch) -> Result<(), Failure> {
         let mut checksum = Checksum::new(segment.id);
-        checksum.update(&batch.lines);
-        let seal = Seal::close(segment.last + 1, batch.records, segment.synced, checksum);
-        let body = batch.lines.len() - batch.select_bytes;
-        write!(batch.lines, "{seal}").map_err(Failure::Write)?;
-        segment.file.append(&batch.lines).map_err(Failure::Write)?;
-        (batch.body, batch.durable) = (body, segment.synced);
+        batch.records.pieces().for_each(|piece| checksum.update(piece));
+        let seal = Seal::close(segment.last + 1, batch.count, segment.synced, checksum);
+        batch.body = batch.records.len() - batch.select_bytes;
+        write!(batch.records.tail(), "{seal}").map_err(Failure::Write)?;
+        (batch.length, batch.durable) = (batch.records.len() as u64, segment.synced);
+        let mut pieces = batch.records.pieces().filter(|piece| !piece.is_empty());
+        pieces.try_for_each(|piece| segment.file.append(piece)).map_err(Failure::Write)?;
         if segment.end > self.length_max.load(Ordering::Relaxed) {
-            let ms = 1000 * batch.lines.len() as u64 / SLOWED_BYTES_PER_S;
+            let ms = 1000 * batch.length / SLOWED_BYTES_PER_S;
             std::thread::sleep(Duration::from_millis(ms.clamp(1, 1000)));
         }
         if self.fsync == Fsync::Always {
             segment.file.sync_data().map_err(Failure::Sync)?;
         }
-        self.glance(segment, segment.end + batch.lines.len() as u64)
+        self.glance(segment, segment.end + batch.length)
     }
 
     /// Whether the file is where it was, and as long as it should be.
@@ -485,21 +503,30 @@ impl Journal {
                 state.unproven = false;
                 let segment = &mut state.segment;
                 segment.last += 1;
-                segment.end += batch.lines.len() as u64;
+                segment.end += batch.length;
                 segment.marked = batch.durable;
-                if batch.records > 0 {
+                if batch.count > 0 {
                     segment.last_with_records = segment.last;
                 }
                 if self.fsync == Fsync::Always {
                     segment.synced = segment.last;
                 }
-                let seal_bytes = batch.lines.len() - batch.body;
-                self.seal_bytes.fetch_add(seal_bytes as u64, Ordering::Relaxed);
+                self.seal_bytes.fetch_add(batch.length - batch.body as u64, Ordering::Relaxed);
+                self.count(&mut state, &batch);
                 self.acknowledge(&state, batch.stamp);
             }
         }
         self.finish(&mut state, batch);
         state
+    }
+
+    /// Counts what a committed batch says of the file.
+    fn count(&self, state: &mut State, batch: &Batch) {
+        self.garbage.fetch_add(batch.garbage, Ordering::Relaxed);
+        if batch.flush.is_some() {
+            state.flush = batch.flush;
+            state.flushes += 1;
+        }
     }
 
     /// Nobody writes `batch` any more: wakes who waits for that.
@@ -508,9 +535,7 @@ impl Journal {
         let State { due, waiters, .. } = state;
         due.append(&mut waiters[batch.stamp as usize % 2]);
         self.has_due.store(!due.is_empty(), Ordering::Release);
-        batch.lines.clear();
-        batch.lines.shrink_to(JOURNAL_SPARE_BYTES_MAX);
-        state.spare = batch.lines;
+        state.spare = std::mem::take(&mut batch.spare);
         self.woken[batch.stamp as usize % 2].notify_all();
         self.rested.notify_all();
     }
@@ -541,9 +566,7 @@ impl Journal {
         waiters.iter_mut().for_each(|waiters| due.append(waiters));
         self.has_due.store(!due.is_empty(), Ordering::Release);
         state.led = false;
-        state.pending = Vec::new();
-        state.pending_records = 0;
-        (state.database, state.select_bytes) = (0, 0);
+        state.pending = Pending::default();
         state.teed = false;
         self.refuse(state, failure.to_string());
     }
@@ -703,17 +726,79 @@ impl Journal {
     }
 }
 
+/// Records that wait for a leader.
+#[derive(Debug, Default)]
+struct Pending {
+    records: Records,
+    count: u64,
+    /// The database that they have selected at the end.
+    database: usize,
+    /// How much of them is only that, in bytes.
+    select_bytes: usize,
+    garbage: u64,
+    flush: Option<Flush>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Adds all of it, or nothing where there is no memory for it.
+    fn add(&mut self, addition: Addition<'_>) -> Result<(), NoMemory> {
+        let Addition { records, count, databases, garbage, flush } = addition;
+        memory::try_to(|| self.records.tail().try_reserve(2 * SELECT_BYTES_MAX))?;
+        let before = (self.records.len(), self.count, self.database, self.select_bytes);
+        self.select(databases.0);
+        if let Err(error) = self.records.take(records) {
+            (_, self.count, self.database, self.select_bytes) = before;
+            self.records.truncate(before.0);
+            return Err(error);
+        }
+        self.database = databases.1;
+        self.count += count;
+        self.garbage += garbage;
+        self.flush = flush.or(self.flush);
+        Ok(())
+    }
+
+    /// Makes the records select a database at their end.
+    fn select(&mut self, database: usize) {
+        if self.database != database {
+            let start = self.records.len();
+            write_select(database, self.records.tail());
+            self.select_bytes += self.records.len() - start;
+            self.count += 1;
+            self.database = database;
+        }
+    }
+}
+
 /// Records on their way to the file.
 struct Batch {
     /// The records, and once it is written its seal.
-    lines: Vec<u8>,
+    records: Records,
+    count: u64,
     /// How much of that is records, but for those that only select databases, in bytes.
     body: usize,
     select_bytes: usize,
-    records: u64,
+    /// Length with its seal, in bytes.
+    length: u64,
     stamp: u64,
     /// The durable mark of its seal.
     durable: u64,
+    garbage: u64,
+    flush: Option<Flush>,
+    /// A buffer for other records, once its own are written.
+    spare: Vec<u8>,
+}
+
+impl Batch {
+    /// Frees the records, which are written or never will be: not with the lock held, as they may be large.
+    fn free_records(&mut self) {
+        self.spare = std::mem::take(&mut self.records).into_spare();
+        self.spare.shrink_to(JOURNAL_SPARE_BYTES_MAX);
+    }
 }
 
 impl State {
@@ -725,18 +810,7 @@ impl State {
         }
     }
 
-    /// Makes what is pending select a database at its end.
-    fn select(&mut self, database: usize) {
-        if self.database != database {
-            let start = self.pending.len();
-            write_select(database, &mut self.pending);
-            self.select_bytes += self.pending.len() - start;
-            self.pending_records += 1;
-            self.database = database;
-        }
-    }
-
-    /// Whether someone may begin to write.
+    /// Whether a leader may begin to write.
     fn is_resting(&self) -> bool {
         !self.writing && !self.reserved
     }
@@ -745,16 +819,26 @@ impl State {
     fn take_batch(&mut self) -> Batch {
         assert!(!self.writing, "one leader at a time");
         self.writing = true;
-        self.select(0);
-        let spare = std::mem::take(&mut self.spare);
-        let lines = std::mem::replace(&mut self.pending, spare);
-        let records = std::mem::take(&mut self.pending_records);
-        let select_bytes = std::mem::take(&mut self.select_bytes);
+        self.pending.select(0);
+        let records = Records::with_spare(std::mem::take(&mut self.spare));
+        let taken = std::mem::replace(&mut self.pending, Pending { records, ..Pending::default() });
+        let Pending { records, count, select_bytes, garbage, flush, .. } = taken;
         let stamp = self.stamp;
         self.stamp += 1;
         self.led = false;
         self.leader = Some(thread::current().id());
-        Batch { lines, body: 0, select_bytes, records, stamp, durable: 0 }
+        Batch {
+            records,
+            count,
+            body: 0,
+            select_bytes,
+            length: 0,
+            stamp,
+            durable: 0,
+            garbage,
+            flush,
+            spare: Vec::new(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, MutexGuard};
 
@@ -25,6 +26,20 @@ pub enum SwitchError {
     /// What was copied of two databases is worth nothing.
     #[error("databases were swapped meanwhile")]
     Swapped,
+    /// It would make a flush final that can be undone for an hour.
+    #[error("a FLUSHALL or FLUSHDB came meanwhile, which can be undone for an hour")]
+    Flushed,
+}
+
+/// What a new file means for a flush that can be undone by removing its line from the old one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flushing {
+    /// It becomes final: a user asked for the new file.
+    Final,
+    /// One that comes while the new file is written ends that.
+    GivesUp,
+    /// The same; and the old file, which has an older one, is kept under this name.
+    Keeps(PathBuf),
 }
 
 /// What is committed to the file while a new one is being written. It is read back from the old file:
@@ -36,6 +51,9 @@ pub struct Tee<'a> {
     healed: u64,
     /// Where what the new file does not have begins, in the old file, in bytes.
     copied: u64,
+    /// How many flushes had been committed at the beginning.
+    flushes: u64,
+    flushing: Flushing,
 }
 
 impl Tee<'_> {
@@ -136,14 +154,15 @@ impl Journal {
     }
 
     /// From here on what is committed is needed by a new file too; one may be under way at a time.
-    pub fn tee(&self) -> Result<Tee<'_>, WriteRefused> {
+    pub fn tee(&self, flushing: Flushing) -> Result<Tee<'_>, WriteRefused> {
         let mut state = lock(&self.state);
         state.check()?;
         if state.teed {
             return Err(WriteRefused("a rewrite is under way".into()));
         }
         state.teed = true;
-        Ok(Tee { journal: self, healed: self.healed(), copied: state.segment.end })
+        let (copied, flushes) = (state.segment.end, state.flushes);
+        Ok(Tee { journal: self, healed: self.healed(), copied, flushes, flushing })
     }
 
     /// A draft of a compacted file beside this one, of the same mode and owner.
@@ -165,7 +184,7 @@ impl Journal {
     /// Puts what `write` writes in the place of the file, and closes: nobody else uses the journal.
     pub fn rewrite(&self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> io::Result<()> {
         let refused = |refused: WriteRefused| io::Error::other(refused.to_string());
-        let (tee, mut draft) = (self.tee().map_err(refused)?, self.draft()?);
+        let (tee, mut draft) = (self.tee(Flushing::Final).map_err(refused)?, self.draft()?);
         write(&mut draft)?;
         self.switch(draft, tee).map_err(|error| io::Error::other(error.to_string()))?;
         self.close().map_err(refused)
@@ -253,6 +272,11 @@ impl Journal {
             self.release(&mut state);
             return Err(refused.into());
         }
+        let is_flushed = state.flushes != tee.flushes || state.pending.flush.is_some();
+        if is_flushed && tee.flushing != Flushing::Final {
+            self.release(&mut state);
+            return Err(SwitchError::Flushed);
+        }
         let old = state.segment.clone();
         let mut batch = state.take_batch();
         drop(state);
@@ -266,12 +290,21 @@ impl Journal {
             Ok(()) => {
                 let added = tee.copy(&old, &mut draft);
                 draft.select(0);
-                let added = added.and_then(|_| draft.add(&batch.lines, batch.records));
+                let added = added.and_then(|_| {
+                    let mut count = batch.count;
+                    let mut pieces = batch.records.pieces();
+                    pieces.try_for_each(|piece| draft.add(piece, std::mem::take(&mut count)))
+                });
+                let added = added.and_then(|()| self.keep_beside(&tee, &old));
                 let published = added.map_err(Unpublished::Before);
                 match published.and_then(|()| draft.replace(&self.path)) {
                     Ok(segment) => {
+                        batch.free_records();
                         let mut state = lock(&self.state);
                         self.install(&mut state, segment);
+                        self.count(&mut state, &batch);
+                        // The removed keys are not in this file.
+                        state.flush = None;
                         self.acknowledge(&state, batch.stamp);
                         self.finish(&mut state, batch);
                         (state, Ok(()))
@@ -295,6 +328,21 @@ impl Journal {
         // Who closes a large file last frees its blocks: not with the lock held.
         drop(old);
         outcome.map_err(SwitchError::from)
+    }
+
+    /// Gives the file, which is `old`, the second name that `tee` asks for, if it does.
+    fn keep_beside(&self, tee: &Tee<'_>, old: &Segment) -> io::Result<()> {
+        let Flushing::Keeps(name) = &tee.flushing else { return Ok(()) };
+        match self.disk.link(&self.path, name) {
+            // An earlier try made it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match self.disk.look(name)?.identity == old.identity {
+                    true => Ok(()),
+                    false => Err(error),
+                }
+            }
+            linked => linked,
+        }
     }
 
     /// The file is another one now; returns the old.
