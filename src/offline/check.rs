@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{Input, Output, Progress, TORN, ToolError, write_store};
 use crate::engine::Loading;
 use crate::persistence::disk;
+use crate::persistence::format::Header;
 use crate::persistence::lines::Lines;
 use crate::persistence::load::{Located, Source, for_each_record};
 use crate::persistence::scan::{Batches, Beginning, ScanError, Verdict, scan};
@@ -74,11 +75,21 @@ fn is_coffre(holder: &String) -> bool {
     holder.ends_with("(coffre)")
 }
 
+/// A time, as people read it.
+fn utc(unix_time_s: u64) -> String {
+    let time = i64::try_from(unix_time_s).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.map_or_else(|| format!("Unix time {unix_time_s}"), |time| time.to_string())
+}
+
 /// The good part of a file, counted.
 struct Good {
-    header: Option<String>,
+    header: Option<Header>,
     batches: u64,
     durable: u64,
+    /// The batch that ends the base.
+    base_end: Option<u64>,
+    /// The last time that a batch tells, in seconds of Unix time, and that batch.
+    time: Option<(u64, u64)>,
     bytes: u64,
     lines: u64,
     records: BTreeMap<&'static str, u64>,
@@ -90,6 +101,8 @@ impl Good {
             header: None,
             batches: 0,
             durable: 0,
+            base_end: None,
+            time: None,
             bytes: 0,
             lines: 0,
             records: BTreeMap::new(),
@@ -97,7 +110,7 @@ impl Good {
         let read = |error: ScanError| Error::of_scan(&input.path, Source::Handwritten, error);
         let source = match Batches::begin(disk::read(&input.file, 0..input.length())) {
             Ok(Beginning::Sealed(mut batches)) => {
-                good.header = Some(format!("format 1, id {}", batches.id.as_str()));
+                good.header = Some(batches.header);
                 (good.bytes, good.lines) = (batches.offset(), 1);
                 while let Some(batch) = batches.read().at(&input.path, "read")?
                     && let Some(seal) = batch.good_seal()
@@ -105,6 +118,10 @@ impl Good {
                 {
                     (good.batches, good.durable) = (seal.number, good.durable.max(seal.durable));
                     (good.bytes, good.lines) = (batch.end, batch.last_line);
+                    if seal.ends_base() {
+                        good.base_end = Some(seal.number);
+                    }
+                    good.time = batch.time_s.map(|time_s| (time_s, seal.number)).or(good.time);
                 }
                 Source::Sealed
             }
@@ -134,8 +151,21 @@ impl Good {
 
     fn write(&self, report: &mut dyn Write) -> std::io::Result<()> {
         let Self { batches, durable, bytes, lines, .. } = self;
-        if let Some(header) = &self.header {
-            writeln!(report, "{header}; {batches} batches, durable mark {durable}")?;
+        if let Some(Header { version, id }) = &self.header {
+            let id = id.as_str();
+            write!(report, "format {version}, id {id}; {batches} batches, durable mark {durable}")?;
+            if let Some(last) = self.base_end {
+                write!(report, ", the base ends at batch {last}")?;
+            }
+            writeln!(report)?;
+        }
+        // What a person compares where a copy may end too early.
+        if *batches > 0 {
+            write!(report, "last seal: batch {batches}")?;
+            if let Some((time_s, number)) = self.time {
+                write!(report, "; batch {number} was written at {}", utc(time_s))?;
+            }
+            writeln!(report)?;
         }
         let kinds: Vec<_> =
             self.records.iter().map(|(name, count)| format!("{count} {name}")).collect();

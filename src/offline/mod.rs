@@ -215,7 +215,7 @@ impl Output {
 
     /// Writes it and gives it its name.
     fn write(mut self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<(), Error> {
-        write(&mut self.draft).and_then(|()| self.draft.mark()).at(&self.path, "write")?;
+        write(&mut self.draft).at(&self.path, "write")?;
         self.draft.link(&self.path).at(&self.path, "create")?;
         Ok(())
     }
@@ -237,7 +237,7 @@ fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
             write_entry(entry, &mut lines, draft)?;
         }
     }
-    draft.seal()
+    Ok(())
 }
 
 /// Writes one key, a large value in pieces.

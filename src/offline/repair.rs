@@ -36,8 +36,13 @@ struct Dropped {
 pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), ToolError> {
     let input = Input::open(path)?;
     let output = Output::create(output)?;
+    let mut is_cut = false;
     let (runs, dropped) = match Batches::begin(disk::read(&input.file, 0..input.length())) {
-        Ok(Beginning::Sealed(mut batches)) => sort_out(&input, &mut batches)?,
+        Ok(Beginning::Sealed(mut batches)) => {
+            let sorted = sort_out(&input, &mut batches)?;
+            is_cut = batches.has_no_base_end();
+            sorted
+        }
         Ok(Beginning::Handwritten) => handwritten(&input)?,
         Ok(Beginning::Empty) => {
             let reason = "it is empty".to_owned();
@@ -80,6 +85,9 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
     for pair in runs.windows(2).filter(|pair| pair[0].numbers.end < pair[1].numbers.start) {
         let (first, last) = (pair[0].numbers.end, pair[1].numbers.start - 1);
         writeln!(report, "missing: batches {first} to {last} are nowhere whole")?;
+    }
+    if is_cut {
+        writeln!(report, "missing: the end of the base, and whatever followed it")?;
     }
     list(&input, &dropped, report)?;
     if !dropped.is_empty() {

@@ -100,5 +100,12 @@ fn show_changes(input: &Input, report: &mut dyn Write) -> Result<(), ToolError> 
         }
         input.show(batch.offset..batch.body_end, LINES_MAX, report)?;
     }
+    if batches.has_no_base_end() {
+        writeln!(
+            report,
+            "{shown}: it ends within its base, at batch {expected}: if it is part of a copy, the rest of \
+             the data is missing here too"
+        )?;
+    }
     Ok(())
 }

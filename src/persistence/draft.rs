@@ -1,16 +1,19 @@
 //! A data file in the making, under a name of its own until it is whole.
 //!
-//! Its batches are sealed as they grow, so they stay bounded. Who drops a draft throws it away; who
-//! publishes it gets the [`Segment`] that a journal appends to. It is locked before it has the data
-//! file's name: no other server can slip in between.
+//! Its batches are sealed as they grow, so they stay bounded. All of it is the file's base: publishing it
+//! writes the seal that says where the base ends, fsyncs, and only then gives the file its name. So half a
+//! copy of it is known for what it is. A draft that is dropped is removed; publishing returns the
+//! [`Segment`] that a journal appends to. The draft is locked before it has the data file's name: no
+//! other server can slip in between.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{self, Disk, DiskFile, Status};
-use super::format::{Checksum, FileId, Header, Seal, write_select};
+use super::format::{Checksum, FileId, Header, Seal, write_select, write_time};
 use super::scan::Sealed;
+use crate::clock::unix_time_ms;
 use crate::limits::DRAFT_BATCH_BYTES;
 
 /// The data file as a journal appends to it. Batches are counted by their numbers in this file.
@@ -100,7 +103,7 @@ impl Draft {
             other => other?,
         };
         let id = FileId::random();
-        let buffer = Header { id }.to_string().into_bytes();
+        let buffer = Header::new(id).to_string().into_bytes();
         let segment = Segment {
             file,
             identity: (0, 0),
@@ -175,15 +178,19 @@ impl Draft {
     }
 
     /// At the end of a line: closes the batch, unless it is empty.
-    pub fn seal(&mut self) -> io::Result<()> {
+    fn seal(&mut self) -> io::Result<()> {
         if self.batch_bytes == 0 {
             return Ok(());
         }
         self.write_select(0)?;
+        self.close_batch(self.segment.synced)
+    }
+
+    /// Closes the batch with a seal of this durable mark.
+    fn close_batch(&mut self, durable: u64) -> io::Result<()> {
         let number = self.segment.last + 1;
-        let seal = Seal::close(number, self.records, self.segment.synced, self.checksum);
-        self.segment.last = number;
-        self.segment.marked = self.segment.synced;
+        let seal = Seal::close(number, self.records, durable, self.checksum);
+        (self.segment.last, self.segment.marked) = (number, durable);
         if self.records > 0 {
             self.segment.last_with_records = number;
         }
@@ -212,27 +219,30 @@ impl Draft {
     /// Closes the batch and makes everything so far survive a power cut.
     pub fn sync(&mut self) -> io::Result<()> {
         self.seal()?;
+        self.sync_written()
+    }
+
+    fn sync_written(&mut self) -> io::Result<()> {
         self.flush()?;
         self.segment.file.sync_all()?;
         self.segment.synced = self.segment.last;
         Ok(())
     }
 
-    /// At the end: makes all of it durable, and marks it so.
-    pub fn mark(&mut self) -> io::Result<()> {
-        self.sync()?;
-        if !self.segment.is_unmarked() {
-            return Ok(());
-        }
-        let number = self.segment.last + 1;
-        let seal = Seal::close(number, 0, self.segment.synced, self.checksum);
-        (self.segment.last, self.segment.marked) = (number, self.segment.synced);
-        self.put(seal.to_string().as_bytes())
+    /// Ends the base, durably: its last batch, empty or not, tells the time, and its seal vouches for
+    /// itself.
+    fn end_base(&mut self) -> io::Result<()> {
+        self.write_select(0)?;
+        let mut time = Vec::new();
+        write_time(unix_time_ms() / 1000, &mut time);
+        self.put_summed(&time, 0)?;
+        self.close_batch(self.segment.last + 1)?;
+        self.sync_written()
     }
 
     /// Takes the place of the file at `path`, whole and synced.
     pub fn replace(mut self, path: &Path) -> Result<Segment, Unpublished> {
-        self.sync().map_err(Unpublished::Before)?;
+        self.end_base().map_err(Unpublished::Before)?;
         self.disk.rename(&self.name, path).map_err(Unpublished::Before)?;
         self.published = true;
         self.keep(path).map_err(|error| Unpublished::After(Box::new(self.segment.clone()), error))
@@ -241,7 +251,7 @@ impl Draft {
     /// Gets the name `path`, whole and synced, where nothing is. Of two who do so at the same moment one
     /// fails: a link is not made where a name exists.
     pub fn link(mut self, path: &Path) -> io::Result<Segment> {
-        self.sync()?;
+        self.end_base()?;
         self.disk.link(&self.name, path)?;
         // The name it had goes when it is dropped.
         self.keep(path)

@@ -73,6 +73,11 @@ impl Error {
             (Cause::Record(_) | Cause::Encoding(_), Source::Handwritten) => {
                 "Correct the line, or start on another file with --file.".to_owned()
             }
+            (Cause::CutInBase { .. }, _) => format!(
+                "If it is a copy, copy it again, or restore a backup; or keep what can be proved with \
+                 `coffre repair {shown} --output NEW`; or accept the lines as they are, if you edited \
+                 them, with `coffre seal {shown}`."
+            ),
             (Cause::Header(_), _) => format!(
                 "Restore a backup; or read the lines with `less {shown}` and accept them as they are \
                  with `coffre seal {shown}`."

@@ -14,8 +14,10 @@ use crate::value::View;
 pub const HEADER_START: &str = "# coffre ";
 /// How every seal begins.
 pub const SEAL_START: &str = "#= ";
-/// The format this program writes, and the only one it reads.
-pub const VERSION: &str = "1";
+/// The format this program writes: a file begins with a base, see [`Seal::ends_base`].
+pub const VERSION: u32 = 2;
+/// The oldest format it reads: the same without a base.
+pub const OLDEST_VERSION: u32 = 1;
 /// No seal is longer, in bytes: three numbers of 20 digits, a checksum, blanks.
 pub const SEAL_BYTES_MAX: usize = 80;
 
@@ -56,30 +58,47 @@ fn is_lower_hex(byte: &u8) -> bool {
 /// The first line of a file: format version and file id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// The format, from [`OLDEST_VERSION`] to [`VERSION`].
+    pub version: u32,
     /// The file's name for itself.
     pub id: FileId,
 }
 
 impl Header {
+    /// The header of a new file.
+    pub fn new(id: FileId) -> Self {
+        Self { version: VERSION, id }
+    }
+
     /// Parses a header line without its line end.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let rest = line.strip_prefix(HEADER_START.as_bytes())?;
-        let rest = rest.strip_prefix(VERSION.as_bytes())?.strip_prefix(b" id=")?;
-        FileId::parse(rest).map(|id| Self { id })
+        (OLDEST_VERSION..=VERSION).find_map(|version| {
+            let digits = rest.strip_prefix(version.to_string().as_bytes())?;
+            let id = FileId::parse(digits.strip_prefix(b" id=")?)?;
+            Some(Self { version, id })
+        })
+    }
+
+    /// Whether the file begins with a base, of which a part is damage.
+    pub fn has_base(&self) -> bool {
+        self.version > OLDEST_VERSION
     }
 
     /// Whether a line is a header but for a byte or two: damaged, and not a person's comment.
     pub fn is_almost(line: &[u8]) -> bool {
-        let model = Self { id: FileId([b'0'; ID_DIGITS]) }.to_string();
-        let start = &model.as_bytes()[..model.len() - ID_DIGITS - 1];
-        let differ = line.iter().zip(start).filter(|(byte, model)| byte != model).count();
-        line.len() + 1 == model.len() && differ <= 2
+        (OLDEST_VERSION..=VERSION).any(|version| {
+            let model = Self { version, id: FileId([b'0'; ID_DIGITS]) }.to_string();
+            let start = &model.as_bytes()[..model.len() - ID_DIGITS - 1];
+            let differ = line.iter().zip(start).filter(|(byte, model)| byte != model).count();
+            line.len() + 1 == model.len() && differ <= 2
+        })
     }
 }
 
 impl fmt::Display for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{HEADER_START}{VERSION} id={}", self.id.as_str())
+        writeln!(f, "{HEADER_START}{} id={}", self.version, self.id.as_str())
     }
 }
 
@@ -92,7 +111,8 @@ pub struct Seal {
     pub records: u64,
     /// CRC-32C, see [`Checksum`].
     pub checksum: u32,
-    /// The durable mark: the highest batch known to be fsynced when this seal was written.
+    /// The durable mark: the highest batch known to be fsynced when this seal was written. The seal that
+    /// ends the base names its own batch: the file gets its name only after the base was fsynced.
     pub durable: u64,
 }
 
@@ -116,9 +136,16 @@ impl Seal {
         fields.next().is_none().then_some(seal)
     }
 
-    /// The durable mark, where it is one: no seal knows its own batch to be durable.
-    pub fn claimed(&self) -> u64 {
-        if self.durable < self.number { self.durable } else { 0 }
+    /// The durable mark, where it is one: no seal knows its own batch to be durable, but for the one that
+    /// ends the base, where `in_base` says that this may be it.
+    pub fn claimed(&self, in_base: bool) -> u64 {
+        let is_mark = self.durable < self.number || in_base && self.ends_base();
+        if is_mark { self.durable } else { 0 }
+    }
+
+    /// Whether it vouches for its own batch too, as only the last seal of a base does.
+    pub fn ends_base(&self) -> bool {
+        self.durable == self.number
     }
 
     /// The seal of a batch of which `body` has been summed.
@@ -423,14 +450,21 @@ pub fn write_del<'a>(keys: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) ->
     records
 }
 
-/// How the comment begins that tells when the next record was written, in seconds of Unix time.
+/// How the comment begins that tells when the record or the seal after it was written, in seconds of
+/// Unix time.
 pub const TIME_START: &str = "# unix time ";
+
+/// Appends a comment with a time to `out`.
+pub fn write_time(unix_time_s: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("{TIME_START}{unix_time_s}\n").as_bytes());
+}
 
 /// Appends a `FLUSHALL` or `FLUSHDB` record to `out`, and before it a comment with its time: who undoes it by hand
 /// must find it, and for how long it can be undone.
 pub fn write_flush(all: bool, unix_time_s: u64, out: &mut Vec<u8>) {
     let name = if all { "FLUSHALL" } else { "FLUSHDB" };
-    out.extend_from_slice(format!("{TIME_START}{unix_time_s}\n{name}\n").as_bytes());
+    write_time(unix_time_s, out);
+    out.extend_from_slice(format!("{name}\n").as_bytes());
 }
 
 /// No `SELECT` record is longer, in bytes: who copies lines must know it from its beginning.
@@ -473,18 +507,19 @@ mod tests {
     fn the_worked_example_of_the_specification_is_exact() {
         let page = include_str!("../../docs/format.md");
         let example = page.split("```coffre\n").nth(1).and_then(|rest| rest.split("```").next());
-        let header = Header::parse(b"# coffre 1 id=7f3a9c2e51d0").unwrap();
+        let header = Header::parse(b"# coffre 2 id=7f3a9c2e51d0").unwrap();
 
         let mut first = Vec::new();
         write_set(b"ville", "Orléans".as_bytes(), None, &mut first);
         write_set("île".as_bytes(), b"Saint-Denis la Plaine", None, &mut first);
+        write_time(1_795_561_276, &mut first);
         let mut second = Vec::new();
         write_set_range(b"ville", 8, b", Loiret", &mut second);
         assert_eq!(write_del([&b"brouillon"[..], b"a b\n\xff"].into_iter(), &mut second), 1);
 
         let mut file = header.to_string().into_bytes();
         for (number, body, records, durable) in
-            [(1, &first, 2, 0), (2, &second, 2, 1), (3, &vec![], 0, 2)]
+            [(1, &first, 2, 1), (2, &second, 2, 1), (3, &vec![], 0, 2)]
         {
             let mut checksum = Checksum::new(header.id);
             checksum.update(body);
@@ -528,6 +563,7 @@ mod tests {
     #[test]
     fn a_misspelt_header_is_no_comment() {
         assert!(Header::is_almost(b"# coffse 1 id=7f3a9c2e51d0"));
+        assert!(Header::is_almost(b"# coffsf 2 id=7f3a9c2e51d0"));
         assert!(!Header::is_almost(b"# my notes on this server."));
         assert!(!Header::is_almost(b"# coffre"));
     }

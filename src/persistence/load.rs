@@ -68,8 +68,8 @@ pub fn for_each_record(
         } else if let Some(time) = format::time_s(text) {
             time_s = Some(time);
         } else if source == Source::Sealed && text.starts_with(SEAL_START.as_bytes()) {
-            // A batch says all by itself.
-            database = 0;
+            // A batch says all by itself; a time at its end is the seal's.
+            (database, time_s) = (0, None);
         }
         number += 1;
         offset += length;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::disk::{self, Disk, DiskFile, Status, System, beside};
 use super::draft::{Draft, Segment};
 use super::error::{Context, Error};
-use super::format::{FileId, selected};
+use super::format::{FileId, SEAL_START, selected, time_s};
 use super::journal::{Fsync, Journal};
 use super::lines::{Lines, READ_BYTES};
 use super::load::{Located, Source, for_each_record};
@@ -277,7 +277,7 @@ pub fn replace(
 ) -> Result<Segment, Error> {
     let new = beside(path, COMPACTING);
     let mut draft = Draft::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
-    write(&mut draft).and_then(|()| draft.mark()).at(&new, "write")?;
+    write(&mut draft).at(&new, "write")?;
     let replaced = draft.replace(path).map_err(super::draft::Unpublished::into_error);
     replaced.at(path, "replace")
 }
@@ -304,13 +304,14 @@ fn adopt(
 }
 
 /// Copies the lines of `source` that `wanted` wants, each with a line end. They begin in database 0; which one they
-/// select is told by the draft's own lines.
+/// select is told by the draft's own lines. A comment that tells the time of a seal goes with the seal.
 pub fn copy_lines(
     source: impl io::Read,
     draft: &mut Draft,
     mut wanted: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<()> {
     let mut lines = Lines::new(source);
+    let mut time = None;
     draft.select(0);
     loop {
         let mut added = Ok(());
@@ -321,9 +322,18 @@ pub fn copy_lines(
         })?;
         let Some(line) = line else {
             draft.select(0);
-            return draft.seal();
+            return time.map_or(Ok(()), |time: Vec<u8>| draft.add(&time, 0));
         };
         added?;
+        if let Some(time) = time.take()
+            && !line.head.starts_with(SEAL_START.as_bytes())
+        {
+            draft.add(&time, 0)?;
+        }
+        if line.terminated && time_s(line.text()).is_some() {
+            time = Some(line.head.to_vec());
+            continue;
+        }
         if let Some(database) = selected(line.text()).filter(|_| line.whole) {
             draft.select(database);
             continue;

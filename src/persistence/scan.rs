@@ -4,7 +4,8 @@
 //! expects, it goes on to the end of the file only to learn what follows: above all the highest durable
 //! mark that any seal claims. Then the verdict, by the table of `docs/format.md`: a broken batch that a
 //! mark covers was acknowledged, so it is damage; one above every mark is the torn tail of a crash,
-//! unless what is there is not what a crash leaves.
+//! unless what is there is not what a crash leaves. Within the base, which was on disk whole before the
+//! file got its name, every fault is damage, and so is the end of the file.
 //!
 //! After the first bad batch a seal's mark counts even if its own batch is broken too: a crash's tail
 //! never claims a mark that high, and no client can write a line that begins with `#= `.
@@ -15,10 +16,12 @@ use std::ops::Range;
 
 use super::disk::{self, DiskFile};
 use super::format::{
-    Checksum, FileId, HEADER_START, Header, RecordError, SEAL_START, Seal, VERSION,
+    Checksum, FileId, HEADER_START, Header, OLDEST_VERSION, RecordError, SEAL_START, Seal, VERSION,
+    time_s,
 };
 use super::lines::{Line, Lines};
 use super::load::{Source, for_each_record};
+use crate::text::integer;
 
 /// What a data file is.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,7 +94,10 @@ pub enum Cause {
     #[error("the header is damaged: {0}")]
     Header(&'static str),
     /// A format this program does not know.
-    #[error("the file has format {0}, this program knows format {VERSION}: use a newer coffre")]
+    #[error(
+        "the file has format {0}, this program knows formats {OLDEST_VERSION} to {VERSION}: use a newer \
+         coffre"
+    )]
     Newer(String),
     /// Text, but not as coffre writes it.
     #[error("the file {0}")]
@@ -133,6 +139,24 @@ pub enum Cause {
         number: u64,
         /// The highest durable mark of the file.
         durable: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The file ends before its base does.
+    #[error(
+        "the file ends within its base, at batch {number}: it is part of a copy, or its end is damaged"
+    )]
+    CutInBase {
+        /// The batch that is missing, or not whole.
+        number: u64,
+    },
+    /// A broken batch of the base.
+    #[error(
+        "batch {number} is damaged, and is part of the base, which was on disk whole: {detail}"
+    )]
+    BrokenBase {
+        /// The batch.
+        number: u64,
         /// What is wrong with it.
         detail: String,
     },
@@ -208,14 +232,18 @@ pub fn scan(
             Ok(Verdict::Handwritten)
         }
         Beginning::Sealed(mut batches) => {
-            let mut scan = Scan::new(batches.id, batches.offset());
+            let mut scan = Scan::new(&batches.header, batches.offset());
             while let Some(batch) = batches.read()? {
                 watch(batch.end);
                 scan.judge(batch)?;
             }
             match scan.fault {
+                None if scan.in_base => {
+                    let number = scan.good.last + 1;
+                    Err(refuse(batches.next_line(), scan.good.end, Cause::CutInBase { number }))
+                }
                 None => Ok(Verdict::Intact(scan.good)),
-                Some(fault) => judge(file, scan.good, fault, length),
+                Some(fault) => judge(file, scan.good, fault, scan.in_base, length),
             }
         }
     }
@@ -236,7 +264,7 @@ fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
     let cut_short = !first.terminated && HEADER_START.as_bytes().starts_with(text);
     if !cut_short && !text.starts_with(HEADER_START.as_bytes()) {
         return match Header::is_almost(text) {
-            true => Err(Cause::Header("`# coffre 1 id=` is misspelt")),
+            true => Err(Cause::Header("`# coffre 2 id=` is misspelt")),
             false => Ok(None),
         };
     }
@@ -249,15 +277,11 @@ fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
     if let Some(header) = Header::parse(text) {
         return Ok(Some(header));
     }
-    let version = text[HEADER_START.len()..].split(|byte| *byte == b' ').next();
-    match version {
-        Some(digits @ [_, ..])
-            if digits.iter().all(u8::is_ascii_digit) && digits != VERSION.as_bytes() =>
-        {
-            Err(Cause::Newer(String::from_utf8_lossy(digits).into_owned()))
-        }
-        _ => Err(Cause::Header(
-            "it must read `# coffre 1 id=` and 12 digits 0-9 a-f (no other comment may begin so)",
+    let version = text[HEADER_START.len()..].split(|byte| *byte == b' ').next().unwrap_or_default();
+    match integer(version).filter(|version| *version > i64::from(VERSION)) {
+        Some(version) => Err(Cause::Newer(version.to_string())),
+        None => Err(Cause::Header(
+            "it must read `# coffre 2 id=` and 12 digits 0-9 a-f (no other comment may begin so)",
         )),
     }
 }
@@ -277,10 +301,14 @@ pub struct Batch {
     pub end: u64,
     /// Lines that must be records.
     pub records: u64,
+    /// The last time that a comment in it tells, in seconds of Unix time.
+    pub time_s: Option<u64>,
     /// What closes it.
     pub seal: Option<Seal>,
     /// What its seal must say.
     checksum: u32,
+    /// No seal before it ended the file's base.
+    in_base: bool,
     /// Its last line has a line end.
     terminated: bool,
     /// A header among its lines: line and offset.
@@ -295,7 +323,7 @@ impl Batch {
         self.seal.as_ref().filter(|seal| {
             seal.checksum == self.checksum
                 && seal.records == self.records
-                && seal.durable < seal.number
+                && (seal.durable < seal.number || self.in_base && seal.ends_base())
         })
     }
 
@@ -315,8 +343,12 @@ impl Batch {
 /// A file's batches, good and bad.
 pub struct Batches<R> {
     lines: Lines<R>,
-    /// The file's id.
-    pub id: FileId,
+    /// The file's first line.
+    pub header: Header,
+    /// No good seal so far ended the base.
+    in_base: bool,
+    /// Nor any other.
+    has_no_end: bool,
 }
 
 /// What a file begins as.
@@ -336,7 +368,10 @@ impl<R: Read> Batches<R> {
         let Some(first) = lines.next(|_| {})? else { return Ok(Beginning::Empty) };
         match header(&first) {
             Ok(None) => Ok(Beginning::Handwritten),
-            Ok(Some(header)) => Ok(Beginning::Sealed(Self { lines, id: header.id })),
+            Ok(Some(header)) => {
+                let (in_base, has_no_end) = (header.has_base(), header.has_base());
+                Ok(Beginning::Sealed(Self { lines, header, in_base, has_no_end }))
+            }
             Err(cause) => Err(refuse(1, 0, cause)),
         }
     }
@@ -344,6 +379,16 @@ impl<R: Read> Batches<R> {
     /// Where the next batch begins, in bytes.
     pub fn offset(&self) -> u64 {
         self.lines.offset
+    }
+
+    /// The number of the next batch's first line.
+    pub fn next_line(&self) -> u64 {
+        self.lines.number + 1
+    }
+
+    /// Whether no seal so far, good or not, says that it ends the file's base.
+    pub fn has_no_base_end(&self) -> bool {
+        self.has_no_end
     }
 
     /// Reads the next batch.
@@ -356,13 +401,15 @@ impl<R: Read> Batches<R> {
             body_end: offset,
             end: offset,
             records: 0,
+            time_s: None,
             seal: None,
             checksum: 0,
+            in_base: self.in_base,
             terminated: true,
             second_header: None,
             glued_mark: 0,
         };
-        let mut sum = Checksum::new(self.id);
+        let mut sum = Checksum::new(self.header.id);
         while let Some(line) = self.lines.next(|bytes| sum.update(bytes))? {
             (batch.last_line, batch.terminated) = (line.number, line.terminated);
             batch.end = line.offset + line.length;
@@ -371,7 +418,10 @@ impl<R: Read> Batches<R> {
             {
                 batch.checksum = sum.finish(&seal);
                 batch.seal = Some(seal);
-                if line.terminated || batch.good_seal().is_some() {
+                let good = batch.good_seal();
+                self.in_base &= !good.is_some_and(Seal::ends_base);
+                if line.terminated || good.is_some() {
+                    self.has_no_end &= !seal.ends_base();
                     return Ok(Some(batch));
                 }
                 // The last digits of its mark may be missing: cut off, not changed.
@@ -391,6 +441,7 @@ impl Batch {
     /// A line that is not its seal.
     fn take(&mut self, line: &Line<'_>) {
         self.records += u64::from(line.is_record());
+        self.time_s = time_s(line.text()).or(self.time_s);
         if line.head.starts_with(HEADER_START.as_bytes()) {
             self.second_header = self.second_header.or(Some((line.number, line.offset)));
         }
@@ -402,7 +453,7 @@ impl Batch {
                 || at > 0 && !crate::text::is_text_byte(ending[at - 1]))
             && let Some(seal) = Seal::parse(&ending[at..])
         {
-            self.glued_mark = self.glued_mark.max(seal.claimed());
+            self.glued_mark = self.glued_mark.max(seal.claimed(self.in_base));
         }
     }
 }
@@ -425,12 +476,14 @@ struct Fault {
 struct Scan {
     good: Sealed,
     fault: Option<Fault>,
+    /// The good batches do not reach to the end of the base.
+    in_base: bool,
 }
 
 impl Scan {
-    fn new(id: FileId, header_bytes: u64) -> Self {
+    fn new(header: &Header, header_bytes: u64) -> Self {
         let good = Sealed {
-            id,
+            id: header.id,
             last: 0,
             last_with_records: 0,
             durable: 0,
@@ -439,7 +492,7 @@ impl Scan {
             last_start: header_bytes,
             milestones: vec![(0, header_bytes)],
         };
-        Self { good, fault: None }
+        Self { good, fault: None, in_base: header.has_base() }
     }
 
     /// Counts the next batch to the good ones, or to the fault.
@@ -461,11 +514,12 @@ impl Scan {
         }
         if good && self.fault.is_none() {
             self.good.take(&seal, &batch);
+            self.in_base &= !seal.ends_base();
             return Ok(());
         }
-        let place = (batch.line, batch.offset);
+        let (place, claimed) = ((batch.line, batch.offset), seal.claimed(batch.in_base));
         let fault = self.set_aside(batch);
-        fault.claimed = fault.claimed.max(seal.claimed());
+        fault.claimed = fault.claimed.max(claimed);
         if repeated {
             fault.repeated = fault.repeated.or(Some((place.0, place.1, seal.number)));
         } else if good {
@@ -509,8 +563,10 @@ impl Sealed {
 
     /// Where the batches begin that no mark covers, or a little before.
     pub fn unmarked_from(&self) -> u64 {
-        if self.durable + 1 == self.last {
-            return self.last_start;
+        match self.last - self.durable {
+            0 => return self.end,
+            1 => return self.last_start,
+            _ => {}
         }
         let covered = self.milestones.partition_point(|(number, _)| *number <= self.durable);
         self.milestones[..covered].last().map_or(0, |(_, end)| *end)
@@ -522,6 +578,7 @@ fn judge(
     file: &dyn DiskFile,
     sealed: Sealed,
     fault: Fault,
+    in_base: bool,
     length: u64,
 ) -> Result<Verdict, ScanError> {
     let batch = fault.batch;
@@ -533,6 +590,9 @@ fn judge(
         Some(refusal) => (refusal.line + batch.line - 1, refusal.offset),
         None => (batch.line, batch.offset),
     };
+    // A cut may go through a line: then that one alone is malformed.
+    let is_cut = batch.seal.is_none()
+        && (malformed.is_none() || line == batch.last_line && !batch.terminated);
     let detail = match (&malformed, &mismatch) {
         (Some(refusal), _) => refusal.cause.to_string(),
         (None, Some(mismatch)) => mismatch.to_string(),
@@ -553,6 +613,12 @@ fn judge(
         && first_malformed(file, batch.end..length)?.is_none()
     {
         return Err(refuse(line, offset, Cause::Changed(mismatch)));
+    }
+    if in_base {
+        return Err(match is_cut {
+            true => refuse(line, offset, Cause::CutInBase { number }),
+            false => refuse(line, offset, Cause::BrokenBase { number, detail }),
+        });
     }
     let bytes = length - sealed.end;
     let tail = Tail { line: batch.line, bytes, records: fault.records, cause: detail };

@@ -9,14 +9,17 @@ use coffre::persistence::{Error, Fsync};
 
 use crate::harness::{State, folder, recover};
 
-/// A data file in pieces: its header, then its batches with their seals.
+/// A data file in pieces: its header and base, then the batches after it with their seals.
 struct Sample {
-    header: Vec<u8>,
+    head: Vec<u8>,
     batches: Vec<Vec<u8>>,
+    /// How many batches the base has.
+    base: usize,
 }
 
 impl Sample {
-    /// Batches of all kinds of records, the last of them empty: its mark covers the others.
+    /// Batches of all kinds of records, the last of them empty: its mark covers the others. Before them an
+    /// empty base.
     fn new() -> Self {
         let (_folder, file) = folder();
         let engine = Engine::start(recover(&file).unwrap(), Fsync::Always).unwrap();
@@ -43,19 +46,26 @@ impl Sample {
             commit(&mut session);
         }
         engine.close().unwrap();
-        let bytes = fs::read(&file).unwrap();
-        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
-        let header = lines.next().unwrap().to_vec();
-        let mut batches = vec![Vec::new()];
-        for line in lines {
-            batches.last_mut().unwrap().extend_from_slice(line);
-            if line.starts_with(b"#= ") {
-                batches.push(Vec::new());
-            }
-        }
-        assert_eq!(batches.pop(), Some(Vec::new()));
-        assert_eq!(batches.len(), 11);
-        Self { header, batches }
+        let mut batches = pieces(&fs::read(&file).unwrap());
+        assert_eq!(batches.len(), 13);
+        let head = batches.drain(..2).collect::<Vec<_>>().concat();
+        Self { head, batches, base: 1 }
+    }
+
+    /// The same as a file of format 1, which has no base.
+    fn old() -> Self {
+        let sample = Self::new();
+        let (head, batches) = as_format_1(&sample.head, &sample.batches);
+        Self { head, batches, base: 0 }
+    }
+
+    fn each() -> [Self; 2] {
+        [Self::new(), Self::old()]
+    }
+
+    /// The number that the batch of this index has in the file.
+    fn number(&self, index: usize) -> usize {
+        self.base + index + 1
     }
 
     fn whole(&self) -> Vec<u8> {
@@ -64,7 +74,7 @@ impl Sample {
 
     /// A file of these batches, by index.
     fn of(&self, batches: &[usize]) -> Vec<u8> {
-        let mut bytes = self.header.clone();
+        let mut bytes = self.head.clone();
         batches.iter().for_each(|index| bytes.extend_from_slice(&self.batches[*index]));
         bytes
     }
@@ -78,6 +88,39 @@ impl Sample {
             })
             .collect()
     }
+}
+
+/// The header of a file, and its batches.
+pub fn pieces(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let mut pieces = vec![lines.next().unwrap().to_vec(), Vec::new()];
+    for line in lines {
+        pieces.last_mut().unwrap().extend_from_slice(line);
+        if line.starts_with(b"#= ") {
+            pieces.push(Vec::new());
+        }
+    }
+    assert_eq!(pieces.pop(), Some(Vec::new()));
+    pieces
+}
+
+/// Header and batches of a file of format 1, which has `batches`; those of format 2 follow a base of one
+/// batch.
+pub fn as_format_1(head: &[u8], batches: &[Vec<u8>]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    use coffre::persistence::format::{Checksum, Header, Seal};
+    let first = head.split(|byte| *byte == b'\n').next().unwrap();
+    let header = Header { version: 1, ..Header::parse(first).unwrap() };
+    let sealed = batches.iter().map(|batch| {
+        let text = batch.strip_suffix(b"\n").unwrap();
+        let seal = text.rsplit(|byte| *byte == b'\n').next().unwrap();
+        let body = &batch[..batch.len() - seal.len() - 1];
+        let seal = Seal::parse(seal).unwrap();
+        let mut checksum = Checksum::new(header.id);
+        checksum.update(body);
+        let seal = Seal::close(seal.number - 1, seal.records, seal.durable - 1, checksum);
+        [body, seal.to_string().as_bytes()].concat()
+    });
+    (header.to_string().into_bytes(), sealed.collect())
 }
 
 fn start(file: &Path) -> Result<Engine, Error> {
@@ -115,16 +158,28 @@ fn assert_refused(bytes: &[u8], parts: &[&str]) {
 
 #[test]
 fn cut_anywhere_it_holds_the_whole_batches_before_the_cut_and_goes_on() {
-    let sample = Sample::new();
+    for sample in Sample::each() {
+        cut_anywhere(&sample);
+    }
+}
+
+fn cut_anywhere(sample: &Sample) {
     let (whole, prefixes) = (sample.whole(), sample.prefixes());
+    let header_length = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     for length in 0..whole.len() {
         let (folder, file) = folder();
         fs::write(&file, &whole[..length]).unwrap();
         let engine = match start(&file) {
             Ok(engine) => engine,
             Err(error) => {
-                assert!((1..sample.header.len()).contains(&length), "{length}: {error}");
-                assert!(error.to_string().contains("the header is damaged: it is cut short"));
+                // The last seal of a base is whole without its line end.
+                let head_end = sample.head.len() - sample.base;
+                assert!((1..head_end).contains(&length), "{length}: {error}");
+                let expected = match length < header_length {
+                    true => "the header is damaged: it is cut short",
+                    false => "the file ends within its base, at batch 1",
+                };
+                assert!(error.to_string().contains(expected), "{length}: {error}");
                 assert_eq!(fs::read(&file).unwrap(), whole[..length]);
                 continue;
             }
@@ -160,7 +215,12 @@ fn cut_anywhere_it_holds_the_whole_batches_before_the_cut_and_goes_on() {
 
 #[test]
 fn with_any_bit_flipped_it_is_exact_or_refused() {
-    let sample = Sample::new();
+    for sample in Sample::each() {
+        flip_any_bit(&sample);
+    }
+}
+
+fn flip_any_bit(sample: &Sample) {
     let whole = sample.whole();
     let expected = load(&whole).unwrap();
     let (mut exact, mut refused) = (0, 0);
@@ -186,7 +246,12 @@ fn with_any_bit_flipped_it_is_exact_or_refused() {
 
 #[test]
 fn a_flip_in_the_last_commit_before_a_crash_is_refused_or_leaves_the_commits_before_it() {
-    let sample = Sample::new();
+    for sample in Sample::each() {
+        flip_after_a_crash(&sample);
+    }
+}
+
+fn flip_after_a_crash(sample: &Sample) {
     let last = sample.batches.len() - 2;
     let bytes = sample.of(&(0..=last).collect::<Vec<_>>());
     let (start_of_last, before) = sample.prefixes()[last].clone();
@@ -240,7 +305,9 @@ fn a_hole_above_the_mark_is_a_torn_tail_even_with_good_batches_after_it() {
     drop(session);
     drop(engine);
     let bytes = fs::read(&file).unwrap();
-    assert!(bytes.ends_with(b" 0\n"), "no batch is marked durable: {}", bytes.escape_ascii());
+    let mark = format!(" {}\n", sample.base);
+    let marked = bytes.ends_with(mark.as_bytes());
+    assert!(marked, "no batch of the log is marked durable: {}", bytes.escape_ascii());
     let second = base.len() + (bytes.len() - base.len()) / 3;
     let holed_file = holed(&bytes, second + 4..second + 12);
     fs::write(&file, &holed_file).unwrap();
@@ -252,7 +319,7 @@ fn a_hole_above_the_mark_is_a_torn_tail_even_with_good_batches_after_it() {
     let whole = sample.whole();
     let (start_of_third, _) = prefixes[2];
     let error = load(&holed(&whole, start_of_third + 2..start_of_third + 6)).unwrap_err();
-    assert!(error.contains("acknowledged data is damaged: batch 3 is on or below durable mark 10"));
+    assert!(error.contains("acknowledged data is damaged: batch 4 is on or below durable mark 11"));
     assert!(error.contains("byte 0x00 is not text"), "{error}");
 }
 
@@ -268,22 +335,34 @@ fn half_a_record_of_nul_at_the_end_is_cut() {
 
 #[test]
 fn repeated_missing_and_swapped_batches_are_refused_by_number() {
-    let sample = Sample::new();
-    let count = sample.batches.len();
-    let all: Vec<_> = (0..count).collect();
-    let with = |extra: &[usize]| sample.of(&[&all[..], extra].concat());
-    assert_refused(&with(&[count - 1]), &["batch 11 is repeated: batch 12 must follow here"]);
-    assert_refused(&with(&all[count - 3..]), &["batch 9 is repeated: batch 12 must follow here"]);
-    assert_refused(&with(&all[count / 2..]), &["batch 6 is repeated"]);
-    for missing in 0..count - 1 {
-        let left: Vec<_> = all.iter().copied().filter(|index| *index != missing).collect();
-        let found = missing + 2;
-        let expected = format!("batch {} is missing: batch {found} follows here", missing + 1);
-        assert_refused(&sample.of(&left), &[&expected]);
-        let mut swapped = all.clone();
-        swapped.swap(missing, missing + 1);
-        assert_refused(&sample.of(&swapped), &[&expected]);
+    for sample in Sample::each() {
+        let count = sample.batches.len();
+        let all: Vec<_> = (0..count).collect();
+        let with = |extra: &[usize]| sample.of(&[&all[..], extra].concat());
+        let repeated = |index: usize| {
+            let (found, next) = (sample.number(index), sample.number(count));
+            format!("batch {found} is repeated: batch {next} must follow here")
+        };
+        assert_refused(&with(&[count - 1]), &[&repeated(count - 1)]);
+        assert_refused(&with(&all[count - 3..]), &[&repeated(count - 3)]);
+        assert_refused(&with(&all[count / 2..]), &[&repeated(count / 2)]);
+        for missing in 0..count - 1 {
+            let left: Vec<_> = all.iter().copied().filter(|index| *index != missing).collect();
+            let (number, found) = (sample.number(missing), sample.number(missing + 1));
+            let expected = format!("batch {number} is missing: batch {found} follows here");
+            assert_refused(&sample.of(&left), &[&expected]);
+            let mut swapped = all.clone();
+            swapped.swap(missing, missing + 1);
+            assert_refused(&sample.of(&swapped), &[&expected]);
+        }
     }
+    // The base too.
+    let sample = Sample::new();
+    let (header, base) = sample.head.split_at(27);
+    let without = [header, &sample.batches.concat()].concat();
+    assert_refused(&without, &["batch 1 is missing: batch 2 follows here"]);
+    let twice = [header, base, base, &sample.batches.concat()].concat();
+    assert_refused(&twice, &["batch 1 is repeated: batch 2 must follow here"]);
 }
 
 #[test]
@@ -291,12 +370,12 @@ fn another_files_content_pasted_in_is_refused() {
     let (sample, other) = (Sample::new(), Sample::new());
     let pasted = |batches: &[u8]| [&sample.whole()[..], batches].concat();
     assert_refused(&pasted(&other.whole()), &[]);
-    assert_refused(&pasted(&other.header), &["a second header: another file was pasted here"]);
-    assert_refused(&pasted(&other.batches[0]), &["batch 1 is repeated"]);
+    assert_refused(&pasted(&other.head[..27]), &["a second header: another file was pasted here"]);
+    assert_refused(&pasted(&other.batches[0]), &["batch 2 is repeated"]);
     // Even with the very number that is expected.
     let cut = sample.of(&[0, 1, 2]);
     let foreign = [&cut[..], &other.batches[3]].concat();
-    assert_refused(&foreign, &["batch 4 (lines 10 to 12) has checksum"]);
+    assert_refused(&foreign, &["batch 5 (lines 12 to 14) has checksum"]);
 }
 
 #[test]
@@ -307,7 +386,7 @@ fn lines_changed_by_hand_are_refused_with_both_checksums_and_a_way_on() {
     let way_on = ["`coffre repair ", "`coffre seal "];
     assert_refused(
         changed.as_bytes(),
-        &["line 2, ", "batch 1 (lines 2 to 4) has checksum", way_on[0], way_on[1]],
+        &["line 4, ", "batch 2 (lines 4 to 6) has checksum", way_on[0], way_on[1]],
     );
     // In the last commit, which no mark covers: a crash does not edit.
     let last = sample.batches.len() - 2;
@@ -366,8 +445,20 @@ fn empty_files_and_headers() {
     assert_refused(b"# coffre 1 id=7F3A9C2E51D0\n", &["it must read"]);
     assert_refused(
         b"# coffre 2 id=7f3a9c2e51d0\n",
-        &["the file has format 2, this program knows format 1"],
+        &["line 2, offset 27", "the file ends within its base, at batch 1"],
     );
+    for newer in ["3", "10", "99999999999"] {
+        let header = format!("# coffre {newer} id=7f3a9c2e51d0\n");
+        let expected = format!("the file has format {newer}, this program knows formats 1 to 2");
+        assert_refused(header.as_bytes(), &[&expected]);
+    }
+    for none in ["0", "-1", "02", "x", ""] {
+        let header = format!("# coffre {none} id=7f3a9c2e51d0\n");
+        assert_refused(
+            header.as_bytes(),
+            &["the header is damaged: it must read `# coffre 2 id=`"],
+        );
+    }
 }
 
 #[test]
@@ -425,8 +516,10 @@ fn hand_written_files_are_taken_and_sealed_as_they_are() {
     drop(engine);
     let sealed = fs::read_to_string(&file).unwrap();
     let (header, rest) = sealed.split_once('\n').unwrap();
-    assert!(header.starts_with("# coffre 1 id="));
-    assert!(rest.starts_with(&format!("{text}#= 1 4 ")), "{rest}");
+    assert!(header.starts_with("# coffre 2 id="));
+    let seals = rest.strip_prefix(text).unwrap();
+    let (time, seal) = seals.split_once('\n').unwrap();
+    assert!(time.starts_with("# unix time ") && seal.starts_with("#= 1 4 "), "{seals}");
     for _ in 0..2 {
         let engine = start(&file).unwrap();
         assert_eq!(state(&engine), expected);
@@ -449,7 +542,7 @@ fn a_client_cannot_forge_a_durable_mark() {
     let (_folder, file) = folder();
     let engine = start(&file).unwrap();
     let text = fs::read_to_string(&file).unwrap();
-    let header = Header::parse(text.trim_end().as_bytes()).unwrap();
+    let header = Header::parse(text.lines().next().unwrap().as_bytes()).unwrap();
     let seal = Seal::close(999_999, 0, 999_998, Checksum::new(header.id)).to_string();
     let words: Vec<_> = seal.trim_end().split(' ').map(str::as_bytes).collect();
     let mut session = Session::new(&engine);
@@ -499,4 +592,119 @@ fn the_first_bad_line_of_a_hand_written_file_refuses_it() {
         &sample.batches.concat(),
         &["a seal or header in a file whose first line is no header"],
     );
+}
+
+/// A file with a base of four batches, of which a sync after the second is known, and three batches after
+/// it; and where each of its batches ends.
+fn based() -> (Vec<u8>, Vec<usize>) {
+    use coffre::persistence::format::{Checksum, FileId, Header, Seal};
+    let header = Header::new(FileId::parse(b"7f3a9c2e51d0").unwrap());
+    let mut bytes = header.to_string().into_bytes();
+    let mut ends = vec![bytes.len()];
+    for (number, durable) in [(1, 0), (2, 0), (3, 2), (4, 4), (5, 4), (6, 4), (7, 6)] {
+        let time = if number == 4 { "# unix time 1795561276\n" } else { "" };
+        let body = format!("SET key:{number} \"value {number}\"\nAPPEND log {number}\n{time}");
+        let mut checksum = Checksum::new(header.id);
+        checksum.update(body.as_bytes());
+        bytes.extend_from_slice(body.as_bytes());
+        let seal = Seal::close(number, 2, durable, checksum);
+        bytes.extend_from_slice(seal.to_string().as_bytes());
+        ends.push(bytes.len());
+    }
+    (bytes, ends)
+}
+
+#[test]
+fn cut_in_its_base_it_is_refused_and_after_it_holds_the_batches_before_the_cut() {
+    let (bytes, ends) = based();
+    let log = |count: usize| -> Vec<u8> { (1..=count).map(|n| b'0' + n as u8).collect() };
+    for length in 1..=bytes.len() {
+        // A seal is whole without its line end.
+        let whole = ends.iter().rposition(|end| *end <= length + 1).unwrap_or(0);
+        let loaded = load(&bytes[..length]);
+        if whole >= 4 {
+            assert_eq!(loaded.unwrap()[&b"log"[..]], log(whole), "cut at {length}");
+            continue;
+        }
+        let expected = match length < ends[0] {
+            true => "the header is damaged: it is cut short".to_owned(),
+            false => format!("the file ends within its base, at batch {}", whole + 1),
+        };
+        let error = loaded.expect_err("a part of the base");
+        assert!(error.contains(&expected), "cut at {length}: {error}");
+        let way_on = ["copy it again", "`coffre repair ", "Nothing was changed."];
+        assert!(length < ends[0] || way_on.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn with_any_bit_flipped_in_a_file_with_a_base_or_in_a_part_of_one_no_other_data_is_loaded() {
+    let (bytes, ends) = based();
+    // Whole; without its log; and cut within its base.
+    for length in [bytes.len(), ends[4], ends[3]] {
+        let expected = load(&bytes[..length]);
+        for index in 0..length {
+            for bit in 0..8 {
+                let mut flipped = bytes[..length].to_vec();
+                flipped[index] ^= 1 << bit;
+                match (load(&flipped), &expected) {
+                    (Ok(found), Ok(expected)) if index < ends[6] => assert_eq!(found, *expected),
+                    // The honest limit: no mark covers the last batch.
+                    (Ok(found), Ok(_)) => assert!(found[&b"log"[..]].starts_with(b"123456")),
+                    (Ok(_), Err(error)) => panic!("byte {index}, bit {bit}, though {error}"),
+                    (Err(error), _) => assert!(error.contains("line "), "{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broken_base_is_damage_though_no_mark_covers_it() {
+    let (bytes, ends) = based();
+    // The third batch, which no seal but the base's last covers, in a file that was cut after it.
+    let cut = &bytes[..ends[3]];
+    let holed_file = holed(cut, ends[2] + 4..ends[2] + 9);
+    assert_refused(
+        &holed_file,
+        &["batch 3 is damaged, and is part of the base", "0x00 is not text"],
+    );
+    let error = load(&holed(&bytes, ends[2] + 4..ends[2] + 9)).unwrap_err();
+    assert!(error.contains("batch 3 is on or below durable mark 6"), "{error}");
+    // A seal that vouches for itself is none in a file of format 1, nor after the base.
+    let old = String::from_utf8(bytes.clone()).unwrap().replacen("coffre 2", "coffre 1", 1);
+    assert_refused(old.as_bytes(), &["carries durable mark 4, which it cannot know"]);
+    use coffre::persistence::format::{Checksum, FileId, Seal};
+    let id = FileId::parse(b"7f3a9c2e51d0").unwrap();
+    let seal = Seal::close(8, 0, 8, Checksum::new(id)).to_string();
+    let again = [&bytes[..], seal.as_bytes()].concat();
+    assert_refused(&again, &["carries durable mark 8, which it cannot know"]);
+}
+
+#[test]
+fn a_time_at_the_end_of_a_batch_is_not_that_of_the_next_record() {
+    use coffre::persistence::format::{Checksum, Header, Seal, write_flush, write_time};
+    let header = Header::parse(b"# coffre 2 id=7f3a9c2e51d0").unwrap();
+    let (mut base, mut flushes) = (Vec::new(), Vec::new());
+    write_time(1_795_561_276, &mut base);
+    flushes.extend_from_slice(b"FLUSHALL\n");
+    write_flush(true, 1_795_561_277, &mut flushes);
+    let mut bytes = header.to_string().into_bytes();
+    for (number, records, body) in [(1, 0, &base), (2, 2, &flushes)] {
+        let mut checksum = Checksum::new(header.id);
+        checksum.update(body);
+        bytes.extend_from_slice(body);
+        bytes.extend_from_slice(Seal::close(number, records, 1, checksum).to_string().as_bytes());
+    }
+    let (_folder, file) = folder();
+    fs::write(&file, &bytes).unwrap();
+    let mut times = Vec::new();
+    recover(&file)
+        .unwrap()
+        .load(|found| {
+            times.push(found.time_s);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(times, [None, Some(1_795_561_277)]);
 }

@@ -147,7 +147,7 @@ fn a_file_with_more_of_them_is_refused_and_kept() {
     let before = fs::read(&file).unwrap();
     let (code, said) = run_to_end(&[&"--port", &"0", &"--file", &file]);
     assert_eq!(code, 1, "{said}");
-    assert!(said.contains("line 2: database 255, but --databases is 16"), "{said}");
+    assert!(said.contains("line 4: database 255, but --databases is 16"), "{said}");
     assert_eq!(fs::read(&file).unwrap(), before);
 
     fs::write(&file, "SELECT 256\n").unwrap();

@@ -233,10 +233,10 @@ fn a_second_after_the_last_write_its_mark_is_in_the_file() {
         let (_folder, file) = folder();
         let server = Server::with(&file, &["--fsync", fsync]);
         assert_eq!(server.client().line("SET a 1"), Reply::ok());
-        wait_until("an empty batch marks batch 1 as durable", || {
+        wait_until("an empty batch marks batch 2 as durable", || {
             let text = std::fs::read_to_string(&file).unwrap();
             let last = text.lines().last().unwrap();
-            last.starts_with("#= 2 0 ") && last.ends_with(" 1")
+            last.starts_with("#= 3 0 ") && last.ends_with(" 2")
         });
         // And then the file is at rest.
         let length = std::fs::metadata(&file).unwrap().len();
@@ -348,7 +348,7 @@ fn a_torn_tail_is_cut_with_a_warning_and_kept_aside() {
     let server = Server::start(&file);
     assert_eq!(dump(&mut server.client()), State::from([(b"a".to_vec(), b"1".to_vec())]));
     let log = server.expect_log("were moved to");
-    let expected = format!("line 4, offset {}: ", good.len());
+    let expected = format!("line 6, offset {}: ", good.len());
     assert!(log.contains(&expected) && log.contains("13 bytes (2 records) were moved to"), "{log}");
     let aside = folder.path().join(format!("donnees.txt.torn-{}", good.len()));
     assert_eq!(std::fs::read(aside).unwrap(), tail);

@@ -125,7 +125,7 @@ fn a_stop_or_a_save_with_the_file_gone_writes_all_of_it_again() {
         // Nothing is left to write or to mark.
         wait_until("it is at rest", || {
             let text = fs::read_to_string(&file).unwrap();
-            text.lines().last().unwrap().starts_with("#= 51 0 ")
+            text.lines().last().unwrap().starts_with("#= 52 0 ")
         });
         fs::remove_file(&file).unwrap();
         if stop {

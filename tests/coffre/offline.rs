@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::harness::{COFFRE, Reply, Server, State, dump, folder};
+use coffre::persistence::format::Seal;
+
+use crate::harness::{COFFRE, Reply, Server, State, dump, folder, request, run_to_end, wait_until};
 
 /// Runs a tool in `folder`: exit code, standard output, standard error.
 fn coffre(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
@@ -16,7 +18,8 @@ fn coffre(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A file of eight batches, `SET key:N N` each, cleanly closed: `donnees.txt` in a folder.
+/// A file of an empty base and eight batches, `SET key:N N` each, cleanly closed: `donnees.txt` in a folder.
+/// Line 1 is its header, lines 2 and 3 are the base, key N stands in line 2N + 2.
 fn sample() -> (tempfile::TempDir, PathBuf) {
     let (folder, file) = folder();
     let server = Server::start(&file);
@@ -36,6 +39,13 @@ fn write_lines(file: &Path, lines: &[String]) {
     fs::write(file, lines.join("\n") + "\n").unwrap();
 }
 
+/// When the base of the file was written, as `check` tells it.
+fn time_of_base(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let time = text.lines().find_map(|line| line.strip_prefix("# unix time ")).unwrap();
+    jiff::Timestamp::from_second(time.parse().unwrap()).unwrap().to_string()
+}
+
 /// What a server finds in the file.
 fn load(file: &Path) -> State {
     dump(&mut Server::start(file).client())
@@ -52,9 +62,13 @@ fn check_counts_what_is_whole() {
     let bytes = fs::read(&file).unwrap();
     let (code, said, _) = coffre(folder.path(), &["check", "donnees.txt"]);
     assert_eq!(code, 0);
-    assert!(said.starts_with("donnees.txt: whole\nformat 1, id "), "{said}");
-    let counts = format!("8 records (8 SET); 18 lines, {} bytes\n", bytes.len());
-    assert!(said.contains("; 9 batches, durable mark 8\n") && said.ends_with(&counts), "{said}");
+    assert!(said.starts_with("donnees.txt: whole\nformat 2, id "), "{said}");
+    let counts = format!("8 records (8 SET); 20 lines, {} bytes\n", bytes.len());
+    let batches = "; 10 batches, durable mark 9, the base ends at batch 1\n";
+    assert!(said.contains(batches) && said.ends_with(&counts), "{said}");
+    let base_s = time_of_base(&file);
+    let told = format!("last seal: batch 10; batch 1 was written at {base_s}\n");
+    assert!(said.contains(&told), "{said}");
 
     fs::write(folder.path().join("hand"), "# mine\nSET a 1\n\nDEL b\n").unwrap();
     let (code, said, _) = coffre(folder.path(), &["check", "hand"]);
@@ -77,17 +91,17 @@ fn check_tells_a_torn_end_from_damage() {
     fs::write(&file, [&whole[..], b"SET half"].concat()).unwrap();
     let (code, said, _) = coffre(folder.path(), &["check", "donnees.txt"]);
     assert_eq!(code, 6);
-    let expected = format!("donnees.txt: torn at line 19, offset {}: ", whole.len());
+    let expected = format!("donnees.txt: torn at line 21, offset {}: ", whole.len());
     assert!(said.starts_with(&expected) && said.contains("8 bytes (1 records) follow"), "{said}");
 
     let mut edited = lines(&file);
-    edited[5] = "SET key:3 three".to_owned();
+    edited[7] = "SET key:3 three".to_owned();
     write_lines(&file, &edited);
     let (code, said, error) = coffre(folder.path(), &["check", "donnees.txt"]);
     assert_eq!(code, 3);
     assert!(said.starts_with("donnees.txt: damaged; before the damage:\n"), "{said}");
-    assert!(said.contains("2 batches") && said.contains("2 records (2 SET); 5 lines"), "{said}");
-    for part in ["line 6, offset ", "batch 3", "has checksum", "coffre repair", "coffre seal"] {
+    assert!(said.contains("3 batches") && said.contains("2 records (2 SET); 7 lines"), "{said}");
+    for part in ["line 8, offset ", "batch 4", "has checksum", "coffre repair", "coffre seal"] {
         assert!(error.contains(part), "'{part}' is not in: {error}");
     }
 }
@@ -117,7 +131,7 @@ fn check_is_right_while_a_server_writes() {
 #[test]
 fn until_gives_the_data_as_it_was_at_a_line() {
     let (folder, file) = sample();
-    for (line, last) in [(1, 0), (2, 1), (3, 1), (10, 5), (18, 8)] {
+    for (line, last) in [(1, 0), (3, 0), (4, 1), (5, 1), (12, 5), (20, 8)] {
         let line = line.to_string();
         let new = format!("until-{line}");
         let arguments = ["check", "donnees.txt", "--until", &line, "--output", &new];
@@ -128,16 +142,16 @@ fn until_gives_the_data_as_it_was_at_a_line() {
         // Never over a file that exists.
         assert_eq!(coffre(folder.path(), &arguments).0, 1);
     }
-    for line in ["0", "19"] {
+    for line in ["0", "21"] {
         let arguments = ["check", "donnees.txt", "--until", line, "--output", "new"];
         let (code, _, error) = coffre(folder.path(), &arguments);
-        assert!(code == 1 && error.contains("which end at line 18"), "{error}");
+        assert!(code == 1 && error.contains("which end at line 20"), "{error}");
     }
     // Before damage too.
     let mut damaged = lines(&file);
-    damaged[11] = "???".to_owned();
+    damaged[13] = "???".to_owned();
     write_lines(&file, &damaged);
-    let arguments = ["check", "donnees.txt", "--until", "8", "--output", "saved"];
+    let arguments = ["check", "donnees.txt", "--until", "10", "--output", "saved"];
     assert_eq!(coffre(folder.path(), &arguments).0, 0);
     assert_eq!(load(&folder.path().join("saved")), keys(1..=4));
 }
@@ -148,22 +162,22 @@ fn repair_keeps_what_seals_prove_and_lists_the_rest() {
         let (_folder, file) = sample();
         lines(&file)
     };
-    let batch = |number: usize| whole[2 * number - 1..=2 * number].to_vec();
+    let batch = |key: usize| whole[2 * key + 1..=2 * key + 2].to_vec();
     let of = |numbers: &[usize]| {
-        let batches = numbers.iter().flat_map(|number| batch(*number));
-        [whole[..1].to_vec(), batches.collect()].concat()
+        let batches = numbers.iter().flat_map(|key| batch(*key));
+        [whole[..3].to_vec(), batches.collect()].concat()
     };
     let mut edited = of(&[1, 2, 3, 4, 5, 6, 7, 8]);
-    edited[5] = "SET key:3 three".to_owned();
+    edited[7] = "SET key:3 three".to_owned();
     let mut foreign = of(&[1, 2, 3]);
     foreign
         .extend(["# coffre 1 id=000000000000", "SET x 1", "#= 1 1 00000000 0"].map(str::to_owned));
     let cases: [(Vec<String>, Vec<u32>, &[&str]); 5] = [
-        (edited, vec![1, 2, 4, 5, 6, 7, 8], &["lines 6 to 7", "SET key:3 three", "batches 3 to 3"]),
-        (of(&[1, 2, 2, 3]), vec![1, 2, 3], &["batch 2 is repeated"]),
-        (of(&[1, 3, 2, 4]), vec![1, 2, 3, 4], &["4 batches kept"]),
-        (of(&[1, 2, 4]), vec![1, 2, 4], &["missing: batches 3 to 3 are nowhere whole"]),
-        (foreign, vec![1, 2, 3], &["lines 8 to 10", "SET x 1", "has checksum"]),
+        (edited, vec![1, 2, 4, 5, 6, 7, 8], &["lines 8 to 9", "SET key:3 three", "batches 4 to 4"]),
+        (of(&[1, 2, 2, 3]), vec![1, 2, 3], &["batch 3 is repeated"]),
+        (of(&[1, 3, 2, 4]), vec![1, 2, 3, 4], &["5 batches kept"]),
+        (of(&[1, 2, 4]), vec![1, 2, 4], &["missing: batches 4 to 4 are nowhere whole"]),
+        (foreign, vec![1, 2, 3], &["lines 10 to 12", "SET x 1", "has checksum"]),
     ];
     for (lines, kept, parts) in cases {
         let (folder, file) = folder();
@@ -247,7 +261,7 @@ fn seal_undoes_a_flushall_of_which_the_line_was_deleted() {
 fn seal_shows_and_takes_edits_and_keeps_comments() {
     let (folder, file) = sample();
     let mut edited = lines(&file);
-    edited[5] = "SET key:3 three".to_owned();
+    edited[7] = "SET key:3 three".to_owned();
     edited.push("# added by hand".to_owned());
     edited.push("SET key:9 9".to_owned());
     write_lines(&file, &edited);
@@ -256,9 +270,9 @@ fn seal_shows_and_takes_edits_and_keeps_comments() {
     let (code, said, _) = coffre(folder.path(), &arguments);
     assert_eq!(code, 0);
     let parts = [
-        "changed: batch 3 (lines 6 to 7)",
+        "changed: batch 4 (lines 8 to 9)",
         "    SET key:3 three",
-        "new: lines 19 to 20",
+        "new: lines 21 to 22",
         "SET key:9",
     ];
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
@@ -278,13 +292,13 @@ fn seal_shows_and_takes_edits_and_keeps_comments() {
 fn seal_refuses_what_is_no_record_and_what_a_server_holds() {
     let (folder, file) = sample();
     let mut edited = lines(&file);
-    edited[5] = "INCR key:3".to_owned();
+    edited[7] = "INCR key:3".to_owned();
     write_lines(&file, &edited);
     let before = fs::read(&file).unwrap();
     let (code, _, error) = coffre(folder.path(), &["seal", "donnees.txt"]);
     assert_eq!(code, 3);
     assert!(
-        error.contains("line 6, offset ") && error.contains("unknown record 'INCR'"),
+        error.contains("line 8, offset ") && error.contains("unknown record 'INCR'"),
         "{error}"
     );
     assert_eq!(fs::read(&file).unwrap(), before);
@@ -317,7 +331,11 @@ fn compact_leaves_one_record_per_key_sorted() {
         let records: Vec<_> = lines.iter().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(records[..3], ["SET \"a b\" 1", "SET key:1 one", "SET key:2 22"]);
         assert_eq!(records.len(), 8);
-        assert!(lines.last().unwrap().starts_with("#= 2 0 "), "a mark covers it");
+        let seal = lines.last().unwrap();
+        assert!(
+            seal.starts_with("#= 1 8 ") && seal.ends_with(" 1"),
+            "it vouches for itself: {seal}"
+        );
         assert_eq!(load(&file), expected);
     }
 }
@@ -333,4 +351,108 @@ fn a_large_value_is_written_in_pieces_that_replay_inline() {
     assert_eq!(coffre(folder.path(), &["compact", "donnees.txt"]).0, 0);
     assert!(lines(&file).iter().all(|line| line.len() <= 1 << 20));
     assert_eq!(load(&file), State::from([(b"big".to_vec(), value)]));
+}
+
+/// The file at each of its seals: how many bytes there are up to its end, and its number.
+fn seals(file: &Path) -> Vec<(usize, u64)> {
+    let text = fs::read(file).unwrap();
+    let mut end = 0;
+    let ends = text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
+        end += line.len();
+        Some((end, Seal::parse(line.strip_suffix(b"\n")?)?.number))
+    });
+    ends.collect()
+}
+
+/// `check` and a start tell a part of this file, which is all base, from a whole one; a start refuses it.
+#[track_caller]
+fn assert_parts_are_refused(folder: &Path, name: &str) {
+    let whole = fs::read(folder.join(name)).unwrap();
+    let seals = seals(&folder.join(name));
+    let last = seals.last().unwrap().1;
+    let (code, said, _) = coffre(folder, &["check", name]);
+    assert!(code == 0 && said.contains(&format!(", the base ends at batch {last}\n")), "{said}");
+    assert!(
+        said.contains(&format!("last seal: batch {last}; batch {last} was written at 20")),
+        "{said}"
+    );
+    assert!(seals.len() > 2);
+    // At a seal, and in the middle of a line.
+    let cuts =
+        seals.iter().rev().skip(1).flat_map(|(end, number)| [(*end, *number), (end + 9, *number)]);
+    for (length, number) in cuts.take(6) {
+        let part = folder.join("part");
+        fs::write(&part, &whole[..length]).unwrap();
+        let expected = format!("the file ends within its base, at batch {}", number + 1);
+        let (code, said, error) = coffre(folder, &["check", "part"]);
+        assert!(
+            code == 3 && said.contains(&format!("last seal: batch {number}\n")),
+            "{said}{error}"
+        );
+        assert!(error.contains(&expected) && error.contains("copy it again"), "{error}");
+        let (code, said) = run_to_end(&[&"--port", &"0", &"--file", &part]);
+        assert!(code == 3 && said.contains(&expected), "{code}: {said}");
+        assert_eq!(fs::read(&part).unwrap(), whole[..length]);
+        // What can be proved can be kept, and it is said that the rest is not there.
+        let _ = fs::remove_file(folder.join("kept"));
+        let _ = fs::remove_file(folder.join("kept.dropped"));
+        let (code, said, error) = coffre(folder, &["repair", "part", "--output", "kept"]);
+        assert_eq!(code, 0, "{error}");
+        assert!(said.contains("missing: the end of the base, and whatever followed it"), "{said}");
+    }
+}
+
+#[test]
+fn a_part_of_what_seal_or_compact_wrote_is_refused_and_said_to_be_one() {
+    let (folder, file) = folder();
+    let value = "v".repeat(1000);
+    let lines: String = (0..4000).map(|number| format!("SET key:{number} {value}\n")).collect();
+    fs::write(&file, lines).unwrap();
+    assert_eq!(coffre(folder.path(), &["seal", "donnees.txt"]).0, 0);
+    assert_parts_are_refused(folder.path(), "donnees.txt");
+    assert_eq!(coffre(folder.path(), &["compact", "donnees.txt", "--output", "compact"]).0, 0);
+    assert_parts_are_refused(folder.path(), "compact");
+    let until = ["check", "compact", "--until", "4000", "--output", "until"];
+    assert_eq!(coffre(folder.path(), &until).0, 0);
+    assert_parts_are_refused(folder.path(), "until");
+}
+
+#[test]
+fn a_part_of_what_a_servers_compaction_wrote_is_refused() {
+    let (folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    for number in 0..4000 {
+        let key = format!("key:{number}");
+        client.send(&request(&[b"SET", key.as_bytes(), &[b'v'; 1000]]));
+    }
+    (0..4000).for_each(|_| assert_eq!(client.reply(), Reply::ok()));
+    let before = fs::read(&file).unwrap();
+    assert!(client.line("BGREWRITEAOF").error_or_status().contains("rewriting started"));
+    wait_until("it is compacted", || {
+        let text = fs::read(&file).unwrap();
+        text[..27] != before[..27]
+    });
+    server.kill();
+    assert_parts_are_refused(folder.path(), "donnees.txt");
+}
+
+#[test]
+fn a_file_that_is_all_base_is_at_rest_and_its_time_goes_with_its_seal() {
+    let (folder, file) = folder();
+    fs::write(&file, "SET a 1\n# unix time 1\nFLUSHALL\nSET b 2\n").unwrap();
+    assert_eq!(coffre(folder.path(), &["seal", "donnees.txt"]).0, 0);
+    let sealed = fs::read(&file).unwrap();
+    // No mark is missing: neither a start nor a stop has anything to write.
+    assert!(Server::start(&file).terminate().0.success());
+    assert_eq!(fs::read(&file).unwrap(), sealed);
+    // Sealed once more, only the comments of records stay.
+    let mut edited = lines(&file);
+    edited.push("FLUSHALL".to_owned());
+    write_lines(&file, &edited);
+    assert_eq!(coffre(folder.path(), &["seal", "donnees.txt"]).0, 0);
+    let again = lines(&file);
+    let expected = ["SET a 1", "# unix time 1", "FLUSHALL", "SET b 2", "FLUSHALL"];
+    assert_eq!(again[1..6], expected);
+    assert!(again[6].starts_with("# unix time 1") && again.len() == 8, "{again:?}");
 }

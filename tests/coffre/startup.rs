@@ -39,7 +39,7 @@ fn a_start_on_a_missing_file_creates_it_and_says_so() {
         log.contains(&format!("{}: it did not exist and was created", path.display())),
         "{log}"
     );
-    assert!(fs::read_to_string(&file).unwrap().starts_with("# coffre 1 id="));
+    assert!(fs::read_to_string(&file).unwrap().starts_with("# coffre 2 id="));
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
 }
