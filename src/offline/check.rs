@@ -28,7 +28,6 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
             break (input, verdict);
         }
     };
-    let good = Good::of(&input)?;
     let code = match verdict {
         Ok(Verdict::Empty) => {
             writeln!(report, "{shown}: empty: a start makes it a new data file")?;
@@ -59,13 +58,16 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
             }
         },
         Err(ScanError::Io(error)) => return Err(error).at(path, "read")?,
+        Err(error) if !error.is_of_known_format() => {
+            return Err(Error::of_scan(path, Source::Handwritten, error).into());
+        }
         Err(refused) => {
             writeln!(report, "{shown}: damaged; before the damage:")?;
-            good.write(report)?;
+            Good::of(&input)?.write(report)?;
             return Err(Error::of_scan(path, Source::Handwritten, refused).into());
         }
     };
-    good.write(report)?;
+    Good::of(&input)?.write(report)?;
     Ok(code)
 }
 
@@ -131,6 +133,7 @@ impl Good {
                 (good.bytes, good.lines) = (lines.offset, lines.number);
                 Source::Handwritten
             }
+            Err(error) if !error.is_of_known_format() => return Err(read(error)),
             Ok(Beginning::Empty) | Err(ScanError::Refused(_)) => return Ok(good),
             Err(error) => return Err(read(error)),
         };

@@ -14,7 +14,7 @@ use crate::persistence::format::{HEADER_START, SEAL_START};
 use crate::persistence::lines::Lines;
 use crate::persistence::load::{Source, for_each_record};
 use crate::persistence::scan::{Batches, Beginning, ScanError};
-use crate::persistence::{Context, Draft, copy_lines, disk};
+use crate::persistence::{Context, Draft, Error, copy_lines, disk};
 
 /// Proved batches that follow each other in the file and in their numbers.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
         Ok(Beginning::Empty) => {
             let reason = "it is empty".to_owned();
             return Err(ToolError::Unprovable { path: path.to_owned(), reason });
+        }
+        Err(error) if !error.is_of_known_format() => {
+            return Err(Error::of_scan(path, Source::Handwritten, error).into());
         }
         Err(ScanError::Refused(refusal)) => {
             let reason = refusal.to_string();

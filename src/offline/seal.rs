@@ -19,9 +19,15 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
     let input = Input::open(path)?;
     let shown = path.display();
     let length = input.length();
-    if let Ok(Verdict::Intact(_)) = scan(&input.file, length, &mut |_| {}) {
-        writeln!(report, "{shown}: whole: there is nothing to accept")?;
-        return Ok(());
+    match scan(&input.file, length, &mut |_| {}) {
+        Ok(Verdict::Intact(_)) => {
+            writeln!(report, "{shown}: whole: there is nothing to accept")?;
+            return Ok(());
+        }
+        Err(error) if !error.is_of_known_format() => {
+            return Err(Error::of_scan(path, Source::Handwritten, error).into());
+        }
+        _ => {}
     }
     let mut records = 0_u64;
     let mut progress = Progress::new("checking", length);

@@ -211,6 +211,14 @@ pub enum ScanError {
     Refused(Refusal),
 }
 
+impl ScanError {
+    /// Whether the lines are in a format that this program can read, so that it can say what is wrong with
+    /// them and what not.
+    pub fn is_of_known_format(&self) -> bool {
+        !matches!(self, Self::Refused(Refusal { cause: Cause::Newer(_), .. }))
+    }
+}
+
 fn refuse(line: u64, offset: u64, cause: impl Into<Cause>) -> ScanError {
     ScanError::Refused(Refusal { line, offset, cause: cause.into() })
 }

@@ -456,3 +456,30 @@ fn a_file_that_is_all_base_is_at_rest_and_its_time_goes_with_its_seal() {
     assert_eq!(again[1..6], expected);
     assert!(again[6].starts_with("# unix time 1") && again.len() == 8, "{again:?}");
 }
+
+#[test]
+fn a_file_of_a_newer_format_is_refused_by_every_tool_and_stays_as_it_is() {
+    let (folder, file) = folder();
+    // Whatever its lines look like.
+    for lines in ["SET a 1\n#= 1 1 00000000 1\n", "", "ZADD a 1 b\n"] {
+        let text = format!("# coffre 3 id=7f3a9c2e51d0\n{lines}");
+        fs::write(&file, &text).unwrap();
+        let output = ["--output", "new"];
+        for arguments in [
+            vec!["check", "donnees.txt"],
+            vec!["seal", "donnees.txt"],
+            vec!["compact", "donnees.txt"],
+            [&["seal", "donnees.txt"][..], &output].concat(),
+            [&["compact", "donnees.txt"][..], &output].concat(),
+            [&["repair", "donnees.txt"][..], &output].concat(),
+            [&["check", "donnees.txt", "--until", "1"][..], &output].concat(),
+        ] {
+            let (code, said, error) = coffre(folder.path(), &arguments);
+            assert_eq!((code, said.as_str()), (3, ""), "{arguments:?}: {error}");
+            let parts = ["line 1, offset 0", "has format 3, this program knows formats 1 to 2"];
+            assert!(parts.iter().all(|part| error.contains(part)), "{arguments:?}: {error}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), text, "{arguments:?}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{arguments:?}");
+        }
+    }
+}
