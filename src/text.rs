@@ -202,6 +202,21 @@ pub fn quoted(word: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// `count` and the noun it counts, in the plural unless it is one: "1 batch", "2 batches".
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = if noun.ends_with("ch") { "es" } else { "s" };
+    format!("{count} {noun}{}", if count == 1 { "" } else { plural })
+}
+
+/// A range of numbered things: "line 3", "lines 3 to 5".
+pub fn numbered(first: u64, last: u64, noun: &str) -> String {
+    let plural = if noun.ends_with("ch") { "es" } else { "s" };
+    match first == last {
+        true => format!("{noun} {first}"),
+        false => format!("{noun}{plural} {first} to {last}"),
+    }
+}
+
 /// Appends valid UTF-8, escaping quotes, backslashes and control characters (U+0080 to U+009F too:
 /// a terminal obeys them).
 fn escape_text(text: &[u8], out: &mut Vec<u8>) {
@@ -342,6 +357,14 @@ mod tests {
             assert!(line.iter().all(|byte| is_text_byte(*byte)), "seed {seed}");
             assert!(str::from_utf8(&line).is_ok(), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let counts = [counted(0, "key"), counted(1, "batch"), counted(2, "batch")];
+        assert_eq!(counts, ["0 keys", "1 batch", "2 batches"]);
+        assert_eq!(numbered(3, 3, "line"), "line 3");
+        assert_eq!(numbered(3, 5, "batch"), "batches 3 to 5");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::persistence::lines::Lines;
 use crate::persistence::load::{Located, Source, for_each_record};
 use crate::persistence::scan::{Batches, Beginning, ScanError, Verdict, scan};
 use crate::persistence::{Context, Error, Record, holder};
+use crate::text::counted;
 
 /// Reports on the file at `path`; returns the program's exit code.
 pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
@@ -44,15 +45,23 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
         Ok(Verdict::Torn(sealed, tail)) => match holder(&input.status).filter(is_coffre) {
             // What a server has begun to write has no seal yet.
             Some(holder) => {
-                writeln!(report, "{shown}: whole; {holder} is writing {} bytes more", tail.bytes)?;
+                writeln!(
+                    report,
+                    "{shown}: whole; {holder} is writing {} more",
+                    counted(tail.bytes, "byte")
+                )?;
                 0
             }
             None => {
                 writeln!(
                     report,
-                    "{shown}: torn at line {}, offset {}: {}\n{} bytes ({} records) follow that were \
-                     never acknowledged under --fsync always; a start keeps them aside and cuts them off",
-                    tail.line, sealed.end, tail.cause, tail.bytes, tail.records
+                    "{shown}: torn at line {}, offset {}: {}\n{} ({}) follow that were never acknowledged \
+                     under --fsync always; a start keeps them aside and cuts them off",
+                    tail.line,
+                    sealed.end,
+                    tail.cause,
+                    counted(tail.bytes, "byte"),
+                    counted(tail.records, "record")
                 )?;
                 TORN
             }
@@ -155,8 +164,8 @@ impl Good {
     fn write(&self, report: &mut dyn Write) -> std::io::Result<()> {
         let Self { batches, durable, bytes, lines, .. } = self;
         if let Some(Header { version, id }) = &self.header {
-            let id = id.as_str();
-            write!(report, "format {version}, id {id}; {batches} batches, durable mark {durable}")?;
+            let (id, batches) = (id.as_str(), counted(*batches, "batch"));
+            write!(report, "format {version}, id {id}; {batches}, durable mark {durable}")?;
             if let Some(last) = self.base_end {
                 write!(report, ", the base ends at batch {last}")?;
             }
@@ -174,7 +183,8 @@ impl Good {
             self.records.iter().map(|(name, count)| format!("{count} {name}")).collect();
         let total: u64 = self.records.values().sum();
         let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
-        writeln!(report, "{total} records ({kinds}); {lines} lines, {bytes} bytes")
+        let (total, lines) = (counted(total, "record"), counted(*lines, "line"));
+        writeln!(report, "{total} ({kinds}); {lines}, {}", counted(*bytes, "byte"))
     }
 }
 
@@ -202,13 +212,10 @@ pub fn until(
     let loaded = for_each_record(&input.file, 0..good.bytes, source, apply);
     loaded.map_err(|error| Error::of_scan(path, source, error))?;
     drop(progress);
-    let (shown, keys) = (output.path.display().to_string(), loading.store.keys());
+    let (shown, keys) =
+        (output.path.display().to_string(), counted(loading.store.keys() as u64, "key"));
     output.write(|draft| write_store(&loading.store, draft))?;
-    writeln!(
-        report,
-        "{shown}: {keys} keys, as they were after line {until} of {}",
-        path.display()
-    )?;
+    writeln!(report, "{shown}: {keys}, as they were after line {until} of {}", path.display())?;
     Ok(())
 }
 

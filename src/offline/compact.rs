@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Input, Output, Progress, ToolError, write_store};
 use crate::engine::Loading;
 use crate::persistence::{Context, Fsync, Recovery};
+use crate::text::counted;
 
 /// Compacts the file at `path`, or writes what that would give to `output`.
 pub fn compact(
@@ -23,7 +24,7 @@ pub fn compact(
         loading.replay(found)
     })?;
     drop(progress);
-    let keys = loading.store.keys();
+    let keys = counted(loading.store.keys() as u64, "key");
     let (shown, after) = match output {
         Some(output) => {
             let shown = output.path.clone();
@@ -37,6 +38,6 @@ pub fn compact(
             (path.to_owned(), journal.bytes())
         }
     };
-    writeln!(report, "{}: {keys} keys; {before} bytes became {after}", shown.display())?;
+    writeln!(report, "{}: {keys}; {before} bytes became {after}", shown.display())?;
     Ok(())
 }

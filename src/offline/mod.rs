@@ -87,8 +87,8 @@ pub enum ToolError {
     },
     /// Nothing in the file vouches for anything.
     #[error(
-        "{}: {reason}, so nothing in it can be proved. Restore a backup; or read it with `less` and \
-         accept its lines as they are with `coffre seal`",
+        "{}: {reason}, so nothing in it can be proved. Restore a backup; or read it with `less {0}` and \
+         accept its lines as they are with `coffre seal {0}`",
         path.display()
     )]
     Unprovable {
@@ -96,6 +96,12 @@ pub enum ToolError {
         path: PathBuf,
         /// What is missing.
         reason: String,
+    },
+    /// There is no byte in the file.
+    #[error("{}: it is empty: there is nothing to repair, and a start makes it a new data file", path.display())]
+    Nothing {
+        /// The data file.
+        path: PathBuf,
     },
     /// The report could not be written.
     #[error("standard output: {0}")]
@@ -107,7 +113,7 @@ impl ToolError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::File(error) => crate::file_exit_code(error),
-            Self::Unprovable { .. } => 3,
+            Self::Unprovable { .. } | Self::Nothing { .. } => 3,
             Self::NoSuchLine { .. } | Self::Report(_) => 1,
         }
     }

@@ -13,13 +13,15 @@ use super::{Input, Output, Progress, ToolError};
 use crate::persistence::format::{HEADER_START, SEAL_START};
 use crate::persistence::lines::Lines;
 use crate::persistence::load::{Source, for_each_record};
-use crate::persistence::scan::{Batches, Beginning, ScanError};
+use crate::persistence::scan::{Batches, Beginning, ScanError, Verdict, scan};
 use crate::persistence::{Context, Draft, Error, copy_lines, disk};
+use crate::text::{counted, numbered};
 
 /// Proved batches that follow each other in the file and in their numbers.
 #[derive(Debug)]
 struct Run {
     numbers: Range<u64>,
+    records: u64,
     bytes: Range<u64>,
 }
 
@@ -37,6 +39,8 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
     let input = Input::open(path)?;
     let output = Output::create(output)?;
     let mut is_cut = false;
+    // What a crash or nothing did to it is no damage: what is whole then is all there was.
+    let verdict = scan(&input.file, input.length(), &mut |_| {});
     let (runs, dropped) = match Batches::begin(disk::read(&input.file, 0..input.length())) {
         Ok(Beginning::Sealed(mut batches)) => {
             let sorted = sort_out(&input, &mut batches)?;
@@ -45,8 +49,7 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
         }
         Ok(Beginning::Handwritten) => handwritten(&input)?,
         Ok(Beginning::Empty) => {
-            let reason = "it is empty".to_owned();
-            return Err(ToolError::Unprovable { path: path.to_owned(), reason });
+            return Err(ToolError::Nothing { path: path.to_owned() });
         }
         Err(error) if !error.is_of_known_format() => {
             return Err(Error::of_scan(path, Source::Handwritten, error).into());
@@ -58,8 +61,14 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
         Err(ScanError::Io(error)) => return Err(error).at(path, "read")?,
     };
 
-    if runs.iter().all(|run| run.numbers.is_empty()) {
-        let reason = "no batch in it is whole, and no line a record".to_owned();
+    let records: u64 = runs.iter().map(|run| run.records).sum();
+    if records == 0
+        && verdict.is_err()
+        && let Some(first) = dropped.iter().find(|part| part.records > 0).or(dropped.first())
+    {
+        let lines = numbered(first.lines.0, first.lines.1, "line");
+        let (lost, why) = (counted(first.records, "record"), &first.reason);
+        let reason = format!("of its records none is whole: {lines}, {lost}: {why}");
         return Err(ToolError::Unprovable { path: path.to_owned(), reason });
     }
     let new = output.path.clone();
@@ -83,11 +92,19 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
     written?;
     drop(progress);
     let batches: u64 = runs.iter().map(|run| run.numbers.end - run.numbers.start).sum();
-    let proved = if runs.iter().any(|run| run.numbers.start > 0) { "batches" } else { "records" };
-    writeln!(report, "{}: {batches} {proved} kept", new.display())?;
+    if let Ok(Verdict::Intact(_) | Verdict::Handwritten) = verdict {
+        writeln!(report, "{}: whole: there is nothing to repair", path.display())?;
+    }
+    let (new, records) = (new.display(), counted(records, "record"));
+    match runs.iter().any(|run| run.numbers.start > 0) {
+        true => writeln!(report, "{new}: {} kept, with {records}", counted(batches, "batch"))?,
+        false => writeln!(report, "{new}: {records} kept")?,
+    }
     for pair in runs.windows(2).filter(|pair| pair[0].numbers.end < pair[1].numbers.start) {
         let (first, last) = (pair[0].numbers.end, pair[1].numbers.start - 1);
-        writeln!(report, "missing: batches {first} to {last} are nowhere whole")?;
+        let batches = numbered(first, last, "batch");
+        let verb = if first == last { "is" } else { "are" };
+        writeln!(report, "missing: {batches} {verb} nowhere whole")?;
     }
     if is_cut {
         writeln!(report, "missing: the end of the base, and whatever followed it")?;
@@ -122,8 +139,12 @@ fn sort_out<R: io::Read>(
                 match runs.last_mut() {
                     Some(run) if run.numbers.end == number && run.bytes.end == bytes.start => {
                         (run.numbers.end, run.bytes.end) = (number + 1, bytes.end);
+                        run.records += batch.records;
                     }
-                    _ => runs.push(Run { numbers: number..number + 1, bytes }),
+                    _ => {
+                        let (numbers, records) = (number..number + 1, batch.records);
+                        runs.push(Run { numbers, records, bytes });
+                    }
                 }
                 continue;
             }
@@ -151,12 +172,17 @@ fn handwritten(input: &Input) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
             Ok(()) => match runs.last_mut() {
                 Some(run) if run.bytes.end == bytes.start => {
                     run.bytes.end = bytes.end;
-                    run.numbers.end += records;
+                    run.records += records;
                 }
-                _ => runs.push(Run { numbers: 0..records, bytes }),
+                _ => runs.push(Run { numbers: 0..0, records, bytes }),
             },
-            Err(ScanError::Refused(refusal)) => {
+            Err(ScanError::Refused(mut refusal)) => {
                 let reason = refusal.cause.to_string();
+                refusal.line = number;
+                let error = ScanError::Refused(refusal);
+                if !error.is_of_known_format() {
+                    return Err(Error::of_scan(&input.path, Source::Handwritten, error).into());
+                }
                 dropped.push(Dropped { lines: (number, number), bytes, records, reason });
             }
             Err(ScanError::Io(error)) => return Err(error).at(&input.path, "read")?,
@@ -190,8 +216,10 @@ fn list(input: &Input, dropped: &[Dropped], report: &mut dyn Write) -> io::Resul
         let (offset, length) = (bytes.start, bytes.end - bytes.start);
         writeln!(
             report,
-            "dropped: lines {first} to {last}, offset {offset}, {length} bytes, {records} records: \
-             {reason}"
+            "dropped: {}, offset {offset}, {}, {}: {reason}",
+            numbered(*first, *last, "line"),
+            counted(length, "byte"),
+            counted(*records, "record")
         )?;
         input.show(bytes.clone(), LINES_MAX, report)?;
     }

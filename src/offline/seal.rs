@@ -8,6 +8,7 @@ use crate::persistence::format::{HEADER_START, Header, SEAL_START};
 use crate::persistence::load::{Source, for_each_record};
 use crate::persistence::scan::{Batches, Beginning, ScanError, Verdict, scan};
 use crate::persistence::{Context, Draft, Error, copy_lines, disk, lock_file, replace};
+use crate::text::{counted, numbered};
 
 /// Seals the lines of the file at `path` as they are, in its place or in `output`.
 pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Result<(), ToolError> {
@@ -57,7 +58,7 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
             path.to_owned()
         }
     };
-    writeln!(report, "{}: sealed, with {records} records", sealed.display())?;
+    writeln!(report, "{}: sealed, with {}", sealed.display(), counted(records, "record"))?;
     Ok(())
 }
 
@@ -102,7 +103,7 @@ fn show_changes(input: &Input, report: &mut dyn Write) -> Result<(), ToolError> 
                 writeln!(report, "changed: {mismatch}")?;
                 expected = mismatch.number() + 1;
             }
-            None => writeln!(report, "new: lines {} to {}", batch.line, batch.last_line)?,
+            None => writeln!(report, "new: {}", numbered(batch.line, batch.last_line, "line"))?,
         }
         input.show(batch.offset..batch.body_end, LINES_MAX, report)?;
     }

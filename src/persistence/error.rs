@@ -3,8 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::format::RecordError;
 use super::load::Source;
-use super::scan::{Cause, Refusal, ScanError};
+use super::scan::{Cause, Encoding, Refusal, ScanError};
 
 /// Why a data file cannot be opened, or not be rewritten. The file is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,16 @@ impl Error {
         let shown = path.display();
         let next = match (&refusal.cause, source) {
             (Cause::Newer(_), _) => "Or start on another file with --file.".to_owned(),
-            (Cause::Record(_) | Cause::Encoding(_), Source::Handwritten) => {
+            (Cause::Record(RecordError::CarriageReturn), _) => {
+                format!("`tr -d '\\r' < {shown} > NEW` writes it with the line ends it must have.")
+            }
+            (Cause::Encoding(Encoding::Marked), _) => {
+                format!("`sed '1s/^\\xef\\xbb\\xbf//' {shown} > NEW` writes it without the mark.")
+            }
+            (Cause::Encoding(Encoding::Utf16), _) => {
+                format!("`iconv -f UTF-16 -t UTF-8 {shown} > NEW` writes it as it must be.")
+            }
+            (Cause::Record(_), Source::Handwritten) => {
                 "Correct the line, or start on another file with --file.".to_owned()
             }
             (Cause::CutInBase { .. }, _) => format!(

@@ -221,7 +221,7 @@ pub enum RecordError {
     #[error("not UTF-8 (inside quotes other bytes are written \\xHH)")]
     NotUtf8,
     /// A CR before the line end.
-    #[error("the line ends in CR LF; `tr -d '\\r' < FILE > NEW` converts the file")]
+    #[error("the line ends in CR LF")]
     CarriageReturn,
     /// Quotes that do not close.
     #[error("unbalanced quotes")]
@@ -615,7 +615,7 @@ mod tests {
             ("SETRANGE a 536870912 x", RANGE),
             ("SET a \"1", "unbalanced quotes"),
             ("SET a \0", "byte 0x00 is not text (inside quotes it is written \\x00)"),
-            ("SET a 1\r", "the line ends in CR LF; `tr -d '\\r' < FILE > NEW` converts the file"),
+            ("SET a 1\r", "the line ends in CR LF"),
         ];
         for (line, expected) in cases {
             assert_eq!(parse(line).unwrap_err().to_string(), expected);

@@ -16,6 +16,7 @@ use super::lines::{Lines, READ_BYTES};
 use super::load::{Located, Source, for_each_record};
 use super::pace::Pace;
 use super::scan::{self, Sealed, Tail, Verdict};
+use crate::text::counted;
 
 /// What the name of a rewrite ends in while it is no more than that.
 pub const COMPACTING: &str = ".tmp";
@@ -361,13 +362,13 @@ fn cut(
     file.cut(sealed.end).at(path, "cut")?;
     log::warn!(
         "{}: line {}, offset {}: {}: no seal vouches for what follows. A crash tore it off before it \
-         was acknowledged, or it was added by hand; {} bytes ({} records) were moved to {}",
+         was acknowledged, or it was added by hand; {} ({}) were moved to {}",
         path.display(),
         tail.line,
         sealed.end,
         tail.cause,
-        tail.bytes,
-        tail.records,
+        counted(tail.bytes, "byte"),
+        counted(tail.records, "record"),
         aside.display(),
     );
     Ok(())

@@ -21,7 +21,7 @@ use super::format::{
 };
 use super::lines::{Line, Lines};
 use super::load::{Source, for_each_record};
-use crate::text::integer;
+use crate::text::{counted, integer};
 
 /// What a data file is.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub enum Cause {
     Newer(String),
     /// Text, but not as coffre writes it.
     #[error("the file {0}")]
-    Encoding(&'static str),
+    Encoding(Encoding),
     /// A line that is no write command.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -162,6 +162,17 @@ pub enum Cause {
     },
 }
 
+/// How text is written that is not plain UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Encoding {
+    /// UTF-8 with a byte order mark.
+    #[error("begins with a byte order mark: it must be plain UTF-8")]
+    Marked,
+    /// UTF-16.
+    #[error("is UTF-16: it must be plain UTF-8")]
+    Utf16,
+}
+
 /// In what a seal differs from its batch.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mismatch {
@@ -184,16 +195,17 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seal, expected, records, checksum, first_line, last_line } = self;
         write!(f, "batch {expected} (lines {first_line} to {last_line}) ")?;
+        let found = counted(*records, "record");
         if seal.checksum != *checksum && seal.records != *records {
             write!(
                 f,
-                "has {records} records and checksum {checksum:08x}, its seal says {} and {:08x}",
+                "has {found} and checksum {checksum:08x}, its seal says {} and {:08x}",
                 seal.records, seal.checksum
             )
         } else if seal.checksum != *checksum {
             write!(f, "has checksum {checksum:08x}, its seal says {:08x}", seal.checksum)
         } else if seal.records != *records {
-            write!(f, "has {records} records, its seal says {}", seal.records)
+            write!(f, "has {found}, its seal says {}", seal.records)
         } else {
             write!(f, "carries durable mark {}, which it cannot know", seal.durable)
         }
@@ -215,7 +227,11 @@ impl ScanError {
     /// Whether the lines are in a format that this program can read, so that it can say what is wrong with
     /// them and what not.
     pub fn is_of_known_format(&self) -> bool {
-        !matches!(self, Self::Refused(Refusal { cause: Cause::Newer(_), .. }))
+        let Self::Refused(Refusal { cause, .. }) = self else { return true };
+        !matches!(
+            cause,
+            Cause::Newer(_) | Cause::Encoding(_) | Cause::Record(RecordError::CarriageReturn)
+        )
     }
 }
 
@@ -262,10 +278,10 @@ fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
     let text = first.text();
     match text {
         [0xef, 0xbb, 0xbf, ..] => {
-            return Err(Cause::Encoding("begins with a byte order mark: save it as plain UTF-8"));
+            return Err(Cause::Encoding(Encoding::Marked));
         }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
-            return Err(Cause::Encoding("is UTF-16: save it as plain UTF-8"));
+            return Err(Cause::Encoding(Encoding::Utf16));
         }
         _ => {}
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use coffre::persistence::format::Seal;
+use coffre::text::counted;
 
 use crate::harness::{COFFRE, Reply, Server, State, dump, folder, request, run_to_end, wait_until};
 
@@ -92,7 +93,7 @@ fn check_tells_a_torn_end_from_damage() {
     let (code, said, _) = coffre(folder.path(), &["check", "donnees.txt"]);
     assert_eq!(code, 6);
     let expected = format!("donnees.txt: torn at line 21, offset {}: ", whole.len());
-    assert!(said.starts_with(&expected) && said.contains("8 bytes (1 records) follow"), "{said}");
+    assert!(said.starts_with(&expected) && said.contains("8 bytes (1 record) follow"), "{said}");
 
     let mut edited = lines(&file);
     edited[7] = "SET key:3 three".to_owned();
@@ -137,7 +138,13 @@ fn until_gives_the_data_as_it_was_at_a_line() {
         let arguments = ["check", "donnees.txt", "--until", &line, "--output", &new];
         let (code, said, error) = coffre(folder.path(), &arguments);
         assert_eq!(code, 0, "{error}");
-        assert!(said.contains(&format!("{last} keys, as they were after line {line}")), "{said}");
+        assert!(
+            said.contains(&format!(
+                "{}, as they were after line {line}",
+                counted(last.into(), "key")
+            )),
+            "{said}"
+        );
         assert_eq!(load(&folder.path().join(&new)), keys(1..=last));
         // Never over a file that exists.
         assert_eq!(coffre(folder.path(), &arguments).0, 1);
@@ -173,10 +180,10 @@ fn repair_keeps_what_seals_prove_and_lists_the_rest() {
     foreign
         .extend(["# coffre 1 id=000000000000", "SET x 1", "#= 1 1 00000000 0"].map(str::to_owned));
     let cases: [(Vec<String>, Vec<u32>, &[&str]); 5] = [
-        (edited, vec![1, 2, 4, 5, 6, 7, 8], &["lines 8 to 9", "SET key:3 three", "batches 4 to 4"]),
+        (edited, vec![1, 2, 4, 5, 6, 7, 8], &["lines 8 to 9", "SET key:3 three", "batch 4"]),
         (of(&[1, 2, 2, 3]), vec![1, 2, 3], &["batch 3 is repeated"]),
-        (of(&[1, 3, 2, 4]), vec![1, 2, 3, 4], &["5 batches kept"]),
-        (of(&[1, 2, 4]), vec![1, 2, 4], &["missing: batches 4 to 4 are nowhere whole"]),
+        (of(&[1, 3, 2, 4]), vec![1, 2, 3, 4], &["5 batches kept, with 4 records"]),
+        (of(&[1, 2, 4]), vec![1, 2, 4], &["missing: batch 4 is nowhere whole"]),
         (foreign, vec![1, 2, 3], &["lines 10 to 12", "SET x 1", "has checksum"]),
     ];
     for (lines, kept, parts) in cases {
@@ -203,10 +210,7 @@ fn repair_of_a_hand_written_file_drops_the_lines_that_are_no_records() {
     fs::write(&file, "SET key:1 1\nGET key:1\nSET key:2 2").unwrap();
     let (code, said, _) = coffre(folder.path(), &["repair", "donnees.txt", "--output", "new"]);
     assert_eq!(code, 0);
-    assert!(
-        said.contains("dropped: lines 2 to 2") && said.contains("unknown record 'GET'"),
-        "{said}"
-    );
+    assert!(said.contains("dropped: line 2,") && said.contains("unknown record 'GET'"), "{said}");
     assert_eq!(load(&folder.path().join("new")), keys(1..=2));
     assert_eq!(fs::read(folder.path().join("new.dropped")).unwrap(), b"GET key:1\n");
 }
@@ -214,9 +218,11 @@ fn repair_of_a_hand_written_file_drops_the_lines_that_are_no_records() {
 #[test]
 fn of_garbage_nothing_is_repaired() {
     let (folder, file) = folder();
-    for garbage in
-        [&b"\x7fELF\0\0\n\xff\xfe"[..], b"# only a comment\n", b"# coffre 1 id=7f3a9c2e51d0\nx\n"]
-    {
+    for garbage in [
+        &b"\x7fELF\0\0\n\xff\xfe"[..],
+        b"x\n",
+        b"# coffre 1 id=7f3a9c2e51d0\nSET a 1\n#= 1 1 00000000 0\n",
+    ] {
         fs::write(&file, garbage).unwrap();
         let (code, _, error) = coffre(folder.path(), &["repair", "donnees.txt", "--output", "new"]);
         assert!(code == 3 && error.contains("nothing in it can be proved"), "{error}");
@@ -481,5 +487,100 @@ fn a_file_of_a_newer_format_is_refused_by_every_tool_and_stays_as_it_is() {
             assert_eq!(fs::read_to_string(&file).unwrap(), text, "{arguments:?}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{arguments:?}");
         }
+    }
+}
+
+#[test]
+fn repair_of_a_healthy_file_says_that_it_is_whole_whatever_it_holds() {
+    let (folder, file) = folder();
+    let header = "# coffre 1 id=7f3a9c2e51d0\n";
+    let (_kept, empty) = self::folder();
+    assert!(Server::start(&empty).terminate().0.success());
+    let new = fs::read_to_string(&empty).unwrap();
+    let (_kept, eight) = sample();
+    let eight = fs::read_to_string(&eight).unwrap();
+    for (text, kept) in [
+        (header, "new: 0 records kept\n"),
+        ("# only a comment\n", "new: 0 records kept\n"),
+        ("SET a 1\n", "new: 1 record kept\n"),
+        (&new, "new: 1 batch kept, with 0 records\n"),
+        (&eight, "new: 10 batches kept, with 8 records\n"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let (code, said, error) =
+            coffre(folder.path(), &["repair", "donnees.txt", "--output", "new"]);
+        assert_eq!(code, 0, "{text}: {error}");
+        let expected = format!("donnees.txt: whole: there is nothing to repair\n{kept}");
+        assert!(said.starts_with("donnees.txt: whole") && said.contains(kept), "{said}");
+        assert_eq!(said.replace(&format!("{}/", folder.path().display()), ""), expected);
+        assert_eq!(load(&folder.path().join("new")), load(&file));
+        fs::remove_file(folder.path().join("new")).unwrap();
+    }
+    fs::write(&file, "").unwrap();
+    let (code, _, error) = coffre(folder.path(), &["repair", "donnees.txt", "--output", "new"]);
+    assert!(code == 3 && error.contains("it is empty: there is nothing to repair"), "{error}");
+}
+
+#[test]
+fn repair_that_can_keep_no_record_says_what_is_lost() {
+    let (folder, file) = folder();
+    // Of format 1: an empty batch is all that is whole.
+    let old = "# coffre 1 id=7f3a9c2e51d0\nSET a 2\n#= 1 1 628f068d 0\n#= 2 0 ad0b3ec5 1\n";
+    // All in one batch.
+    let text: String = (0..50).map(|number| format!("SET key:{number} 1\n")).collect();
+    fs::write(&file, text).unwrap();
+    assert_eq!(coffre(folder.path(), &["seal", "donnees.txt"]).0, 0);
+    let sealed = fs::read_to_string(&file).unwrap().replacen("key:7 1", "key:7 2", 1);
+    for (text, lost) in
+        [(old, "lines 2 to 3, 1 record: batch"), (&sealed, "lines 2 to 53, 50 records: batch 1")]
+    {
+        fs::write(&file, text).unwrap();
+        let names = || fs::read_dir(folder.path()).unwrap().count();
+        let before = names();
+        let (code, said, error) =
+            coffre(folder.path(), &["repair", "donnees.txt", "--output", "new"]);
+        assert_eq!((code, said.as_str()), (3, ""), "{error}");
+        let expected = format!("of its records none is whole: {lost}");
+        assert!(
+            error.contains(&expected) && error.contains("`coffre seal donnees.txt`"),
+            "{error}"
+        );
+        assert_eq!(names(), before, "nothing is written");
+    }
+}
+
+#[test]
+fn the_way_on_for_text_of_another_kind_works() {
+    let (_sample, whole) = sample();
+    let whole = fs::read_to_string(&whole).unwrap();
+    let utf16: Vec<u8> =
+        "\u{feff}SET key:1 1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let crlf = whole.replace('\n', "\r\n").into_bytes();
+    let marked = [b"\xef\xbb\xbf", whole.as_bytes()].concat();
+    let cases: [(&[u8], &str, _); 5] = [
+        (&crlf, "tr -d '\\r' < donnees.txt > NEW", keys(1..=8)),
+        (b"SET key:1 1\r\n", "tr -d '\\r' < donnees.txt > NEW", keys(1..=1)),
+        (b"SET key:1 1\nSET key:2 2\r\n", "tr -d '\\r' < donnees.txt > NEW", keys(1..=2)),
+        (&marked, "sed '1s/^\\xef\\xbb\\xbf//' donnees.txt > NEW", keys(1..=8)),
+        (&utf16, "iconv -f UTF-16 -t UTF-8 donnees.txt > NEW", keys(1..=1)),
+    ];
+    for (bytes, way_on, expected) in cases {
+        let (folder, file) = folder();
+        fs::write(&file, bytes).unwrap();
+        for tool in ["check", "seal", "compact", "repair"] {
+            let output = ["--output", "unused"];
+            let more = if tool == "repair" { &output[..] } else { &[] };
+            let arguments = [&[tool, "donnees.txt"], more].concat();
+            let (code, said, error) = coffre(folder.path(), &arguments);
+            assert_eq!((code, said.contains("coffre seal")), (3, false), "{tool}: {error}");
+            // A start and `compact` know the path in full.
+            let error = error.replace(&format!("{}/", folder.path().display()), "");
+            assert!(error.contains(&format!("`{way_on}`")), "{tool}: {error}");
+            assert!(!error.contains("coffre seal"), "{tool}: {error}");
+        }
+        let mut shell = Command::new("sh");
+        let done = shell.args(["-c", way_on]).current_dir(folder.path()).status().unwrap();
+        assert!(done.success());
+        assert_eq!(load(&folder.path().join("NEW")), expected);
     }
 }
