@@ -6,7 +6,7 @@
 //! [`Segment`] that a journal appends to. The draft is locked before it has the data file's name: no
 //! other server can slip in between.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -200,8 +200,13 @@ impl Draft {
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.buffer.write_all(bytes)?;
         self.segment.end += bytes.len() as u64;
+        if bytes.len() >= super::lines::READ_BYTES {
+            // Not by the buffer, which would have to be as large.
+            self.flush()?;
+            return self.segment.file.append(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
         if self.buffer.len() < super::lines::READ_BYTES { Ok(()) } else { self.flush() }
     }
 

@@ -39,8 +39,9 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::draft::Segment;
-use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select};
+use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select, write_time};
 use super::records::Records;
+use crate::clock::unix_time_ms;
 use crate::limits::{JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
 use crate::memory::{self, NoMemory};
 use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
@@ -421,6 +422,14 @@ impl Journal {
         }
     }
 
+    /// Writes a batch without records: its durable mark covers the last of them, and a comment tells the time.
+    fn lead_mark<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let pending = &mut state.pending;
+        write_time(unix_time_ms() / 1000, pending.records.tail());
+        pending.select_bytes = pending.records.len();
+        self.lead(state)
+    }
+
     /// Writes the pending batch, empty or not, with the lock released meanwhile.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let mut batch = state.take_batch();
@@ -621,7 +630,7 @@ impl Journal {
         // After a healing it shows that the file can be written to, too.
         let due = segment.is_unmarked() || state.unproven;
         if idle && durable && due && state.check().is_ok() {
-            drop(self.lead(state));
+            drop(self.lead_mark(state));
         }
         stamp
     }
@@ -708,7 +717,7 @@ impl Journal {
                 () if !state.is_resting() => wait(&self.rested, state),
                 () if !state.pending.is_empty() => self.lead(state),
                 () if segment.synced < segment.last => self.sync(state),
-                () if segment.is_unmarked() => self.lead(state),
+                () if segment.is_unmarked() => self.lead_mark(state),
                 () => break,
             };
         }
@@ -733,7 +742,7 @@ struct Pending {
     count: u64,
     /// The database that they have selected at the end.
     database: usize,
-    /// How much of them is only that, in bytes.
+    /// How much of them is only that, or a comment, in bytes.
     select_bytes: usize,
     garbage: u64,
     flush: Option<Flush>,
