@@ -299,6 +299,13 @@ pub struct Found {
     number: usize,
 }
 
+impl Found {
+    /// As `reset`, or `slowlog|reset`: a subcommand may have the name of a command.
+    fn name(self) -> &'static str {
+        name(self.number)
+    }
+}
+
 /// What became of a request.
 #[derive(Clone, Copy)]
 pub enum Outcome {
@@ -331,15 +338,16 @@ impl Asked {
 }
 
 /// What is run while clients are paused, whatever is paused: it may end the pause.
-fn is_never_paused(command: &Command) -> bool {
-    matches!(command.name, "AUTH" | "HELLO" | "RESET" | "UNPAUSE" | "SHUTDOWN" | "QUIT")
+fn is_never_paused(found: Found) -> bool {
+    matches!(found.name(), "auth" | "hello" | "reset" | "client|unpause" | "shutdown" | "quit")
 }
 
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
 pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> {
-    let Asked { found: Some(Found { command, .. }), error: None } = asked else { return None };
+    let Asked { found: Some(found), error: None } = asked else { return None };
+    let command = found.command;
     let transaction = &conversation.transaction;
-    match conversation.authenticated && !is_never_paused(command) {
+    match conversation.authenticated && !is_never_paused(*found) {
         false => None,
         // It is only kept.
         true if transaction.is_open() && command.name != "EXEC" => None,
@@ -355,7 +363,7 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
     context.replies.speak(context.conversation.protocol);
     let rejection = match asked.found {
         None => asked.error,
-        Some(found) => asked.error.or_else(|| obstacle(found.command, context)),
+        Some(found) => asked.error.or_else(|| obstacle(found, context)),
     };
     let kept = match (asked.found, &rejection) {
         (Some(found), None) => transaction::keep(found, request, context),
@@ -406,8 +414,8 @@ fn execute(
 }
 
 /// What forbids a command just now.
-fn obstacle(command: &Command, context: &Context<'_, '_>) -> Option<CommandError> {
-    let is = |flag| command.flags.contains(&flag);
+fn obstacle(found: Found, context: &Context<'_, '_>) -> Option<CommandError> {
+    let is = |flag| found.command.flags.contains(&flag);
     if !context.conversation.authenticated && !is(Flag::NoAuth) {
         return Some(CommandError::NoAuth);
     }
@@ -417,9 +425,9 @@ fn obstacle(command: &Command, context: &Context<'_, '_>) -> Option<CommandError
     if is(Flag::Denyoom) && memory::is_low() {
         return Some(CommandError::NoMemory);
     }
-    let allowed = matches!(command.name, "PING" | "QUIT" | "RESET" | "MONITOR");
+    let allowed = matches!(found.name(), "ping" | "quit" | "reset" | "monitor");
     (context.conversation.feed.is_some() && !allowed)
-        .then(|| CommandError::Watching(command.name.to_ascii_lowercase()))
+        .then(|| CommandError::Watching(found.name().to_owned()))
 }
 
 /// Tells those who want to know what became of a request: the counters, the slow log, who watches.

@@ -68,7 +68,7 @@ impl Transaction {
 
 /// Whether a command is run though a transaction has begun.
 fn is_run_at_once(found: Found) -> bool {
-    matches!(found.command.name, "MULTI" | "EXEC" | "DISCARD" | "WATCH" | "QUIT" | "RESET")
+    matches!(found.name(), "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
 }
 
 /// Keeps a request for `EXEC`, if a transaction has begun; says whether it did.
