@@ -415,8 +415,11 @@ impl RequestReader {
         if line.starts_with(b"#") {
             return Ok(Some(()));
         }
+        if text::ends_in_http_version(line) {
+            return Err(ProtocolError::Http);
+        }
         text::split(line, &mut self.words).map_err(|_| ProtocolError::UnbalancedQuotes)?;
-        match is_http(&self.words) {
+        match is_http_header(&self.words) {
             true => Err(ProtocolError::Http),
             false => Ok(Some(())),
         }
@@ -487,20 +490,14 @@ enum HeaderFault {
     Malformed,
 }
 
-/// Whether a line is the first of an HTTP request, or one of its headers that a cross-protocol
-/// attack cannot avoid. `GET /` alone is a read of the key `/`.
-fn is_http(words: &Words) -> bool {
-    let is = |index: usize, name: &str| words[index].eq_ignore_ascii_case(name.as_bytes());
-    match words.len() {
-        0 => false,
-        _ if is(0, "POST") || is(0, "Host:") => true,
-        3 => words[2].starts_with(b"HTTP/") && HTTP_METHODS.iter().any(|name| is(0, name)),
-        _ => false,
-    }
+/// Whether a line belongs to an HTTP request though its end does not tell: a method that is no command, or the
+/// header that a cross-protocol attack cannot avoid. `GET /` alone is a read of the key `/`.
+fn is_http_header(words: &Words) -> bool {
+    const HOST: &[u8] = b"Host:";
+    let Some(first) = words.iter().next() else { return false };
+    let is_host = first.get(..HOST.len()).is_some_and(|start| start.eq_ignore_ascii_case(HOST));
+    is_host || first.eq_ignore_ascii_case(b"POST")
 }
-
-const HTTP_METHODS: &[&str] =
-    &["GET", "HEAD", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 #[cfg(test)]
 mod tests {
@@ -592,11 +589,41 @@ mod tests {
             (b"POST / HTTP/1.1\r\n", Http),
             (b"GET / HTTP/1.1\r\n", Http),
             (b"Host: a\r\n", Http),
+            (b"hOST:a\r\n", Http),
+            (b"post /\r\n", Http),
+            (b"FLUSHALL / HTTP/1.1\r\n", Http),
+            (b"SET /x HTTP/1.1\r\n", Http),
+            (b"PROPFIND / HTTP/1.1\r\n", Http),
+            (b"GET / http/1.1\r\n", Http),
+            (b"GET / hTtP/0.9 \t\n", Http),
+            (b"PRI * HTTP/2.0\r\n", Http),
+            (b"GET /a'b\" HTTP/1.1\r\n", Http),
+            (b"HTTP/1.1\r\n", Http),
         ];
         for (bytes, expected) in cases {
             assert_eq!(error_of(bytes), *expected, "{}", bytes.escape_ascii());
         }
         assert_eq!(ExpectedBulk(b'\r').to_string(), "expected '$', got '?'");
+    }
+
+    #[test]
+    fn what_only_looks_like_http_is_a_request() {
+        let array = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$8\r\nHTTP/1.1\r\n";
+        let lines = [
+            &b"SET a \"HTTP/1.1\"\n"[..],
+            b"SET a 'x HTTP/1.1'\n",
+            b"SET a HTTP/1.x\n",
+            b"SET a HTTP/1.11\n",
+            b"SET a xHTTP/1.1\n",
+            b"SET a HTTP/1.1 EX 10\n",
+            b"GET /\n",
+            array,
+        ];
+        for bytes in lines {
+            let (requests, end) = read_all(&[bytes]);
+            assert_eq!((requests.len(), end), (1, Ok(0)), "{}", bytes.escape_ascii());
+        }
+        assert_eq!(read_all(&[b"# GET / HTTP/1.1\n"]), (vec![], Ok(0)));
     }
 
     #[test]

@@ -167,13 +167,27 @@ pub fn quote(word: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Whether `word` needs no quotes.
+/// Whether the last word of a line is an HTTP version, `HTTP/1.1` in any letter case, and not in quotes: inline such a
+/// line is the first of an HTTP request.
+pub fn ends_in_http_version(line: &[u8]) -> bool {
+    let end = line.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
+    let (before, word) = line[..end].split_at(end.saturating_sub("HTTP/1.1".len()));
+    is_http_version(word) && before.last().is_none_or(|byte| is_space(*byte))
+}
+
+fn is_http_version(word: &[u8]) -> bool {
+    let [name @ .., major, b'.', minor] = word else { return false };
+    name.eq_ignore_ascii_case(b"HTTP/") && major.is_ascii_digit() && minor.is_ascii_digit()
+}
+
+/// Whether `word` needs no quotes. A line that ends in an HTTP version would not be taken as a request, so that word
+/// does.
 fn is_bare(word: &[u8]) -> bool {
     let is_bare = |byte: u8| byte.is_ascii_graphic() & !matches!(byte, b'"' | b'\'' | b'\\');
     // Sixteen at a time, without a branch for each: every write asks this of its key and its value.
     let mut chunks = word.chunks(16);
     let all = |chunk: &[u8]| chunk.iter().fold(true, |all, byte| all & is_bare(*byte));
-    !word.is_empty() && chunks.all(all)
+    !word.is_empty() && chunks.all(all) && !is_http_version(word)
 }
 
 /// How many bytes [`quote`] appends.
@@ -321,6 +335,9 @@ mod tests {
             ("Orléans".as_bytes(), "\"Orléans\""),
             (b"Saint-Denis la Plaine", "\"Saint-Denis la Plaine\""),
             (b"it's", "\"it's\""),
+            (b"http/1.1", "\"http/1.1\""),
+            (b"HTTP/2", "HTTP/2"),
+            (b"xHTTP/1.1", "xHTTP/1.1"),
             (b"a\"b\\c\n\r\t\0", "\"a\\\"b\\\\c\\n\\r\\t\\x00\""),
             (b"\xff\xfe\xc3", "\"\\xff\\xfe\\xc3\""),
             ("\u{85}é\u{7f}".as_bytes(), "\"\\xc2\\x85é\\x7f\""),
@@ -336,6 +353,9 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let list: Vec<Vec<u8>> = (0..random.usize(1..5))
                 .map(|_| {
+                    if random.u8(..) == 0 {
+                        return b"HTTP/1.1".to_vec();
+                    }
                     let interesting = b"\"'\\x0a \n\r\t\0\xc2\x85\xc3\xa9#\xff";
                     let length = random.usize(0..12);
                     (0..length)
@@ -354,6 +374,7 @@ mod tests {
                 line.push(b' ');
             }
             assert_eq!(words(&line).unwrap(), list, "seed {seed}");
+            assert!(!ends_in_http_version(&line), "seed {seed}");
             assert!(line.iter().all(|byte| is_text_byte(*byte)), "seed {seed}");
             assert!(str::from_utf8(&line).is_ok(), "seed {seed}");
         }

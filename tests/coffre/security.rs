@@ -197,6 +197,41 @@ fn foreign_protocols_are_closed_and_logged_once_a_minute() {
     assert_eq!(log.matches("an HTTP request").count(), 1, "{log}");
 }
 
+/// One line of it, and what follows: with `Host:` or without, whatever the method, in any letter case.
+#[test]
+fn no_line_of_an_http_request_is_run() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("SET a 1"), Reply::ok());
+    for line in [
+        "FLUSHALL / HTTP/1.1",
+        "SET /x HTTP/1.1",
+        "PROPFIND / HTTP/1.1",
+        "GET / http/1.1",
+        "FLUSHALL HTTP/1.0",
+        "SET pwn HTTP/1.1",
+    ] {
+        for header in ["", "Host: localhost\r\n", "Accept: */*\r\n"] {
+            let mut browser = server.client();
+            browser.send(format!("{line}\r\n{header}\r\nSET pwn 1\r\n").as_bytes());
+            assert_eq!(browser.read_to_end(), b"", "{line}");
+        }
+        assert_eq!(client.line("EXISTS a /x pwn"), Reply::Integer(1), "{line}");
+    }
+    // As a value it is stored, and a data file that holds it can be sent to a server.
+    let words = [&b"SET"[..], b"version", b"HTTP/1.1"];
+    assert_eq!(client.call(&words), Reply::ok());
+    let text = std::fs::read(&file).unwrap();
+    let (_folder, other) = folder();
+    let other = Server::start(&other);
+    let mut restored = other.client();
+    restored.send(&text);
+    restored.half_close();
+    assert_eq!(restored.read_to_end(), b"+OK\r\n+OK\r\n");
+    assert_eq!(other.client().line("GET version"), Reply::bulk("HTTP/1.1"));
+}
+
 #[test]
 fn nothing_moves_the_file_the_port_the_password_or_what_is_promised() {
     let (_folder, file) = folder();
