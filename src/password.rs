@@ -9,25 +9,34 @@ use subtle::ConstantTimeEq;
 
 use crate::limits::PASSWORD_BYTES_MAX;
 
-/// A password; an empty one asks for none.
+/// A password: 1 to [`PASSWORD_BYTES_MAX`] bytes.
 #[derive(Clone)]
 pub struct Password {
     padded: [u8; PASSWORD_BYTES_MAX],
     length: u64,
 }
 
-/// A password that is too long to be compared.
-#[derive(Debug, thiserror::Error)]
-#[error("a password has at most {PASSWORD_BYTES_MAX} bytes")]
-pub struct TooLong;
+/// Why some bytes are no password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// Nothing: a mistake, such as a variable that was never filled in, must not open the server to everybody.
+    #[error(
+        "an empty password protects nothing; to ask for none, leave out --requirepass and COFFRE_REQUIREPASS"
+    )]
+    Empty,
+    /// More than is compared.
+    #[error("a password has at most {PASSWORD_BYTES_MAX} bytes")]
+    TooLong,
+}
 
 impl Password {
     /// The password of these bytes.
-    pub fn new(bytes: &[u8]) -> Result<Self, TooLong> {
-        if bytes.len() > PASSWORD_BYTES_MAX {
-            return Err(TooLong);
+    pub fn new(bytes: &[u8]) -> Result<Self, Unusable> {
+        match bytes.len() {
+            0 => Err(Unusable::Empty),
+            1..=PASSWORD_BYTES_MAX => Ok(Self { padded: pad(bytes), length: bytes.len() as u64 }),
+            _ => Err(Unusable::TooLong),
         }
-        Ok(Self { padded: pad(bytes), length: bytes.len() as u64 })
     }
 
     /// The first line of a file.
@@ -39,11 +48,6 @@ impl Password {
             [] => Err(io::Error::new(io::ErrorKind::InvalidData, "its first line is empty")),
             _ => Self::new(line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         }
-    }
-
-    /// Whether it asks for none.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
     }
 
     /// Whether `guess` is the password. How long that takes says nothing of it but that it has at most
@@ -63,9 +67,9 @@ fn pad(bytes: &[u8]) -> [u8; PASSWORD_BYTES_MAX] {
 }
 
 impl FromStr for Password {
-    type Err = TooLong;
+    type Err = Unusable;
 
-    fn from_str(text: &str) -> Result<Self, TooLong> {
+    fn from_str(text: &str) -> Result<Self, Unusable> {
         Self::new(text.as_bytes())
     }
 }
@@ -83,14 +87,15 @@ mod tests {
     #[test]
     fn only_the_password_is_the_password() {
         let password: Password = "sesame".parse().unwrap();
-        assert!(password.is(b"sesame") && !password.is_empty());
+        assert!(password.is(b"sesame"));
         let long = [b's'; PASSWORD_BYTES_MAX + 1];
         for guess in [&b""[..], b"sesam", b"sesame\0", b"sesamE", b"Sesame", b" sesame", &long] {
             assert!(!password.is(guess));
         }
         let longest = Password::new(&long[1..]).unwrap();
         assert!(longest.is(&long[1..]) && !longest.is(&long));
-        assert!(Password::new(&long).is_err());
+        assert_eq!(Password::new(&long).unwrap_err(), Unusable::TooLong);
+        assert_eq!(Password::new(b"").unwrap_err(), Unusable::Empty);
         assert_eq!(format!("{password:?}"), "(redacted)");
     }
 }

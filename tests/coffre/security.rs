@@ -91,6 +91,22 @@ fn a_password_may_come_from_a_file_or_the_environment() {
     assert!(help.contains("COFFRE_REQUIREPASS") && !help.contains("ouvre"), "{help}");
 }
 
+/// As a script makes it whose own variable is not set: to serve everybody is not what it asks for.
+#[test]
+fn an_empty_password_is_a_reason_not_to_start() {
+    let (_folder, file) = folder();
+    for (flags, variable) in [(&["--requirepass", ""][..], None), (&[], Some(""))] {
+        let mut command = std::process::Command::new(crate::harness::COFFRE);
+        command.args(["--port", "0", "--bind", "127.0.0.1", "--file"]).arg(&file).args(flags);
+        variable.map(|value| command.env("COFFRE_REQUIREPASS", value));
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--requirepass") && said.contains("empty password"), "{said}");
+        assert!(!file.exists());
+    }
+}
+
 #[test]
 fn a_stranger_may_ask_for_little() {
     let (_folder, file) = folder();
