@@ -186,11 +186,19 @@ impl Config {
         self.requirepass.as_ref()
     }
 
-    /// Whether a client from `peer` is turned away: nobody asks for a password, and it is no client of
-    /// this machine.
-    pub fn denies(&self, peer: IpAddr) -> bool {
-        self.protected_mode && self.password().is_none() && !peer.to_canonical().is_loopback()
+    /// Whether a connection from `peer`, that came to the address `local`, is turned away: no password is asked for,
+    /// and it is not of this machine.
+    pub fn denies(&self, peer: IpAddr, local: Option<IpAddr>) -> bool {
+        self.protected_mode && self.password().is_none() && !is_of_this_machine(peer, local)
     }
+}
+
+/// Whether a connection from `peer`, that came to the address `local`, began on this machine: it comes from the
+/// loopback, or from the very address that it came to. The system throws away packets from outside that bear one of
+/// its own addresses as their source.
+pub fn is_of_this_machine(peer: IpAddr, local: Option<IpAddr>) -> bool {
+    let peer = peer.to_canonical();
+    peer.is_loopback() || local.is_some_and(|local| local.to_canonical() == peer)
 }
 
 fn yes_or_no() -> impl TypedValueParser<Value = bool> {
@@ -276,13 +284,16 @@ mod tests {
     #[test]
     fn strangers_are_denied_without_a_password() {
         let config = |flags: &[&str]| Arguments::parse_from([&["coffre"], flags].concat()).config;
-        let (near, far) = ([127, 0, 0, 7].into(), [192, 0, 2, 1].into());
-        let mapped = "::ffff:127.0.0.1".parse().unwrap();
-        assert!(
-            config(&[]).denies(far) && !config(&[]).denies(near) && !config(&[]).denies(mapped)
-        );
-        assert!(!config(&["--protected-mode", "no"]).denies(far));
-        assert!(!config(&["--requirepass", "x"]).denies(far));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (far, own) = (address("192.0.2.1"), Some(address("192.0.2.2")));
+        let denies = |peer: &str| config(&[]).denies(address(peer), own);
+        assert!(denies("192.0.2.1") && denies("::ffff:192.0.2.1") && denies("::") && denies("::2"));
+        for near in ["127.0.0.7", "::1", "::ffff:127.0.0.1", "192.0.2.2", "::ffff:192.0.2.2"] {
+            assert!(!denies(near), "{near}");
+        }
+        assert!(config(&[]).denies(far, None));
+        assert!(!config(&["--protected-mode", "no"]).denies(far, own));
+        assert!(!config(&["--requirepass", "x"]).denies(far, own));
     }
 
     #[test]

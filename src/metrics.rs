@@ -22,8 +22,13 @@ pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
     static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
     while !control.is_stopping() {
         let answered = match listener.accept() {
-            Ok((_, peer)) if control.config.denies(peer.ip()) => continue,
-            Ok((stream, _)) => answer(&stream, control, engine),
+            Ok((stream, peer)) => {
+                let local = stream.local_addr().ok().map(|local| local.ip());
+                match control.config.denies(peer.ip(), local) {
+                    true => continue,
+                    false => answer(&stream, control, engine),
+                }
+            }
             Err(error) => {
                 // No descriptor or no memory: accepting at once again would spin.
                 thread::sleep(Duration::from_millis(50));

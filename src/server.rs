@@ -183,7 +183,8 @@ impl Server {
 
     /// Lets a client in, or tells it why not.
     fn receive(&self, stream: TcpStream, peer: SocketAddr, admitted: &Sender<Arc<Client>>) {
-        if self.control.config.denies(peer.ip()) {
+        let local = stream.local_addr().ok().map(|local| local.ip());
+        if self.control.config.denies(peer.ip(), local) {
             static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
             if LOGGED.now() {
                 log::warn!("{peer} turned away: no password is set (protected mode)");

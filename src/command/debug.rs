@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::keys::encoding;
 use super::{CommandError, Context, ECHO_BYTES_MAX, is, lossy};
-use crate::config::Debug;
+use crate::config::{Debug, is_of_this_machine};
 use crate::engine::{Session, VerifyError};
 use crate::entry::Entry;
 use crate::glob::Pattern;
@@ -17,10 +17,11 @@ type Result<T = ()> = std::result::Result<T, CommandError>;
 
 /// Runs a subcommand; most have no more to say than that they did.
 pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let local = context.client.peer.ip().to_canonical().is_loopback();
+    let client = context.client;
+    let local = client.stream.local_addr().ok().map(|local| local.ip());
     match context.control.config.enable_debug_command {
         Debug::Yes => {}
-        Debug::Local if local => {}
+        Debug::Local if is_of_this_machine(client.peer.ip(), local) => {}
         _ => return Err(CommandError::NoDebug),
     }
     match (&request[1], request.len()) {

@@ -1,7 +1,7 @@
 //! Passwords, strangers, foreign protocols.
 
 use std::io::Write;
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Reply, Server, folder, info_of, request, resident_bytes, run_to_end};
@@ -169,6 +169,14 @@ fn client_at(address: IpAddr, port: u16) -> Client {
     Client::of(stream)
 }
 
+/// A client that comes from an address of this machine to its loopback.
+fn client_from(address: IpAddr, port: u16) -> Client {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(address, 0).into()).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    Client::of(socket.into())
+}
+
 #[test]
 fn strangers_are_turned_away_where_no_password_is_set() {
     let Some(outside) = outer_address() else {
@@ -177,15 +185,17 @@ fn strangers_are_turned_away_where_no_password_is_set() {
     };
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--bind", "0.0.0.0"]);
-    let told = String::from_utf8(client_at(outside, server.port).read_to_end()).unwrap();
+    // Between two addresses of this machine, as a stranger's packets look.
+    let told = String::from_utf8(client_from(outside, server.port).read_to_end()).unwrap();
     assert!(told.starts_with("-DENIED coffre is running in protected mode"), "{told}");
     assert!(told.contains("--requirepass-file") && told.lines().count() == 1, "{told}");
-    // Through the same address, from this machine's loopback.
+    // From this machine's loopback, and from the very address that the client comes to.
     assert_eq!(server.client().line("SET a 1"), Reply::ok());
+    assert_eq!(client_at(outside, server.port).line("PING"), Reply::pong());
     drop(server);
     for flags in [["--requirepass", "x"], ["--protected-mode", "no"]] {
         let server = Server::with(&file, &[&["--bind", "0.0.0.0"], &flags[..]].concat());
-        let reply = client_at(outside, server.port).line("PING");
+        let reply = client_from(outside, server.port).line("PING");
         assert!(!reply.error_or_status().starts_with("DENIED"), "{reply:?}");
     }
 }
