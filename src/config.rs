@@ -34,15 +34,16 @@ pub struct Config {
     #[arg(long, env = "COFFRE_PORT", default_value_t = 6379)]
     pub port: u16,
 
-    /// Address to listen on, IPv4 or IPv6; may be repeated
+    /// Address to listen on, IPv4 or IPv6, or a name such as localhost; may be repeated
     #[arg(
         long,
         env = "COFFRE_BIND",
         value_name = "ADDRESS",
         value_delimiter = ',',
-        default_value = "127.0.0.1"
+        default_value = "127.0.0.1",
+        value_parser = host
     )]
-    pub bind: Vec<IpAddr>,
+    pub bind: Vec<String>,
 
     /// Data file; it is created if it does not exist
     #[arg(long, env = "COFFRE_FILE", value_name = "PATH", default_value = "donnees.txt")]
@@ -201,6 +202,21 @@ pub fn is_of_this_machine(peer: IpAddr, local: Option<IpAddr>) -> bool {
     peer.is_loopback() || local.is_some_and(|local| local.to_canonical() == peer)
 }
 
+/// An address, or what may be the name of a host: what it resolves to is asked when the server starts.
+fn host(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(is_part)
+    };
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    // An address that is wrong is no name: names do not end in a number.
+    let is_name = text.split('.').all(is_label) && !text.rsplit('.').next().is_some_and(is_number);
+    match text.parse::<IpAddr>().is_ok() || is_name {
+        true => Ok(text.to_owned()),
+        false => Err("an IPv4 or IPv6 address, or the name of a host".to_owned()),
+    }
+}
+
 fn yes_or_no() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
 }
@@ -268,7 +284,7 @@ mod tests {
     fn the_defaults_are_those_of_the_readme() {
         let config = Arguments::parse_from(["coffre"]).config;
         assert_eq!((config.port, config.maxclients), (6379, 10_000));
-        assert_eq!(config.bind, [IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(config.bind, ["127.0.0.1"]);
         assert_eq!(config.file, PathBuf::from("donnees.txt"));
         assert_eq!(config.fsync, Fsync::Always);
     }
@@ -300,7 +316,12 @@ mod tests {
     fn bad_values_are_refused() {
         for arguments in [
             ["--port", "65536"],
-            ["--bind", "here"],
+            ["--bind", "127.0.0"],
+            ["--bind", "127.0.0.256"],
+            ["--bind", "[::1]"],
+            ["--bind", "127.0.0.1:6379"],
+            ["--bind", ""],
+            ["--bind", "here or there"],
             ["--fsync", "yes"],
             ["--databases", "0"],
             ["--databases", "257"],

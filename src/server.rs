@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -30,12 +30,12 @@ use crate::memory;
 use crate::seldom::Seldom;
 use crate::sync::{lock, vital};
 
-/// An address that cannot be used.
+/// An address, or a name, that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {source}")]
 pub struct BindError {
-    /// The address and port.
-    pub address: SocketAddr,
+    /// The address and port, or the name.
+    pub address: String,
     /// The system's reason.
     pub source: io::Error,
 }
@@ -53,16 +53,51 @@ pub struct Listener {
 /// the others the same.
 pub fn listen(config: &Config, mut port: u16) -> Result<Vec<Listener>, BindError> {
     let mut listeners: Vec<Listener> = Vec::new();
-    for ip in &config.bind {
-        let wanted = SocketAddr::new(*ip, port);
-        if listeners.iter().any(|listener| listener.address == wanted) {
-            continue;
+    for host in &config.bind {
+        let addresses = resolve(host)?;
+        let last = addresses.len() - 1;
+        let mut is_used = false;
+        for (index, ip) in addresses.into_iter().enumerate() {
+            let wanted = SocketAddr::new(ip, port);
+            if listeners.iter().any(|listener| listener.address == wanted) {
+                is_used = true;
+                continue;
+            }
+            match listen_on(wanted) {
+                Ok(listener) => {
+                    is_used = true;
+                    port = listener.address.port();
+                    listeners.push(listener);
+                }
+                // `localhost` is ::1 too where there is no IPv6: one address of a name is enough.
+                Err(error) if is_missing(&error) && (is_used || index < last) => {}
+                Err(source) => return Err(BindError { address: wanted.to_string(), source }),
+            }
         }
-        let listener = listen_on(wanted).map_err(|source| BindError { address: wanted, source })?;
-        port = listener.address.port();
-        listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// The addresses of a host, at least one, each once, IPv4 first.
+fn resolve(host: &str) -> Result<Vec<IpAddr>, BindError> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let failed = |source| BindError { address: host.to_owned(), source };
+    let found = (host, 0).to_socket_addrs().map_err(failed)?;
+    let mut addresses: Vec<_> = found.map(|address| address.ip()).collect();
+    addresses.sort();
+    addresses.dedup();
+    match addresses.is_empty() {
+        true => Err(failed(Errno::ADDRNOTAVAIL.into())),
+        false => Ok(addresses),
+    }
+}
+
+/// Whether this machine has no such address, or no addresses of that kind.
+fn is_missing(error: &io::Error) -> bool {
+    let number = Errno::from_io_error(error);
+    number.is_some_and(|number| [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT].contains(&number))
 }
 
 fn listen_on(wanted: SocketAddr) -> io::Result<Listener> {

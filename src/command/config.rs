@@ -36,14 +36,13 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 /// among them.
 fn parameters(control: &Control) -> Vec<(&'static str, String)> {
     let Control { config, settings, slowlog, clients, .. } = control;
-    let binds: Vec<_> = config.bind.iter().map(ToString::to_string).collect();
     let folder = config.file.parent().map(|folder| folder.display().to_string());
     let yes_or_no = |set: bool| if set { "yes" } else { "no" }.to_owned();
     vec![
         ("appendfilename", config.file.file_name().unwrap_or_default().display().to_string()),
         ("appendfsync", config.fsync.name().to_owned()),
         ("appendonly", "yes".to_owned()),
-        ("bind", binds.join(" ")),
+        ("bind", config.bind.join(" ")),
         ("client-query-buffer-limit", config.max_request.to_string()),
         ("databases", config.databases.to_string()),
         ("dir", folder.unwrap_or_default()),

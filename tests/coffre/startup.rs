@@ -78,6 +78,24 @@ fn an_ipv6_address_may_be_bound() {
 }
 
 #[test]
+fn a_name_may_be_bound_and_is_every_address_it_has() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--bind", "localhost"]);
+    assert_eq!(server.client().line("PING"), Reply::pong());
+    let bound = Reply::Array(["bind", "localhost"].map(Reply::bulk).to_vec());
+    assert_eq!(server.client().line("CONFIG GET bind"), bound);
+    drop(server);
+    // One that is no name is a usage error, one that does not resolve a bad address.
+    let run = |name: &str| run_to_end(&[&"--port", &"0", &"--bind", &name, &"--file", &file]);
+    assert_eq!(run("no name").0, 2);
+    // Longer than a part of a name may be: nobody needs to ask a name server.
+    let name = format!("{}.invalid", "x".repeat(64));
+    let (code, said) = run(&name);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.starts_with(&format!("coffre: {name}: ")), "{said}");
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for arguments in [["--port", "lots"], ["--fsync", "often"], ["--nonsense", "1"]] {
         assert_eq!(run_to_end(&[&arguments[0], &arguments[1]]).0, 2);
