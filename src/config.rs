@@ -1,13 +1,16 @@
 //! The settings: each a flag and an environment variable, fixed once the server runs.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Args, CommandFactory, Parser};
 
 use crate::limits::{DATABASES_MAX, REQUEST_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::nearest::nearest;
 use crate::offline::Tool;
 use crate::password::Password;
 use crate::persistence::Fsync;
@@ -25,6 +28,52 @@ pub struct Arguments {
     /// Instead of a server: a tool for data files.
     #[command(subcommand)]
     pub tool: Option<Tool>,
+}
+
+impl Arguments {
+    /// What the command line and the environment say; ends the process where that is wrong.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_hint(error).exit())
+    }
+}
+
+/// Adds to the error about a word that is no tool how a data file is given, if it may be one.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return error;
+    };
+    if word.contains(['.', '/']) || Path::new(word).exists() {
+        let hint = format!("a data file is given with --file: coffre --file {word}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
+}
+
+/// What to say of the variables among `names` that begin as the settings do and are none: with the setting that is
+/// nearest. Their values are not shown, as one may be a password.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    const START: &str = "COFFRE_";
+    let command = Arguments::command();
+    let settings: Vec<_> = command.get_arguments().filter_map(Arg::get_env).collect();
+    let settings: Vec<_> = settings.into_iter().filter_map(OsStr::to_str).collect();
+    let mut said = Vec::new();
+    for name in names {
+        let name = name.to_string_lossy();
+        let Some(start) = name.get(..START.len()) else { continue };
+        if !start.eq_ignore_ascii_case(START) || settings.contains(&&*name) {
+            continue;
+        }
+        let shown = name.escape_debug();
+        let meant = nearest(&name.to_ascii_uppercase()[START.len()..], &settings, |setting| {
+            &setting[START.len()..]
+        });
+        said.push(match meant {
+            Some(setting) => format!("{shown} is no setting, and is ignored: is {setting} meant?"),
+            None => format!("{shown} is no setting, and is ignored: coffre --help lists them"),
+        });
+    }
+    said.sort_unstable();
+    said
 }
 
 /// The settings of a server.
@@ -273,7 +322,6 @@ signal.";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_are_sound() {
@@ -287,6 +335,30 @@ mod tests {
         assert_eq!(config.bind, ["127.0.0.1"]);
         assert_eq!(config.file, PathBuf::from("donnees.txt"));
         assert_eq!(config.fsync, Fsync::Always);
+    }
+
+    #[test]
+    fn variables_that_are_no_settings_are_named() {
+        let said = |name: &str| unknown_variables([OsString::from(name)].into_iter()).join("\n");
+        for known in ["COFFRE_PORT", "COFFRE_REQUIREPASS_FILE", "PATH", "COFFRE", "é", "RUST_LOG"]
+        {
+            assert_eq!(said(known), "");
+        }
+        for (name, meant) in [
+            ("COFFRE_PROT", "COFFRE_PORT"),
+            ("COFFRE_MAX_CLIENTS", "COFFRE_MAXCLIENTS"),
+            ("coffre_file", "COFFRE_FILE"),
+            ("COFFRE_REQUIREPAS", "COFFRE_REQUIREPASS"),
+            ("COFFRE_MAXMEM", "COFFRE_MAXMEMORY"),
+        ] {
+            assert_eq!(
+                said(name),
+                format!("{name} is no setting, and is ignored: is {meant} meant?")
+            );
+        }
+        let expected = "COFFRE_XXX is no setting, and is ignored: coffre --help lists them";
+        assert_eq!(said("COFFRE_XXX"), expected);
+        assert!(!said("COFFRE_\x1b[2J").contains('\x1b'));
     }
 
     #[test]

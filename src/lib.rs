@@ -27,6 +27,7 @@ pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+mod nearest;
 pub mod offline;
 pub mod output;
 pub mod password;

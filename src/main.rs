@@ -3,19 +3,22 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use coffre::config::Arguments;
+use coffre::config::{self, Arguments};
 use coffre::{logging, offline};
 
 fn main() -> ExitCode {
-    let Arguments { config, tool } = Arguments::parse();
+    let Arguments { config, tool } = Arguments::of_process();
     let filter = if tool.is_some() { "warn" } else { "info" };
     if let Err(error) = logging::begin(filter) {
         return exit(Err(coffre::Error::from(error)), coffre::Error::exit_code);
     }
     match tool {
         Some(tool) => exit(offline::run(&tool), offline::ToolError::exit_code),
-        None => exit(coffre::run(config).map(|()| 0), coffre::Error::exit_code),
+        None => {
+            let variables = std::env::vars_os().map(|(name, _)| name);
+            config::unknown_variables(variables).iter().for_each(|said| log::warn!("{said}"));
+            exit(coffre::run(config).map(|()| 0), coffre::Error::exit_code)
+        }
     }
 }
 

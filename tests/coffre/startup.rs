@@ -95,6 +95,42 @@ fn a_name_may_be_bound_and_is_every_address_it_has() {
     assert!(said.starts_with(&format!("coffre: {name}: ")), "{said}");
 }
 
+/// What was meant to be a setting and is none would else be noticed when it is needed.
+#[test]
+fn variables_that_are_no_settings_are_warned_about() {
+    let (_folder, file) = folder();
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(COFFRE);
+        // A folder that is not there: it ends at once.
+        let missing = file.join("missing");
+        command.args(["--port", "0", "--file"]).arg(missing).env("RUST_LOG", "info");
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = run(&[("COFFRE_REQUIREPAS", "sesame"), ("COFFRE_MAXCLIENTS", "7")]);
+    assert!(said.contains("WARN") && said.contains("is COFFRE_REQUIREPASS meant?"), "{said}");
+    assert!(!said.contains("sesame") && !said.contains("MAXCLIENTS"), "{said}");
+    let said = run(&[("RUST_LOG", "inof")]);
+    assert!(
+        said.contains("RUST_LOG: 'inof' is no level") && said.contains("is info meant?"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_data_file_without_its_flag_is_answered_by_the_flag() {
+    let (_folder, file) = folder();
+    fs::write(&file, "SET a 1\n").unwrap();
+    for arguments in [&[&file as &dyn AsRef<std::ffi::OsStr>][..], &[&"--port", &"0", &file]] {
+        let (code, said) = run_to_end(arguments);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(&format!("coffre --file {}", file.display())), "{said}");
+    }
+    let (_, said) = run_to_end(&[&"chek"]);
+    assert!(said.contains("'check'") && !said.contains("--file"), "{said}");
+}
+
 #[test]
 fn usage_errors_exit_with_2() {
     for arguments in [["--port", "lots"], ["--fsync", "often"], ["--nonsense", "1"]] {
