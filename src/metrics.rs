@@ -172,7 +172,7 @@ fn metrics(control: &Control, engine: &Engine) -> String {
         ("expired_keys_total", "Keys removed because they had expired.", engine.expired() as f64),
         ("received_bytes_total", "Bytes received.", totals.received as f64),
         ("sent_bytes_total", "Bytes sent.", totals.sent as f64),
-        ("errors_total", "Error replies to commands.", totals.errors() as f64),
+        ("errors_total", "Error replies to requests.", totals.errors() as f64),
         ("file_healed_total", "How often the data file was healed.", engine.healed() as f64),
         ("cpu_user_seconds_total", "Processor time.", user.as_secs_f64()),
         ("cpu_system_seconds_total", "Processor time in the system.", system.as_secs_f64()),

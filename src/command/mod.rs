@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::control::{Called, Client, Control, Done, Feed, Paused};
+use crate::control::{Called, Client, Control, Done, Event, Feed, Paused};
 use crate::engine::{Session, WriteError};
 use crate::glob;
 use crate::memory;
@@ -440,7 +440,8 @@ pub fn record(
     done: &mut Done,
 ) {
     let (found, called) = match outcome {
-        Outcome::Unknown | Outcome::Kept => return,
+        Outcome::Unknown => return control.statistics.happened(Event::UnknownCommand),
+        Outcome::Kept => return,
         Outcome::Rejected(found) => (found, Called::not()),
         Outcome::Ran { found, failed } => (found, Called::once(took, *failed)),
     };

@@ -47,10 +47,12 @@ pub enum Event {
     WrongPassword,
     /// A connection's thread panicked.
     Panicked,
+    /// A request named no command.
+    UnknownCommand,
 }
 
 impl Event {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Connected,
         Self::Rejected,
         Self::TimedOut,
@@ -58,6 +60,7 @@ impl Event {
         Self::Malformed,
         Self::WrongPassword,
         Self::Panicked,
+        Self::UnknownCommand,
     ];
 }
 
@@ -79,6 +82,8 @@ pub struct Called {
 pub struct Totals {
     /// By the number of the command.
     pub called: Vec<Called>,
+    /// Requests that named no command.
+    pub unknown: u64,
     /// Keys looked for to be read, and there.
     pub hits: u64,
     /// Keys looked for to be read, and not there.
@@ -95,9 +100,10 @@ impl Totals {
         self.called.iter().map(|called| called.calls).sum()
     }
 
-    /// Error replies to commands.
+    /// Error replies to requests.
     pub fn errors(&self) -> u64 {
-        self.called.iter().map(|called| called.rejected + called.failed).sum()
+        let of_command = |called: &Called| called.rejected + called.failed;
+        self.unknown + self.called.iter().map(of_command).sum::<u64>()
     }
 }
 
@@ -211,7 +217,11 @@ impl Statistics {
     /// All that was added up.
     pub fn totals(&self) -> Totals {
         let commands = self.stripes[0].called.len();
-        let mut totals = Totals { called: vec![Called::default(); commands], ..Totals::default() };
+        let mut totals = Totals {
+            called: vec![Called::default(); commands],
+            unknown: self.times(Event::UnknownCommand),
+            ..Totals::default()
+        };
         for stripe in &self.stripes {
             let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             for (called, [calls, ns, rejected, failed]) in
@@ -289,6 +299,8 @@ mod tests {
         }
         let totals = statistics.totals();
         assert_eq!((totals.commands(), totals.errors()), (600, 400));
+        statistics.happened(Event::UnknownCommand);
+        assert_eq!(statistics.totals().errors(), 401);
         assert_eq!(totals.called.iter().map(|called| called.ns).sum::<u64>(), 3000);
         assert_eq!((totals.hits, totals.misses), (300, 100));
         assert_eq!((totals.received, totals.sent), (1000, 2000));

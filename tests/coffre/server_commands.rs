@@ -54,8 +54,14 @@ fn counters_begin_anew() {
     }
     let read = |client: &mut Client, name| info_of(client, "stats", name).parse::<u64>().unwrap();
     assert_eq!(read(&mut client, "keyspace_misses"), 10);
+    // As in Redis, what is no command counts too.
+    assert_eq!(read(&mut client, "total_error_replies"), 10);
+    client.line("GET");
+    client.line("CONFIG FOO");
+    assert_eq!(read(&mut client, "total_error_replies"), 12);
     assert_eq!(client.line("CONFIG RESETSTAT"), Reply::ok());
     assert_eq!(read(&mut client, "keyspace_misses"), 0);
+    assert_eq!(read(&mut client, "total_error_replies"), 0);
     assert!(read(&mut client, "total_commands_processed") < 5);
     assert_eq!(read(&mut client, "total_connections_received"), 0);
 }
