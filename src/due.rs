@@ -15,12 +15,19 @@ pub struct Due {
     times: BinaryHeap<Reverse<(u64, u64)>>,
     /// How many keys expire.
     count: usize,
+    /// The sum of the times at which they do, in milliseconds of Unix time.
+    sum_ms: u128,
 }
 
 impl Due {
     /// How many keys expire.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// The sum of the times at which they do, in milliseconds of Unix time.
+    pub fn sum_ms(&self) -> u128 {
+        self.sum_ms
     }
 
     /// Makes room for so many more.
@@ -38,6 +45,8 @@ impl Due {
     pub fn change(&mut self, hash: u64, old_ms: Option<u64>, new_ms: Option<u64>) {
         self.count -= usize::from(old_ms.is_some());
         self.count += usize::from(new_ms.is_some());
+        self.sum_ms -= u128::from(old_ms.unwrap_or(0));
+        self.sum_ms += u128::from(new_ms.unwrap_or(0));
         if let (Some(time_ms), true) = (new_ms, new_ms != old_ms) {
             self.times.push(Reverse((time_ms, hash)));
         }
@@ -87,6 +96,7 @@ mod tests {
             due.change(hash, None, Some(1000 - hash));
         }
         assert_eq!((due.next(900), due.count()), (None, 100));
+        assert_eq!(due.sum_ms(), (901..=1000).sum());
         assert_eq!(due.next(901), Some((99, 901)));
         for hash in 0..99 {
             due.change(hash, Some(1000 - hash), Some(5000));
@@ -99,5 +109,6 @@ mod tests {
         assert!(due.is_stale());
         due.keep(|time_ms, hash| time_ms == 5000 && hash >= 90);
         assert_eq!((due.count(), due.times.len()), (9, 9));
+        assert_eq!(due.sum_ms(), 9 * 5000);
     }
 }

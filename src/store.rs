@@ -280,6 +280,11 @@ impl Shard {
         self.tables.get(database).map_or(0, |table| table.due.count())
     }
 
+    /// The sum of the times at which keys of a database expire, in milliseconds of Unix time.
+    pub fn expiry_sum_ms(&self, database: usize) -> u128 {
+        self.tables.get(database).map_or(0, |table| table.due.sum_ms())
+    }
+
     /// Makes room in a database for one more entry, or one more time.
     pub fn make_room(&mut self, database: usize, expires_ms: Option<u64>) -> Result<(), NoMemory> {
         self.make_room_for(database, 1, expires_ms)

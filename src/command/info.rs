@@ -200,9 +200,11 @@ fn cluster(_context: &mut Context<'_, '_>, text: &mut String) {
 }
 
 fn keyspace(context: &mut Context<'_, '_>, text: &mut String) {
-    for (database, (keys, expiring)) in context.session.counts().into_iter().enumerate() {
+    let ttls_ms = context.session.average_ttls_ms();
+    let counts = context.session.counts().into_iter().zip(ttls_ms);
+    for (database, ((keys, expiring), ttl_ms)) in counts.enumerate() {
         if keys > 0 {
-            put(text, format_args!("db{database}:keys={keys},expires={expiring},avg_ttl=0"));
+            put(text, format_args!("db{database}:keys={keys},expires={expiring},avg_ttl={ttl_ms}"));
         }
     }
 }

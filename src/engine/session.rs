@@ -689,6 +689,32 @@ impl<'a> Session<'a> {
         counts
     }
 
+    /// In how many milliseconds the keys of each database that expire do so, on the average; 0 where none does. Looks
+    /// at a sum for each shard, at no key.
+    pub fn average_ttls_ms(&mut self) -> Vec<u64> {
+        let mut sums = vec![(0_u128, 0_u128); self.engine.store.databases()];
+        for number in 0..SHARDS {
+            self.locked(number, |session, shard| {
+                session.note(shard.newest());
+                for (database, (sum_ms, count)) in
+                    sums.iter_mut().enumerate().take(shard.databases())
+                {
+                    *sum_ms += shard.expiry_sum_ms(database);
+                    *count += shard.expiring(database) as u128;
+                }
+            });
+        }
+        let now_ms = u128::from(unix_time_ms());
+        let average = |(sum_ms, count): (u128, u128)| match sum_ms.checked_div(count) {
+            // What has expired and is not removed yet must not count below zero.
+            Some(average_ms) => {
+                u64::try_from(average_ms.saturating_sub(now_ms)).unwrap_or(u64::MAX)
+            }
+            None => 0,
+        };
+        sums.into_iter().map(average).collect()
+    }
+
     /// What to wait for before what was written or shown since this was last asked may leave.
     pub fn take_mark(&mut self) -> Mark {
         self.now_ms = 0;

@@ -140,6 +140,41 @@ fn times_to_live_are_what_is_left() {
     assert_eq!(number(client.line("PEXPIRETIME a")), at, "times are absolute");
 }
 
+#[test]
+fn the_mean_time_to_live_is_that_of_the_keys_that_expire() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    let ttl_s = |client: &mut Client, database: &str| {
+        let shown = info_of(client, "keyspace", database);
+        let ttl_ms = shown.rsplit_once("avg_ttl=").unwrap().1.parse::<u64>().unwrap();
+        (ttl_ms + 5000) / 10_000 * 10
+    };
+    client.line("MSET plain 1 other 2");
+    assert_eq!(ttl_s(&mut client, "db0"), 0);
+    client.line("SET a 1 EX 100");
+    client.line("SET b 1 EX 300");
+    client.line("SET c 1 EX 1000");
+    client.line("EXPIRE c 2000");
+    assert_eq!(ttl_s(&mut client, "db0"), 800);
+    // What goes, or stays for good, counts no more.
+    client.line("PERSIST c");
+    assert_eq!(ttl_s(&mut client, "db0"), 200);
+    client.line("RENAME a plain");
+    client.line("DEL b");
+    client.line("MOVE other 3");
+    assert_eq!(ttl_s(&mut client, "db0"), 100);
+    client.line("SWAPDB 0 3");
+    assert_eq!((ttl_s(&mut client, "db0"), ttl_s(&mut client, "db3")), (0, 100));
+    server.kill();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!((ttl_s(&mut client, "db0"), ttl_s(&mut client, "db3")), (0, 100));
+    client.line("FLUSHALL");
+    client.line("SET a 1 EX 50");
+    assert_eq!(ttl_s(&mut client, "db0"), 50);
+}
+
 /// A crowd that expires at one moment holds nobody up.
 #[test]
 fn many_that_expire_at_once_go_bit_by_bit() {
