@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::keys::encoding;
-use super::{CommandError, Context, ECHO_BYTES_MAX, is, lossy};
+use super::{CommandError, Context, ECHO_BYTES_MAX, help, is, lookup, lossy};
 use crate::config::{Debug, is_of_this_machine};
 use crate::engine::{Session, VerifyError};
 use crate::entry::Entry;
@@ -25,6 +25,12 @@ pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         _ => return Err(CommandError::NoDebug),
     }
     match (&request[1], request.len()) {
+        (word, 2) if is(word, "HELP") => {
+            let notes = lookup(&request[0]).map_or(&[][..], |command| command.notes);
+            let text: Vec<_> = notes.iter().map(ToString::to_string).collect();
+            help::lines(context.replies, &text);
+            return Ok(());
+        }
         (word, 3) if is(word, "SLEEP") => {
             let seconds = str::from_utf8(&request[2]).ok().and_then(|text| text.parse().ok());
             let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

@@ -10,24 +10,41 @@ use crate::request::Request;
 type Result = std::result::Result<(), CommandError>;
 
 /// An array of status lines: legible in telnet and in redis-cli alike.
-fn lines(replies: &mut Replies, lines: &[String]) {
+pub fn lines(replies: &mut Replies, lines: &[String]) {
     replies.array(lines.len());
     lines.iter().for_each(|line| replies.status(line));
 }
 
+/// `HELP [group | command [subcommand]]`
 pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let text = match request.len() {
-        1 => overview(),
-        _ => {
-            let name = &request[1];
-            let command = lookup(name);
-            let command =
-                command.ok_or_else(|| CommandError::NoHelp(lossy(name, ECHO_BYTES_MAX)))?;
-            explain(command)
-        }
+    let words: Vec<_> = request.words_from(1).collect();
+    let text = match words[..] {
+        [] => Some(overview()),
+        [name] => lookup(name).map(|command| explain(command, None)).or_else(|| {
+            let group = Group::ALL.iter().find(|group| is(at_removed(name), group.name()));
+            group.map(|group| of_group(*group))
+        }),
+        [name, subcommand, ..] => lookup(name).and_then(|command| {
+            let found = command.subcommands.iter().find(|known| is(subcommand, known.name));
+            found.map(|found| explain(found, Some(command)))
+        }),
     };
+    let text = text.ok_or_else(|| {
+        let shown: Vec<_> = words.iter().map(|word| lossy(word, ECHO_BYTES_MAX)).collect();
+        CommandError::NoHelp(shown.join(" "))
+    })?;
     lines(context.replies, &text);
     Ok(())
+}
+
+/// redis-cli's `help @string` is meant for `HELP string`.
+fn at_removed(name: &[u8]) -> &[u8] {
+    name.strip_prefix(b"@").unwrap_or(name)
+}
+
+fn of_group(group: Group) -> Vec<String> {
+    let commands = TABLE.iter().filter(|command| command.group == group);
+    commands.map(|command| format!("{:<12} {}", command.name, command.summary)).collect()
 }
 
 fn overview() -> Vec<String> {
@@ -40,18 +57,22 @@ fn overview() -> Vec<String> {
             .collect();
         text.push(format!("{:<12} {}", group.name(), names.join(" ")));
     }
-    text.push("HELP command explains one; QUIT leaves".to_owned());
+    text.push("HELP command explains one, HELP string lists a group; QUIT leaves".to_owned());
     text
 }
 
-fn explain(command: &Command) -> Vec<String> {
-    let mut text = vec![command.usage(), format!("  {}", command.summary)];
+/// Explains a command, or a subcommand of `container`.
+fn explain(command: &Command, container: Option<&Command>) -> Vec<String> {
+    let before = container.map_or(String::new(), |container| format!("{} ", container.name));
+    let mut text = vec![format!("{before}{}", command.usage()), format!("  {}", command.summary)];
     text.extend(command.alias.map(|alias| format!("  Also: {alias}")));
     text.extend(command.notes.iter().map(|note| format!("  {note}")));
     for subcommand in command.subcommands {
         text.push(format!("  {} {}: {}", command.name, subcommand.usage(), subcommand.summary));
     }
-    text.push(format!("  Example: {}", command.example));
+    if !command.example.is_empty() {
+        text.push(format!("  Example: {}", command.example));
+    }
     text
 }
 

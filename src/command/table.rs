@@ -1237,11 +1237,21 @@ pub static TABLE: &[Command] = &[
     Command {
         name: "HELP",
         alias: Some("?"),
-        arity: Arity::Between(1, 2),
+        arity: Arity::Between(1, 3),
         group: Group::Connection,
         since: "0.1.0",
-        summary: "Lists the commands, or explains one.",
-        arguments: &[NAME.optional()],
+        summary: "Lists the commands, or those of a group, or explains one.",
+        arguments: &[Argument::one_of(
+            "topic",
+            &[
+                Argument::new("group", "string"),
+                Argument::block(
+                    "command",
+                    &[NAME, Argument::new("subcommand", "string").optional()],
+                ),
+            ],
+        )
+        .optional()],
         example: "HELP SET",
         run: help::help,
         ..PLAIN
@@ -1358,6 +1368,7 @@ pub static TABLE: &[Command] = &[
             "RELOAD, LOADAOF                       the data file is read, and must tell the same",
             "STRINGMATCH-LEN length pattern        the pattern is matched with so many letters",
             "JMAP, CHANGE-REPL-ID                  nothing",
+            "HELP                                  this list",
             "Only with --enable-debug-command.",
         ],
         run: debug::debug,
@@ -1857,7 +1868,7 @@ mod tests {
         assert_eq!(usage(b"mset").as_deref(), Some("MSET key value [key value ...]"));
         assert_eq!(usage(b"Del").as_deref(), Some("DEL key [key ...]"));
         assert_eq!(usage(b"flushall").as_deref(), Some("FLUSHALL [ASYNC|SYNC]"));
-        assert_eq!(usage(b"?").as_deref(), Some("HELP [command-name]"));
+        assert_eq!(usage(b"?").as_deref(), Some("HELP [group|command-name [subcommand]]"));
         assert_eq!(usage(b"config").as_deref(), Some("CONFIG subcommand"));
         assert_eq!(usage(b"nope"), None);
     }

@@ -124,6 +124,12 @@ fn debug_is_what_tests_need() {
     let Reply::Array(digests) = client.line("DEBUG DIGEST-VALUE a b") else { panic!() };
     assert!(digests[0] != digests[1] && digests[1] == Reply::bulk(&"0".repeat(40)));
     assert_eq!(client.line("DEBUG JMAP"), Reply::ok());
+    let Reply::Array(help) = client.line("DEBUG HELP") else { panic!() };
+    let names = ["SLEEP", "PANIC", "OBJECT", "RELOAD", "HELP"];
+    for name in names {
+        let is_of = |line: &&Reply| line.error_or_status().starts_with(name);
+        assert_eq!(help.iter().filter(is_of).count(), 1, "{name}: {help:?}");
+    }
     let unknown = client.line("DEBUG SEGFAULT");
     assert_eq!(unknown.error(), "ERR unknown subcommand 'SEGFAULT'. Try DEBUG HELP.");
 }
