@@ -18,10 +18,10 @@ use crate::command::{self, CommandError, Context, Conversation};
 use crate::control::{Client, Control, Done, Event, Feed, is_timeout};
 use crate::engine::{Engine, Session};
 use crate::limits::{
-    CLIENT_STACK_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE, REPLY_BYTES_MAX,
-    REQUEST_BYTES_PER_S, THREAD_BYTES, TICK_MS,
+    CLIENT_STACK_BYTES, IDLE_BUFFER_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE,
+    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, STRANGER_BYTES_MAX, THREAD_BYTES, TICK_MS,
 };
-use crate::memory;
+use crate::memory::{self, Unauthenticated};
 use crate::output::Output;
 use crate::persistence::Fsync;
 use crate::request::{Limits, ProtocolError, RequestReader};
@@ -50,6 +50,8 @@ pub struct Connection<'a> {
     patience: Option<Duration>,
     /// The thread that sends what this client watches.
     watcher: Option<JoinHandle<()>>,
+    /// What it holds as long as it has not given the password.
+    unauthenticated: Unauthenticated,
 }
 
 /// How large a request may be at this point of a conversation.
@@ -101,6 +103,7 @@ impl<'a> Connection<'a> {
             polls: 16,
             patience: None,
             watcher: None,
+            unauthenticated: Unauthenticated::default(),
         }
     }
 
@@ -206,11 +209,16 @@ impl<'a> Connection<'a> {
             }
             if self.limits.is_strangers == self.conversation.authenticated {
                 self.limits = limits(&self.conversation, control);
+                self.unauthenticated.hold(0);
             }
             if self.conversation.is_over {
                 return Ok(Burst::Quit);
             }
-            if self.output.batch.replies.len() > REPLY_BYTES_MAX || self.session.is_commit_due() {
+            let most = match self.limits.is_strangers {
+                true => STRANGER_BYTES_MAX,
+                false => REPLY_BYTES_MAX,
+            };
+            if self.output.batch.replies.len() > most || self.session.is_commit_due() {
                 return Ok(Burst::Full);
             }
         }
@@ -280,6 +288,9 @@ impl<'a> Connection<'a> {
                 Ok(count) => {
                     self.done.received += count as u64;
                     self.wait_for(Some(TICK))?;
+                    if self.limits.is_strangers && !self.hold_unauthenticated() {
+                        return Ok(Received::NoMemory);
+                    }
                     return Ok(if self.is_late() { Received::TooSlow } else { Received::Bytes });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -297,6 +308,13 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// Counts what the client holds before it has given the password, beside what every client has; `false` if all such
+    /// clients together hold too much.
+    fn hold_unauthenticated(&mut self) -> bool {
+        let buffers = self.requests.capacity() + self.output.batch.replies.capacity();
+        self.unauthenticated.hold(buffers.saturating_sub(IDLE_BUFFER_BYTES))
+    }
+
     /// Nothing came for a while: should that end the connection?
     fn look_at_the_clock(&mut self, silence: Duration) -> io::Result<Option<Received>> {
         let settings = &self.control.settings;
@@ -309,8 +327,14 @@ impl<'a> Connection<'a> {
         if !never && silence >= idle {
             return Ok(Some(Received::Idle));
         }
+        if self.unauthenticated.holds() && memory::is_low() {
+            return Ok(Some(Received::NoMemory));
+        }
         self.requests.rest();
         self.output.rest();
+        if self.limits.is_strangers {
+            self.hold_unauthenticated();
+        }
         self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);
         memory::settle();
         let has_deadline = self.begun.is_some() || !self.conversation.authenticated;

@@ -69,6 +69,13 @@ impl Pattern {
         Ok(Self { first, rest })
     }
 
+    /// Compiles a pattern for names in lower case, whatever its own case.
+    pub fn of_lower_case(pattern: &[u8]) -> Result<Self, TooLong> {
+        // Not more than may be compiled: a copy of any length would be a client's to choose.
+        let start = &pattern[..pattern.len().min(PATTERN_BYTES_MAX + 1)];
+        Self::new(&start.to_ascii_lowercase())
+    }
+
     /// The only key that matches, if there is but one.
     pub fn only(&self) -> Option<Vec<u8>> {
         let prefix = self.prefix();

@@ -115,7 +115,17 @@ pub const SLOW_ARGUMENT_BYTES_MAX: usize = 128;
 pub const SLOWLOG_ENTRIES_MAX: usize = 128;
 
 /// A request longer than this, in bytes, is one that `--maxmemory` may refuse before it is complete.
-pub const LARGE_REQUEST_BYTES: usize = 4 << 20;
+pub const LARGE_REQUEST_BYTES: usize = 64 << 10;
+
+/// Where `--maxmemory` is reached requests of up to this length, in bytes, still find room, so that many keys can be
+/// removed at once: all clients together as much as [`REQUEST_SLACK_SHARE`] says.
+pub const SLACK_REQUEST_BYTES: usize = 4 << 20;
+
+/// That room, as a part of `--maxmemory`: one in so many.
+pub const REQUEST_SLACK_SHARE: usize = 8;
+
+/// What all clients together may hold that have yet to give the password, beside a small buffer each, in bytes.
+pub const UNAUTHENTICATED_BYTES_MAX: usize = 8 << 20;
 
 /// About how long a line of `MONITOR` may be, in bytes; escapes make it up to four times as long.
 pub const MONITOR_LINE_BYTES_MAX: usize = 16 << 10;
@@ -276,6 +286,7 @@ pub const LINGER_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(LARGE_REPLY_BYTES < REPLY_COPIED_BYTES_MAX);
+const _: () = assert!(LARGE_REQUEST_BYTES < SLACK_REQUEST_BYTES);
 const _: () = assert!(INLINE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () =
     assert!(IDLE_BUFFER_BYTES < READ_BUFFER_BYTES && READ_BUFFER_BYTES <= BURST_BYTES_MAX);

@@ -25,7 +25,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 use crate::limits::{
-    AMPLE_BYTES, LOW_ALLOCATION_BYTES_MAX, MEMORY_RESERVE_BYTES, SMALL_ALLOCATION_BYTES_MAX,
+    AMPLE_BYTES, LOW_ALLOCATION_BYTES_MAX, MEMORY_RESERVE_BYTES, REQUEST_SLACK_SHARE,
+    SMALL_ALLOCATION_BYTES_MAX, UNAUTHENTICATED_BYTES_MAX,
 };
 
 #[global_allocator]
@@ -37,6 +38,12 @@ static USED: AtomicIsize = AtomicIsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 /// How much may be used, in bytes; 0 is no bound.
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
+/// About to be allocated, in bytes, see [`claim`].
+static CLAIMED: AtomicUsize = AtomicUsize::new(0);
+/// Held by [`Slack`], in bytes.
+static SLACK_USED: AtomicUsize = AtomicUsize::new(0);
+/// Held by clients that have yet to give the password, in bytes, see [`Unauthenticated`].
+static UNAUTHENTICATED: AtomicUsize = AtomicUsize::new(0);
 /// Given back when the system refuses a small request; null until there is one, and while memory is low.
 static RESERVE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 static LOW: AtomicBool = AtomicBool::new(false);
@@ -156,13 +163,95 @@ pub fn has_room(more: usize) -> bool {
     if limit == 0 {
         return true;
     }
-    let used = USED.load(Ordering::Relaxed) + BALANCE.get();
-    let has_room = usize::try_from(used).unwrap_or(0).saturating_add(more) <= limit;
+    let used = usize::try_from(USED.load(Ordering::Relaxed) + BALANCE.get()).unwrap_or(0);
+    // What unauthenticated clients hold has a bound of its own: it takes no room from the others.
+    let used = used.saturating_sub(UNAUTHENTICATED.load(Ordering::Relaxed));
+    let wanted = used.saturating_add(CLAIMED.load(Ordering::Relaxed)).saturating_add(more);
+    let has_room = wanted <= limit;
     // What could never be there is not missed.
     if !has_room && more <= limit / 2 {
         MISSED_FOR.store(MISSED_TICKS, Ordering::Relaxed);
     }
     has_room
+}
+
+/// Room for so many bytes, kept until the claim is dropped: two threads that ask at the same moment do not get the same
+/// room. `None` if there is not so much.
+pub fn claim(bytes: usize) -> Option<Claim> {
+    let has_room = has_room(bytes);
+    let claim = Claim(bytes);
+    CLAIMED.fetch_add(bytes, Ordering::Relaxed);
+    // Another may have claimed it since; then neither may get it, which is on the safe side.
+    (has_room && self::has_room(0)).then_some(claim)
+}
+
+/// See [`claim`].
+#[derive(Debug)]
+pub struct Claim(usize);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        CLAIMED.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+/// Room beyond the bound that a client's request holds, from a store that all clients share.
+#[derive(Debug, Default)]
+pub struct Slack {
+    bytes: usize,
+}
+
+impl Slack {
+    /// Takes so many bytes more; `false` if there are not so many left.
+    pub fn take(&mut self, more: usize) -> bool {
+        let most = limit() / REQUEST_SLACK_SHARE;
+        let is_there = SLACK_USED.fetch_add(more, Ordering::Relaxed) + more <= most;
+        match is_there {
+            true => self.bytes += more,
+            false => drop(SLACK_USED.fetch_sub(more, Ordering::Relaxed)),
+        }
+        is_there
+    }
+
+    /// Gives all of it back.
+    pub fn release(&mut self) {
+        SLACK_USED.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Slack {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// What a client holds that has yet to give the password. All of them together may hold
+/// [`UNAUTHENTICATED_BYTES_MAX`]: the client that asks for more is refused.
+#[derive(Debug, Default)]
+pub struct Unauthenticated {
+    bytes: usize,
+}
+
+impl Unauthenticated {
+    /// It holds so many bytes now; `false` if that is too much.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let others = UNAUTHENTICATED.fetch_add(more, Ordering::Relaxed);
+        UNAUTHENTICATED.fetch_sub(self.bytes.saturating_sub(bytes), Ordering::Relaxed);
+        self.bytes = bytes;
+        more == 0 || others + more <= UNAUTHENTICATED_BYTES_MAX
+    }
+
+    /// Whether it holds anything.
+    pub fn holds(&self) -> bool {
+        self.bytes > 0
+    }
+}
+
+impl Drop for Unauthenticated {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
 }
 
 /// Whether somebody was refused memory a moment ago: who holds some for no good should let go of it.
@@ -397,6 +486,16 @@ mod tests {
         let (memory, was_low) = (Counting::again(layout, request), is_low());
         assert!(take_reserve() && !is_low());
         assert!(!memory.is_null() && was_low && served.get() == 1);
+    }
+
+    #[test]
+    fn what_unauthenticated_clients_hold_is_bounded_together() {
+        let (mut one, mut two) = (Unauthenticated::default(), Unauthenticated::default());
+        assert!(one.hold(UNAUTHENTICATED_BYTES_MAX / 2) && two.hold(UNAUTHENTICATED_BYTES_MAX / 2));
+        assert!(!two.hold(UNAUTHENTICATED_BYTES_MAX / 2 + 1));
+        assert!(two.hold(1) && two.holds(), "less is never too much");
+        drop(two);
+        assert!(one.hold(UNAUTHENTICATED_BYTES_MAX));
     }
 
     #[test]

@@ -15,9 +15,9 @@ use std::ops::{Index, Range};
 use crate::limits::{
     ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, IDLE_BUFFER_BYTES,
     INLINE_BYTES_MAX, LARGE_REQUEST_BYTES, READ_BUFFER_BYTES, REQUEST_BYTES_MAX,
-    STRANGER_ARGUMENTS_MAX, STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
+    SLACK_REQUEST_BYTES, STRANGER_ARGUMENTS_MAX, STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
 };
-use crate::memory::{self, NoMemory};
+use crate::memory::{self, NoMemory, Slack};
 use crate::telnet::{self, Telnet};
 use crate::text::{self, Words};
 
@@ -212,6 +212,8 @@ pub struct RequestReader {
     wanted: usize,
     /// How much the last read brought.
     last_read: usize,
+    /// What the buffer takes beyond the bound of memory.
+    slack: Slack,
     /// The words of the inline request at `start`.
     words: Words,
 }
@@ -228,6 +230,7 @@ impl Default for RequestReader {
             arguments: Vec::new(),
             wanted: 0,
             last_read: 0,
+            slack: Slack::default(),
             words: Words::default(),
         }
     }
@@ -296,14 +299,20 @@ impl RequestReader {
     fn shrink_to(&mut self, length: usize) {
         if self.buffer.len() > length {
             self.buffer = vec![0; length];
+            self.slack.release();
         }
     }
 
     fn grow(&mut self, length: usize) -> io::Result<()> {
-        if length > LARGE_REQUEST_BYTES && !memory::has_room(length - self.buffer.len()) {
+        let more = length - self.buffer.len();
+        let claim = memory::claim(more);
+        let may = length <= LARGE_REQUEST_BYTES
+            || claim.is_some()
+            || length <= SLACK_REQUEST_BYTES && !memory::is_low() && self.slack.take(more);
+        if !may {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        memory::try_to(|| self.buffer.try_reserve_exact(length - self.buffer.len()))?;
+        memory::try_to(|| self.buffer.try_reserve_exact(more))?;
         self.buffer.resize(length, 0);
         Ok(())
     }

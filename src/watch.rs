@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use crate::memory::{self, NoMemory};
 use crate::store::Place;
 
 /// Held by who watches; knows whether one of the keys was changed.
@@ -33,7 +34,9 @@ pub struct Watchers {
 
 impl Watchers {
     /// Adds one.
-    pub fn add(&mut self, place: Place, exists: bool, watch: &Arc<Watch>) {
+    ///
+    /// An error if there is no memory for it.
+    pub fn add(&mut self, place: Place, exists: bool, watch: &Arc<Watch>) -> Result<(), NoMemory> {
         const FEW: usize = 16;
         if self.by_place.len() >= self.many {
             self.by_place.retain(|_, watchers| {
@@ -42,29 +45,33 @@ impl Watchers {
             });
             self.many = FEW.max(2 * self.by_place.len());
         }
+        memory::try_to(|| self.by_place.try_reserve(1))?;
         let watchers = self.by_place.entry(place).or_default();
         watchers.retain(|(_, watch)| watch.strong_count() > 0);
+        memory::try_to(|| watchers.try_reserve(1))?;
         watchers.push((exists, Arc::downgrade(watch)));
+        Ok(())
     }
 
     /// A key was changed.
-    pub fn changed(&mut self, place: Place) {
+    pub fn changed(&self, place: Place) {
         self.tell(place, |_| true);
     }
 
     /// A key is gone because it expired: who has seen it gone already knows.
-    pub fn expired(&mut self, place: Place) {
+    pub fn expired(&self, place: Place) {
         self.tell(place, |existed| existed);
     }
 
     /// The keys at all places were changed of which `concerns` says so.
-    pub fn many_changed(&mut self, concerns: impl Fn(Place) -> bool) {
-        let places: Vec<_> =
-            self.by_place.keys().copied().filter(|place| concerns(*place)).collect();
-        places.into_iter().for_each(|place| self.changed(place));
+    pub fn many_changed(&self, concerns: impl Fn(Place) -> bool) {
+        self.by_place
+            .keys()
+            .filter(|place| concerns(**place))
+            .for_each(|place| self.changed(*place));
     }
 
-    fn tell(&mut self, place: Place, concerns: impl Fn(bool) -> bool) {
+    fn tell(&self, place: Place, concerns: impl Fn(bool) -> bool) {
         if self.by_place.is_empty() {
             return;
         }
@@ -87,8 +94,8 @@ mod tests {
         let [a, b, c] = [b"a", b"b", b"c"].map(|key| store.place(0, key));
         let (mut watchers, one, two) =
             (Watchers::default(), Arc::<Watch>::default(), Arc::<Watch>::default());
-        watchers.add(a, true, &one);
-        watchers.add(b, false, &two);
+        watchers.add(a, true, &one).unwrap();
+        watchers.add(b, false, &two).unwrap();
         watchers.expired(b);
         watchers.changed(c);
         watchers.changed(store.place(1, b"a"));
@@ -103,7 +110,7 @@ mod tests {
     fn who_watches_no_more_is_forgotten() {
         let (store, mut watchers) = (Store::default(), Watchers::default());
         for number in 0..10_000_u32 {
-            watchers.add(store.place(0, &number.to_le_bytes()), true, &Arc::default());
+            watchers.add(store.place(0, &number.to_le_bytes()), true, &Arc::default()).unwrap();
         }
         assert!(watchers.by_place.len() <= 16);
     }

@@ -1,6 +1,6 @@
 //! `CONFIG`: the running configuration under Redis's names, and the part of it that may change.
 
-use super::{CommandError, Context, ECHO_BYTES_MAX, lossy};
+use super::{CommandError, Context, ECHO_BYTES_MAX, is, lossy};
 use crate::config::bytes;
 use crate::control::Control;
 use crate::glob::Pattern;
@@ -17,7 +17,7 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let mut asked = vec![false; parameters.len()];
     // One pattern at a time: each may take megabytes.
     for word in request.words_from(2) {
-        let pattern = Pattern::new(&word.to_ascii_lowercase())?;
+        let pattern = Pattern::of_lower_case(word)?;
         for ((name, _), asked) in parameters.iter().zip(&mut asked) {
             *asked |= pattern.matches(name.as_bytes());
         }
@@ -151,8 +151,7 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let known = parameters(context.control);
     let mut changes: Vec<(&'static str, Change)> = Vec::new();
     for index in (2..request.len()).step_by(2) {
-        let word = request[index].to_ascii_lowercase();
-        let Some((name, _)) = known.iter().find(|(name, _)| name.as_bytes() == word) else {
+        let Some((name, _)) = known.iter().find(|(name, _)| is(&request[index], name)) else {
             let shown = lossy(&request[index], ECHO_BYTES_MAX);
             let error = "Unknown option or number of arguments for CONFIG SET -";
             return Err(CommandError::NoSuch(error, shown));

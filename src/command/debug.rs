@@ -10,6 +10,7 @@ use crate::config::{Debug, is_of_this_machine};
 use crate::engine::{Session, VerifyError};
 use crate::entry::Entry;
 use crate::glob::Pattern;
+use crate::keylist::KeyList;
 use crate::request::Request;
 use crate::text;
 
@@ -109,10 +110,15 @@ fn digest(session: &mut Session<'_>) -> Result<String> {
     for database in 0..session.engine().databases() {
         let mut of_database = 0_u64;
         session.within(database, |session| {
-            let mut keys = Vec::new();
-            session.keys(b"", |key| keys.push(key.to_vec())).map_err(|_| CommandError::NoMemory)?;
-            for key in keys {
-                let hash = session.look(&key, |entry| entry.map_or(0, hash));
+            let (mut keys, mut listed) = (KeyList::default(), Ok(()));
+            session.keys(b"", |key| {
+                if listed.is_ok() {
+                    listed = keys.push(key);
+                }
+            })?;
+            listed.map_err(|_| CommandError::NoMemory)?;
+            for key in keys.iter_from(0) {
+                let hash = session.look(key, |entry| entry.map_or(0, hash));
                 of_database = of_database.wrapping_add(hash);
             }
             Ok::<_, CommandError>(())
@@ -124,7 +130,8 @@ fn digest(session: &mut Session<'_>) -> Result<String> {
 
 fn hash(entry: &Entry) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (entry.key(), entry.value().to_vec(), entry.expires_ms()).hash(&mut hasher);
+    (entry.key(), entry.value().len(), entry.expires_ms()).hash(&mut hasher);
+    entry.value().all().for_each(|piece| hasher.write(piece));
     hasher.finish()
 }
 

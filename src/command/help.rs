@@ -17,7 +17,7 @@ pub fn lines(replies: &mut Replies, lines: &[String]) {
 
 /// `HELP [group | command [subcommand]]`
 pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let words: Vec<_> = request.words_from(1).collect();
+    let words: Vec<_> = request.words_from(1).take(2).collect();
     let text = match words[..] {
         [] => Some(overview()),
         [name] => lookup(name).map(|command| explain(command, None)).or_else(|| {
@@ -111,7 +111,7 @@ pub fn command_list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
                 command.categories().any(|category| is(&request[4], category))
             }),
             filter if is(filter, "PATTERN") => {
-                let pattern = Pattern::new(&request[4].to_ascii_lowercase())?;
+                let pattern = Pattern::of_lower_case(&request[4])?;
                 found.retain(|(_, name)| pattern.matches(name.as_bytes()));
             }
             _ => return Err(CommandError::Syntax),
@@ -135,9 +135,9 @@ pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) ->
     if !command.arity.allows(asked.len()) {
         return Err(CommandError::Value("Invalid number of arguments specified for command"));
     }
-    let places: Vec<_> = command.key_places(&asked).filter(|place| *place < asked.len()).collect();
-    context.replies.array(places.len());
-    places.into_iter().for_each(|place| context.replies.bulk(&asked[place]));
+    let places = || command.key_places(&asked).filter(|place| *place < asked.len());
+    context.replies.array(places().count());
+    places().for_each(|place| context.replies.bulk(&asked[place]));
     Ok(())
 }
 

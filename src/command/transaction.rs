@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{CommandError, Context, Conversation, Flag, Found, Group, Outcome, record};
-use crate::engine::{Session, ShardSet, Watch};
+use crate::engine::{Session, ShardSet, Watch, WriteError};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::memory;
 use crate::request::{Kept, Request};
@@ -137,7 +137,7 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             return Err(CommandError::MaxMemory);
         }
         transaction.watched_bytes = bytes;
-        place.insert(context.session.watch(key, &transaction.watch));
+        place.insert(context.session.watch(key, &transaction.watch).map_err(WriteError::from)?);
     }
     context.replies.status("OK");
     Ok(())

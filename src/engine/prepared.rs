@@ -76,9 +76,10 @@ struct Prepared {
 }
 
 /// One of several keys that are set at one moment.
-struct Set<'k> {
+struct Set {
     place: Place,
-    key: &'k [u8],
+    /// Its place among those named.
+    number: usize,
     entry: Entry,
 }
 
@@ -280,7 +281,7 @@ impl Session<'_> {
         let (mut records, count) = (Records::default(), pairs.len());
         let mut sets = self.prepare_all(pairs, expires_ms, &mut records)?;
         // By shard, each locked and worked on once; a key that is named twice keeps the last value.
-        sets.sort_by_key(|set| set.place.shard());
+        sets.sort_unstable_by_key(|set| (set.place.shard(), set.number));
         self.atomically(keys, |session| {
             if !decide(session)? {
                 return Ok(false);
@@ -295,11 +296,10 @@ impl Session<'_> {
         pairs: impl ExactSizeIterator<Item = (&'k [u8], &'k [u8])>,
         expires_ms: Option<u64>,
         records: &mut Records,
-    ) -> Result<Vec<Set<'k>>, WriteError> {
+    ) -> Result<Vec<Set>, WriteError> {
         let mut sets = Vec::new();
-        // Sorting takes half as much again.
-        memory::try_to(|| sets.try_reserve(pairs.len() + pairs.len() / 2))?;
-        for (key, value) in pairs {
+        memory::try_to(|| sets.try_reserve_exact(pairs.len()))?;
+        for (number, (key, value)) in pairs.enumerate() {
             self.begin(key, value)?;
             self.spend(work::WRITTEN_BYTE * key.len() as u64 + work::KEY);
             self.check_work()?;
@@ -307,14 +307,14 @@ impl Session<'_> {
             records.reserve(quoted_bytes(key) + quoted_bytes(value) + REST_BYTES)?;
             write_set(key, value, expires_ms, records.tail());
             let entry = Entry::new(key, value, expires_ms)?;
-            sets.push(Set { place: self.place(key), key, entry });
+            sets.push(Set { place: self.place(key), number, entry });
         }
         Ok(sets)
     }
 
     fn put_all(
         &mut self,
-        sets: Vec<Set<'_>>,
+        sets: Vec<Set>,
         count: usize,
         records: &mut Records,
         expires_ms: Option<u64>,
@@ -335,8 +335,7 @@ impl Session<'_> {
             let number = first.place.shard();
             self.locked(number, |session, shard| {
                 let mut next = Some(first);
-                while let Some(Set { place, key, entry }) = next {
-                    debug_assert_eq!(entry.key(), key);
+                while let Some(Set { place, entry, .. }) = next {
                     let undo = shard.put(place, entry);
                     session.changed(shard, place, stamp, undo);
                     next = sets.next_if(|set| set.place.shard() == number);

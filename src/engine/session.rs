@@ -13,7 +13,7 @@ use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BLOCK_BYTES,
     VALUE_BYTES_MAX, work,
 };
-use crate::memory::{self, NoMemory};
+use crate::memory::{self, Claim, NoMemory};
 use crate::persistence::format::{
     write_del, write_expiry, write_flush, write_set, write_set_end, write_set_range,
     write_set_start, write_swap,
@@ -63,6 +63,8 @@ pub struct Session<'a> {
     pub(super) record: Records,
     /// What they make of the file.
     pub(super) effect: Effect,
+    /// The room that a large record and its entry are about to take.
+    claim: Option<Claim>,
     /// Bytes kept for taking back what was written since the last commit.
     pub(super) undo_bytes: usize,
     /// What was just settled, to be forgotten.
@@ -128,6 +130,7 @@ impl<'a> Session<'a> {
             mark: Mark::default(),
             record: Records::default(),
             effect: Effect::default(),
+            claim: None,
             undo_bytes: 0,
             settled: Vec::new(),
             lookups: Lookups::default(),
@@ -661,14 +664,15 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Lets `watch` know of changes to `key` from now on; returns whether the key exists.
-    pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) -> bool {
+    /// Lets `watch` know of changes to `key` from now on; returns whether the key exists. An error if there is no memory
+    /// for that.
+    pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) -> Result<bool, NoMemory> {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             session.note_key(shard, place);
             let exists = session.live(shard.get(place, key)).is_some();
-            shard.watchers.add(place, exists, watch);
-            exists
+            shard.watchers.add(place, exists, watch)?;
+            Ok(exists)
         })
     }
 
@@ -782,9 +786,7 @@ impl<'a> Session<'a> {
             const REST_BYTES: usize = 256;
             let bytes = 2 * quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
             // The record, and the entry.
-            if !memory::has_room(bytes + length) {
-                return Err(WriteError::Full);
-            }
+            self.claim = Some(memory::claim(bytes + length).ok_or(WriteError::Full)?);
             self.record.reserve(bytes)?;
         } else {
             // A piece that is long already ends before it.
@@ -828,6 +830,7 @@ impl<'a> Session<'a> {
             self.engine.bury(&mut self.settled);
         }
         self.record.clear();
+        self.claim = None;
     }
 
     /// After a change to one key of `shard`: stamps it, and notes what is settled there.

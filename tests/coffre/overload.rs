@@ -315,6 +315,111 @@ fn unread_replies_take_at_most_two_mebibytes_each() {
     }
 }
 
+/// One command's reply takes a bounded amount of memory, however short the command.
+#[test]
+fn a_short_command_has_no_endless_reply() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let too_large = |reply: &Reply| reply.error().contains("reply would be too large");
+    let value = vec![b'v'; 64_000];
+    assert_eq!(client.call(&[b"SET", b"k", &value]), Reply::ok());
+    let mut words: Vec<&[u8]> = vec![b"MGET"];
+    words.extend(std::iter::repeat_n(&b"k"[..], 16_000));
+    let before = used_memory(&mut client);
+    assert!(too_large(&client.call(&words)));
+    assert_eq!(client.line("MULTI"), Reply::ok());
+    for _ in 0..1_200 {
+        client.send(b"GET k\r\n");
+    }
+    (0..1_200).for_each(|_| drop(client.reply()));
+    let reply = client.line("EXEC");
+    assert!(reply.error().starts_with("EXECABORT ") && too_large(&reply));
+    for number in 0..80 {
+        let key = [vec![b'k'; 1 << 20], vec![number]].concat();
+        assert_eq!(client.call(&[b"SET", &key, b"v"]), Reply::ok());
+    }
+    assert!(too_large(&client.line("KEYS *")));
+    assert!(too_large(&client.line("SCAN 0 COUNT 1000")));
+    // What is shared with memory is no copy: as much as one likes of the same value.
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call(&[b"SET", b"long", &value]), Reply::ok());
+    words.truncate(201);
+    words[1..].fill(b"long");
+    assert!(matches!(client.call(&words), Reply::Array(values) if values.len() == 200));
+    assert_eq!(client.line("GETRANGE long 1 -1"), Reply::Bulk(value[1..].to_vec()));
+    let peak: u64 = info_of(&mut client, "memory", "used_memory_peak").parse().unwrap();
+    assert!(peak < before + 400 * MIB, "{peak} bytes");
+}
+
+#[test]
+fn after_a_flush_its_memory_is_there_for_the_next_write() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no", "--maxmemory", "64mb"]);
+    let mut client = server.client();
+    for round in 0..3 {
+        let mut number = 0;
+        while client.line(&format!("SET key:{number} {}", "v".repeat(1_000))) == Reply::ok() {
+            number += 1;
+        }
+        assert!(number > 10_000, "{number} keys");
+        let flush = if round == 1 { "FLUSHDB" } else { "FLUSHALL" };
+        assert_eq!(client.line(flush), Reply::ok());
+        assert_eq!(client.line("SET a 1"), Reply::ok(), "round {round}");
+    }
+}
+
+#[test]
+fn watching_takes_a_bounded_amount_of_memory() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let before = used_memory(&mut client);
+    let key = |number: u32| format!("{}{number}", "k".repeat(1_000)).into_bytes();
+    let mut watched = 0;
+    let refused = loop {
+        match client.call(&[b"WATCH", &key(watched)]) {
+            Reply::Error(error) => break error,
+            reply => assert_eq!(reply, Reply::ok()),
+        }
+        watched += 1;
+        assert!(watched < 20_000);
+    };
+    assert!(refused.contains("too many keys are watched"), "{refused}");
+    assert!(used_memory(&mut client) < before + 32 * MIB);
+    assert_eq!(client.call(&[b"SET", &key(0), b"1"]), Reply::ok());
+    assert_eq!(client.line("MULTI"), Reply::ok());
+    assert_eq!(client.line("EXEC"), Reply::Nil, "those that are watched still are");
+}
+
+/// Clients that set large values all at once stay about within the bound, and so do their requests.
+#[test]
+fn maxmemory_holds_for_many_large_requests_at_once() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no", "--maxmemory", "60mb"]);
+    let value = vec![b'v'; 10 << 20];
+    thread::scope(|scope| {
+        for number in 0..32 {
+            let (server, value) = (&server, &value);
+            scope.spawn(move || {
+                let set = request(&[b"SET", format!("key:{number}").as_bytes(), value]);
+                for _ in 0..4 {
+                    let mut client = server.client();
+                    // A request that is refused is not read to its end.
+                    if client.stream.write_all(&set).is_ok() {
+                        drop(client.try_reply());
+                    }
+                }
+            });
+        }
+    });
+    let mut client = server.client();
+    let peak: u64 = info_of(&mut client, "memory", "used_memory_peak").parse().unwrap();
+    assert!(peak < 80 * MIB, "{} MiB", peak / MIB);
+    assert_eq!(client.line("FLUSHALL"), Reply::ok());
+    assert_eq!(client.line("SET a 1"), Reply::ok());
+}
+
 /// A reader that takes nothing may keep a value that is gone, until somebody misses the memory.
 #[test]
 fn a_deaf_reader_gives_way_where_memory_is_missed() {

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Reply, Server, folder, info_of, request, resident_bytes, run_to_end};
+use crate::harness::{
+    Client, Reply, Server, folder, info_of, request, resident_bytes, run_to_end, wait_until,
+};
 
 const NOAUTH: &str = "NOAUTH Authentication required.";
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -307,4 +309,35 @@ fn ctrl_c_in_telnet_keeps_the_session() {
     socket2::SockRef::from(&client.stream).send_out_of_band(b"\xf2").unwrap();
     client.send(b"SET nom \"h\xc3\xa9\x7fe\"\r\nGET nom\r\n");
     assert_eq!(client.read(13), b"+OK\r\n$2\r\nhe\r\n");
+}
+
+/// Requests of clients without the password, each within its bounds, take no room from the others.
+#[test]
+fn strangers_together_hold_little() {
+    let (_folder, file) = folder();
+    let server =
+        Server::with(&file, &["--requirepass", "x", "--maxmemory", "24mb", "--fsync", "no"]);
+    let mut client = server.client();
+    assert_eq!(client.line("AUTH x"), Reply::ok());
+    let half =
+        [&b"*10\r\n"[..], &[&b"$16384\r\n"[..], &[b'x'; 16_384], b"\r\n"].concat().repeat(9)];
+    let half = half.concat();
+    let mut strangers: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stranger = server.client();
+            let _ = stranger.stream.write_all(&half);
+            stranger
+        })
+        .collect();
+    // Some are turned away; a new one can give the password all the same.
+    let mut told = Vec::new();
+    wait_until("one is turned away", || {
+        told = strangers.pop().unwrap().read_within(Duration::from_millis(200)).unwrap_or_default();
+        !told.is_empty()
+    });
+    assert!(told.starts_with(b"-OOM"), "{}", told.escape_ascii());
+    for number in 0..100 {
+        assert_eq!(client.line(&format!("SET key:{number} {}", "v".repeat(1_000))), Reply::ok());
+    }
+    assert_eq!(server.client().line("AUTH x"), Reply::ok());
 }
