@@ -32,6 +32,7 @@ use crate::memory::{self, NoMemory};
 use crate::persistence::format;
 use crate::persistence::load::Located;
 use crate::persistence::pace::Pace;
+use crate::persistence::scan::Cause;
 use crate::persistence::{
     Error, Flush, Fsync, Journal, Record, Recovery, SwitchError, WriteRefused,
 };
@@ -337,9 +338,8 @@ impl Loading {
             _ => database,
         };
         if highest >= store.databases() {
-            let (line, count) = (found.line, store.databases());
-            let error = format!("line {line}: database {highest}, but --databases is {count}");
-            return Err(io::Error::other(error));
+            let databases = store.databases();
+            return Err(io::Error::other(Cause::Databases { database: highest, databases }));
         }
         match found.record {
             Record::Set(key, value, expires_ms) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::RecordError;
 use super::load::Source;
-use super::scan::{Cause, Encoding, Refusal, ScanError};
+use super::scan::{Cause, Encoding, Redis, Refusal, ScanError};
 
 /// Why a data file cannot be opened, or not be rewritten. The file is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,24 @@ impl Error {
             }
             (Cause::Encoding(Encoding::Utf16), _) => {
                 format!("`iconv -f UTF-16 -t UTF-8 {shown} > NEW` writes it as it must be.")
+            }
+            (Cause::Redis(Redis::Aof), _) => format!(
+                "Start on another file with --file, and send it this one: `redis-cli -p PORT --pipe < \
+                 {shown}`."
+            ),
+            (Cause::Redis(Redis::Manifest), _) => {
+                "Start on another file with --file, and send it each part, in order: `redis-cli -p PORT \
+                 --pipe < PART`."
+                    .to_owned()
+            }
+            (Cause::Redis(Redis::Rdb), _) => {
+                "Let a redis-server with `--aof-use-rdb-preamble no` load it, and tell it `CONFIG SET \
+                 appendonly yes`: that writes appendonlydir/NAME.base.aof. Start on another file with \
+                 --file, and send it that one: `redis-cli -p PORT --pipe < NAME.base.aof`."
+                    .to_owned()
+            }
+            (Cause::Databases { database, .. }, _) => {
+                format!("Start with --databases {} or more.", database + 1)
             }
             (Cause::Record(_), Source::Handwritten) => {
                 "Correct the line, or start on another file with --file.".to_owned()

@@ -35,8 +35,9 @@ pub struct Located<'a> {
     pub time_s: Option<u64>,
 }
 
-/// Parses the lines in `range` of `file` and hands each record to `apply`, whose error ends it; the first
-/// line that is no record, comment or blank refuses. Line numbers count from the start of the range.
+/// Parses the lines in `range` of `file` and hands each record to `apply`, whose error ends it, and refuses the
+/// line if it holds a [`Cause`]; the first line that is no record, comment or blank refuses. Line numbers count
+/// from the start of the range.
 pub fn for_each_record(
     file: &dyn DiskFile,
     range: Range<u64>,
@@ -62,7 +63,11 @@ pub fn for_each_record(
                 database = other;
             }
             let bytes = offset..offset + length;
-            apply(Located { record, database, line: number, bytes, time_s: time_s.take() })?;
+            let located = Located { record, database, line: number, bytes, time_s: time_s.take() };
+            apply(located).map_err(|error| match error.downcast::<Cause>() {
+                Ok(cause) => refuse(cause),
+                Err(error) => ScanError::Io(error),
+            })?;
         } else if let Some(cause) = comment_fault(text, source) {
             return Err(refuse(cause));
         } else if let Some(time) = format::time_s(text) {

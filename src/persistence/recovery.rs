@@ -361,15 +361,17 @@ fn cut(
     let aside = keep_aside(disk, path, file, sealed.end..sealed.end + tail.bytes)?;
     file.cut(sealed.end).at(path, "cut")?;
     log::warn!(
-        "{}: line {}, offset {}: {}: no seal vouches for what follows. A crash tore it off before it \
-         was acknowledged, or it was added by hand; {} ({}) were moved to {}",
-        path.display(),
+        "{path}: line {}, offset {}: {}: no seal vouches for what follows; {} ({}) were moved to {aside}. \
+         Either a crash came while it was being written, and under --fsync always none of it was \
+         acknowledged; or it was added by hand: then stop the server, and `cat {aside} >> {path} && coffre \
+         seal {path}` accepts it",
         tail.line,
         sealed.end,
         tail.cause,
         counted(tail.bytes, "byte"),
         counted(tail.records, "record"),
-        aside.display(),
+        path = path.display(),
+        aside = aside.display(),
     );
     Ok(())
 }

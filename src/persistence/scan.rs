@@ -102,6 +102,17 @@ pub enum Cause {
     /// Text, but not as coffre writes it.
     #[error("the file {0}")]
     Encoding(Encoding),
+    /// A file that Redis wrote.
+    #[error("{0}")]
+    Redis(Redis),
+    /// A database that this server does not have.
+    #[error("database {database} is needed, and --databases is {databases}")]
+    Databases {
+        /// The highest that the line names.
+        database: usize,
+        /// How many there are.
+        databases: usize,
+    },
     /// A line that is no write command.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -160,6 +171,41 @@ pub enum Cause {
         /// What is wrong with it.
         detail: String,
     },
+}
+
+/// What Redis keeps its data in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Redis {
+    /// Its log of commands.
+    #[error("this is an append-only file of Redis (AOF)")]
+    Aof,
+    /// The list of the files that such a log is in.
+    #[error("this is the manifest of an append-only file of Redis, which lists its parts")]
+    Manifest,
+    /// Its snapshot.
+    #[error("this is a snapshot of Redis (RDB), or an append-only file that begins with one")]
+    Rdb,
+}
+
+impl Redis {
+    /// What a file that begins with `line` is.
+    fn of(line: &[u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(digits) = line.strip_prefix(b"*") {
+            return integer(digits).map(|_| Self::Aof);
+        }
+        match line {
+            // A time between its commands.
+            _ if line.starts_with(b"#TS:") => Some(Self::Aof),
+            [b'R', b'E', b'D', b'I', b'S', version @ ..] => {
+                version.get(..4)?.iter().all(u8::is_ascii_digit).then_some(Self::Rdb)
+            }
+            [b'f', b'i', b'l', b'e', b' ', rest @ ..] => {
+                memchr::memmem::find(rest, b" seq ").map(|_| Self::Manifest)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How text is written that is not plain UTF-8.
@@ -230,7 +276,10 @@ impl ScanError {
         let Self::Refused(Refusal { cause, .. }) = self else { return true };
         !matches!(
             cause,
-            Cause::Newer(_) | Cause::Encoding(_) | Cause::Record(RecordError::CarriageReturn)
+            Cause::Newer(_)
+                | Cause::Encoding(_)
+                | Cause::Redis(_)
+                | Cause::Record(RecordError::CarriageReturn)
         )
     }
 }
@@ -284,6 +333,9 @@ fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
             return Err(Cause::Encoding(Encoding::Utf16));
         }
         _ => {}
+    }
+    if let Some(file) = Redis::of(text) {
+        return Err(Cause::Redis(file));
     }
     let cut_short = !first.terminated && HEADER_START.as_bytes().starts_with(text);
     if !cut_short && !text.starts_with(HEADER_START.as_bytes()) {

@@ -484,6 +484,17 @@ fn foreign_files_are_refused_on_line_1_with_the_reason() {
     assert_refused(b"\xef\xbb\xbfSET a 1\n", &["begins with a byte order mark"]);
     let utf16: Vec<u8> = "SET a 1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_refused(&[b"\xff\xfe".to_vec(), utf16].concat(), &["is UTF-16"]);
+    let redis = "redis-cli -p PORT --pipe < ";
+    assert_refused(b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n", &["append-only file of Redis", redis]);
+    assert_refused(b"#TS:1628217470\r\n*2\r\n", &["append-only file of Redis", redis]);
+    assert_refused(
+        b"file appendonly.aof.1.base.rdb seq 1 type b\n",
+        &["the manifest of an append-only file of Redis", "each part, in order", redis],
+    );
+    assert_refused(
+        b"REDIS0010\xfa\x09redis-ver\x057.0.15",
+        &["a snapshot of Redis (RDB)", "--aof-use-rdb-preamble no", redis],
+    );
     assert_refused(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &["line 1, offset 0", "not UTF-8"]);
     assert_refused(
         &fs::read(crate::harness::COFFRE).unwrap(),

@@ -353,3 +353,23 @@ fn a_torn_tail_is_cut_with_a_warning_and_kept_aside() {
     let aside = folder.path().join(format!("donnees.txt.torn-{}", good.len()));
     assert_eq!(std::fs::read(aside).unwrap(), tail);
 }
+
+#[test]
+fn lines_that_were_added_by_hand_and_cut_off_are_accepted_as_the_warning_says() {
+    let (folder, file) = folder();
+    let server = Server::start(&file);
+    assert_eq!(server.client().line("SET a 1"), Reply::ok());
+    assert!(server.terminate().0.success());
+    let mut opened = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+    std::io::Write::write_all(&mut opened, b"SET b 2\n# mine\nSET c 3\n").unwrap();
+    let server = Server::start(&file);
+    let log = server.expect_log("were moved to");
+    assert_eq!(server.client().line("SET d 4"), Reply::ok());
+    assert!(server.terminate().0.success());
+    let way_on = log.split('`').nth(1).unwrap().replace("coffre seal", &format!("{COFFRE} seal"));
+    assert!(way_on.starts_with(&format!("cat {}", folder.path().display())), "{log}");
+    assert!(Command::new("sh").args(["-c", &way_on]).status().unwrap().success());
+    let entries = [(b"a", b"1"), (b"b", b"2"), (b"c", b"3"), (b"d", b"4")];
+    let expected = entries.map(|(key, value)| (key.to_vec(), value.to_vec()));
+    assert_eq!(dump(&mut Server::start(&file).client()), State::from(expected));
+}
