@@ -263,7 +263,7 @@ fn seal_undoes_a_flushall_of_which_the_line_was_deleted() {
     assert!(said.contains("has 0 records") && said.contains("its seal says 1 "), "{said}");
     assert!(said.ends_with("donnees.txt: sealed, with 8 records\n"), "{said}");
     assert_eq!(load(&file), keys(1..=8));
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "itself, and what it was");
 }
 
 #[test]
@@ -586,4 +586,80 @@ fn the_way_on_for_text_of_another_kind_works() {
         assert!(done.success());
         assert_eq!(load(&folder.path().join("NEW")), expected);
     }
+}
+
+#[test]
+fn seal_keeps_the_file_as_it_was_and_overwrites_none_that_it_kept_before() {
+    let (folder, file) = sample();
+    let mut kept = Vec::new();
+    for (number, name) in ["before-seal", "before-seal-2", "before-seal-3"].iter().enumerate() {
+        let mut edited = lines(&file);
+        edited.push(format!("SET new:{number} 1"));
+        write_lines(&file, &edited);
+        let name = format!("donnees.txt.{name}");
+        kept.push((folder.path().join(&name), fs::read(&file).unwrap()));
+        let (code, said, error) = coffre(folder.path(), &["seal", "donnees.txt"]);
+        assert_eq!(code, 0, "{error}");
+        assert!(said.contains(&format!("{name}: the file as it was before\n")), "{said}");
+        // A server that goes on with the new file leaves the old one alone.
+        let server = Server::start(&file);
+        assert_eq!(server.client().line("SET more 1"), Reply::ok());
+        assert!(server.terminate().0.success());
+        for (path, bytes) in &kept {
+            assert_eq!(fs::read(path).unwrap(), *bytes, "{}", path.display());
+        }
+    }
+    // Not where nothing is replaced, nor where nothing could be.
+    let count = || fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!((count(), coffre(folder.path(), &["seal", "donnees.txt"]).0), (4, 0));
+    let mut edited = lines(&file);
+    edited.push("SET new 1".to_owned());
+    write_lines(&file, &edited);
+    assert_eq!(coffre(folder.path(), &["seal", "donnees.txt", "--output", "new"]).0, 0);
+    assert_eq!(count(), 5);
+    edited.push("INCR new".to_owned());
+    write_lines(&file, &edited);
+    assert_eq!((coffre(folder.path(), &["seal", "donnees.txt"]).0, count()), (3, 5));
+}
+
+#[test]
+fn seal_says_of_a_long_batch_what_can_be_told() {
+    let (folder, file) = folder();
+    let text: String = (0..500).map(|number| format!("SET key:{number} 1\n")).collect();
+    fs::write(&file, text).unwrap();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    for line in ["SET key:7 2", "APPEND key:8 x", "DEL key:9 key:10", "SELECT 1", "SET key:11 1"] {
+        client.line(line);
+    }
+    assert!(server.terminate().0.success());
+    let whole = fs::read_to_string(&file).unwrap();
+
+    let edited = whole.replacen("SET key:400 1", "set key:400 '5'", 1);
+    fs::write(&file, edited.replacen("SET key:401 1", "SET key:401 6", 1)).unwrap();
+    let (code, said, _) = coffre(folder.path(), &["seal", "donnees.txt"]);
+    assert_eq!(code, 0);
+    let expected = "compare them with those of a backup: sed -n '2,502p' donnees.txt\n    \
+                    3 of its 500 records are superseded by later ones: an edit there changes nothing\n    \
+                    not as coffre writes them:\n    set key:400 '5'\n";
+    assert!(said.starts_with("changed: batch 1 (lines 2 to 503) has checksum"), "{said}");
+    assert!(said.contains(expected), "{said}");
+    assert!(!said.contains("key:401"), "{said}");
+
+    // Where little of it counts still, that is named.
+    let flushed = whole.replacen("SET key:3 1", "SET key:3 4", 1).replacen(
+        "SET key:450 1",
+        "FLUSHALL\nSELECT 2\nSET key:450 1",
+        1,
+    );
+    fs::write(&file, flushed).unwrap();
+    let (code, said, _) = coffre(folder.path(), &["seal", "donnees.txt", "--output", "new"]);
+    let others: Vec<_> = (452..504).map(|line: u32| line.to_string()).collect();
+    let named = format!("    the others are on lines {}\n", others.join(", "));
+    assert_eq!((code, said.contains(&named)), (0, false), "more than 20: {said}");
+    assert!(said.contains("450 of its 502 records are superseded"), "{said}");
+    let flushed = whole.replacen("SET key:495 1", "FLUSHALL\nSET key:495 1", 1);
+    fs::write(&file, flushed).unwrap();
+    let (_, said, _) = coffre(folder.path(), &["seal", "donnees.txt", "--output", "newer"]);
+    assert!(said.contains("the others are on lines 497, 498, 499, 500, 501, 502\n"), "{said}");
 }
