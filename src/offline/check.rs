@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use super::{Input, Output, Progress, TORN, ToolError, write_store};
 use crate::engine::Loading;
@@ -17,18 +19,7 @@ use crate::text::counted;
 /// Reports on the file at `path`; returns the program's exit code.
 pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
     let shown = path.display();
-    let (input, verdict) = loop {
-        let input = Input::open(path)?;
-        let verdict = {
-            let mut progress = Progress::new("checking", input.length());
-            scan(&input.file, input.length(), &mut |offset| progress.reach(offset))
-        };
-        // A server may have exchanged the file meanwhile: then nobody ends what was being written.
-        let whole = matches!(verdict, Ok(Verdict::Intact(_)));
-        if whole || input.is_in_place()? {
-            break (input, verdict);
-        }
-    };
+    let (input, verdict, writer) = settled_scan(path)?;
     let code = match verdict {
         Ok(Verdict::Empty) => {
             writeln!(report, "{shown}: empty: a start makes it a new data file")?;
@@ -42,7 +33,7 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
             writeln!(report, "{shown}: whole")?;
             0
         }
-        Ok(Verdict::Torn(sealed, tail)) => match holder(&input.status).filter(is_coffre) {
+        Ok(Verdict::Torn(sealed, tail)) => match writer {
             // What a server has begun to write has no seal yet.
             Some(holder) => {
                 writeln!(
@@ -78,6 +69,38 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
     };
     Good::of(&input)?.write(report)?;
     Ok(code)
+}
+
+type Scanned = Result<Verdict, ScanError>;
+
+/// Scans the file until what it finds is no moment in the life of a server, which appends to the file, cuts off
+/// what it could not write, puts another in its place, and ends. The last of the result is the server that is
+/// writing it.
+fn settled_scan(path: &Path) -> Result<(Input, Scanned, Option<String>), ToolError> {
+    /// A file that changes more often than that is judged as it was found last.
+    const SCANS_MAX: usize = 20;
+    const REST: Duration = Duration::from_millis(100);
+    let mut scans = 0;
+    loop {
+        let input = Input::open(path)?;
+        let verdict = {
+            let mut progress = Progress::new("checking", input.length());
+            scan(&input.file, input.length(), &mut |offset| progress.reach(offset))
+        };
+        scans += 1;
+        if matches!(verdict, Ok(Verdict::Intact(_))) || scans == SCANS_MAX {
+            return Ok((input, verdict, None));
+        }
+        // The holder of a file that has lost its name will not end what it was writing there.
+        let writer = holder(&input.status).filter(is_coffre);
+        if matches!(verdict, Ok(Verdict::Torn(..))) && writer.is_some() && input.is_in_place()? {
+            return Ok((input, verdict, writer));
+        }
+        thread::sleep(REST);
+        if input.is_in_place()? && !input.has_changed()? {
+            return Ok((input, verdict, None));
+        }
+    }
 }
 
 /// Whether the holder of a file writes it, and is not some program that locked it.

@@ -168,6 +168,11 @@ impl Input {
         }
     }
 
+    /// Whether it is longer or shorter than when it was opened.
+    fn has_changed(&self) -> Result<bool, Error> {
+        Ok(self.file.status().at(&self.path, "open")?.length != self.status.length)
+    }
+
     fn length(&self) -> u64 {
         self.status.length
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use coffre::persistence::format::Seal;
 use coffre::text::counted;
@@ -130,6 +132,61 @@ fn check_is_right_while_a_server_writes() {
         }
         assert!(checks > 1);
     });
+}
+
+#[test]
+fn check_is_right_while_a_server_compacts_all_the_time_and_when_it_ends() {
+    let (folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "everysec"]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let (mut client, stop) = (server.client(), &stop);
+            scope.spawn(move || {
+                let lines: String = (0..20).map(|n| format!("SET key:{writer}:{n} 1\n")).collect();
+                while !stop.load(Ordering::Relaxed) {
+                    client.send(lines.as_bytes());
+                    (0..20).for_each(|_| assert_eq!(client.reply(), Reply::ok()));
+                }
+            });
+        }
+        let (mut client, stop) = (server.client(), &stop);
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                client.line("BGREWRITEAOF");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let checks = (0..40).map(|_| coffre(folder.path(), &["check", "donnees.txt"]));
+        let wrong = checks.filter(|(code, ..)| *code != 0).collect::<Vec<_>>();
+        stop.store(true, Ordering::Relaxed);
+        assert!(wrong.is_empty(), "{wrong:?}");
+    });
+    assert!(server.terminate().0.success());
+    assert!(coffre(folder.path(), &["check", "donnees.txt"]).1.starts_with("donnees.txt: whole\n"));
+}
+
+#[test]
+fn check_waits_for_what_is_being_written_though_it_cannot_tell_by_whom() {
+    let (folder, file) = sample();
+    let whole = fs::read(&file).unwrap();
+    let cut = whole.len() - 5;
+    let open = || fs::OpenOptions::new().append(true).open(&file).unwrap();
+    for _ in 0..5 {
+        fs::write(&file, &whole[..cut]).unwrap();
+        // As a server that ends just after its last batch: the lock is gone once there is something to see.
+        let mut writing = open();
+        let late = std::thread::spawn({
+            let rest = whole[cut..].to_vec();
+            move || {
+                std::thread::sleep(Duration::from_millis(20));
+                std::io::Write::write_all(&mut writing, &rest).unwrap();
+            }
+        });
+        let (code, said, error) = coffre(folder.path(), &["check", "donnees.txt"]);
+        late.join().unwrap();
+        assert!(code == 0 && said.starts_with("donnees.txt: whole\n"), "{said}{error}");
+    }
 }
 
 #[test]
