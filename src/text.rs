@@ -153,7 +153,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `word` to `out` as a person would type it: bare where that is unambiguous, else in double
-/// quotes, with UTF-8 left readable and control characters and other bytes as escapes.
+/// quotes, with UTF-8 left readable, and as escapes what is [invisible](is_invisible) and what is no UTF-8.
 pub fn quote(word: &[u8], out: &mut Vec<u8>) {
     if is_bare(word) {
         out.extend_from_slice(word);
@@ -161,7 +161,7 @@ pub fn quote(word: &[u8], out: &mut Vec<u8>) {
     }
     out.push(b'"');
     for chunk in word.utf8_chunks() {
-        escape_text(chunk.valid().as_bytes(), out);
+        escape_text(chunk.valid(), out);
         escape_bytes(chunk.invalid(), out);
     }
     out.push(b'"');
@@ -196,12 +196,10 @@ pub fn quoted_bytes(word: &[u8]) -> usize {
         return word.len();
     }
     let chunk = |chunk: std::str::Utf8Chunk<'_>| {
-        let text = chunk.valid().as_bytes();
-        let escapes = text.iter().enumerate().map(|(at, byte)| match (byte, text.get(at + 1)) {
-            (b'"' | b'\\' | b'\n' | b'\r' | b'\t', _) => 1,
-            (0x00..=0x1f | 0x7f, _) => 3,
-            // A control character of two bytes.
-            (0xc2, Some(0x80..=0x9f)) => 6,
+        let text = chunk.valid();
+        let escapes = text.chars().map(|character| match character {
+            '"' | '\\' | '\n' | '\r' | '\t' => 1,
+            character if is_invisible(character) => 3 * character.len_utf8(),
             _ => 0,
         });
         text.len() + escapes.sum::<usize>() + 4 * chunk.invalid().len()
@@ -231,33 +229,70 @@ pub fn numbered(first: u64, last: u64, noun: &str) -> String {
     }
 }
 
-/// Appends valid UTF-8, escaping quotes, backslashes and control characters (U+0080 to U+009F too:
-/// a terminal obeys them).
-fn escape_text(text: &[u8], out: &mut Vec<u8>) {
-    let mut run = 0;
-    let mut at = 0;
-    while at < text.len() {
-        let width = match (text[at], text.get(at + 1)) {
-            (b'"' | b'\\' | 0x00..=0x1f | 0x7f, _) => 1,
-            (0xc2, Some(0x80..=0x9f)) => 2,
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        out.extend_from_slice(&text[run..at]);
-        match text[at] {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => escape_bytes(&text[at..at + width], out),
-        }
-        at += width;
-        run = at;
+/// Whether a character is not seen where text is shown, or changes how the text around it is shown: a client
+/// must not be able to disguise a line of the file, nor to send orders to a terminal.
+///
+/// That are control characters (C0, DEL and C1), the line and paragraph separators, the anchors of interlinear
+/// annotations, and what Unicode calls Default_Ignorable_Code_Point (in version 16): soft hyphens, joiners, marks
+/// and overrides of the direction, fillers, variation selectors, tags.
+pub fn is_invisible(character: char) -> bool {
+    match character as u32 {
+        code @ 0..0xad => matches!(code, 0x00..=0x1f | 0x7f..=0x9f),
+        code => matches!(
+            code,
+            0xad | 0x34f
+                | 0x61c
+                | 0x115f..=0x1160
+                | 0x17b4..=0x17b5
+                | 0x180b..=0x180f
+                | 0x200b..=0x200f
+                | 0x2028..=0x202e
+                | 0x2060..=0x206f
+                | 0x3164
+                | 0xfe00..=0xfe0f
+                | 0xfeff
+                | 0xffa0
+                | 0xfff0..=0xfffb
+                | 0x1bca0..=0x1bca3
+                | 0x1d173..=0x1d17a
+                | 0xe0000..=0xe0fff
+        ),
     }
-    out.extend_from_slice(&text[run..]);
+}
+
+/// `bytes` of a file as a message shows them: what is invisible and what is no UTF-8 stands as escapes, and all else
+/// as it is.
+pub fn visible(bytes: &[u8]) -> String {
+    let mut out = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        escape(chunk.valid(), is_invisible, &mut out);
+        escape_bytes(chunk.invalid(), &mut out);
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Appends `text` with quotes, backslashes and what is invisible as escapes.
+fn escape_text(text: &str, out: &mut Vec<u8>) {
+    escape(text, |character| matches!(character, '"' | '\\') || is_invisible(character), out);
+}
+
+/// Appends `text` with the characters that `is_hidden` names as escapes.
+fn escape(text: &str, is_hidden: impl Fn(char) -> bool, out: &mut Vec<u8>) {
+    let mut run = 0;
+    for (at, character) in text.char_indices().filter(|(_, character)| is_hidden(*character)) {
+        let end = at + character.len_utf8();
+        out.extend_from_slice(&text.as_bytes()[run..at]);
+        match character {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
+            _ => escape_bytes(&text.as_bytes()[at..end], out),
+        }
+        run = end;
+    }
+    out.extend_from_slice(&text.as_bytes()[run..]);
 }
 
 fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
@@ -341,6 +376,14 @@ mod tests {
             (b"a\"b\\c\n\r\t\0", "\"a\\\"b\\\\c\\n\\r\\t\\x00\""),
             (b"\xff\xfe\xc3", "\"\\xff\\xfe\\xc3\""),
             ("\u{85}é\u{7f}".as_bytes(), "\"\\xc2\\x85é\\x7f\""),
+            (
+                "\u{202e}é\u{200b}\u{feff}".as_bytes(),
+                "\"\\xe2\\x80\\xaeé\\xe2\\x80\\x8b\\xef\\xbb\\xbf\"",
+            ),
+            (
+                "\u{e0041}\u{a0}日本\u{fffd}".as_bytes(),
+                "\"\\xf3\\xa0\\x81\\x81\u{a0}日本\u{fffd}\"",
+            ),
         ];
         for (word, expected) in cases {
             assert_eq!(quoted(word), *expected);
@@ -356,7 +399,7 @@ mod tests {
                     if random.u8(..) == 0 {
                         return b"HTTP/1.1".to_vec();
                     }
-                    let interesting = b"\"'\\x0a \n\r\t\0\xc2\x85\xc3\xa9#\xff";
+                    let interesting = b"\"'\\x0a \n\r\t\0\xc2\x85\xc3\xa9#\xff\xe2\x80\xae\xad";
                     let length = random.usize(0..12);
                     (0..length)
                         .map(|_| match random.bool() {
@@ -378,6 +421,58 @@ mod tests {
             assert!(line.iter().all(|byte| is_text_byte(*byte)), "seed {seed}");
             assert!(str::from_utf8(&line).is_ok(), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn every_character_is_written_so_that_it_is_seen_and_read_back() {
+        let invisible = [
+            '\u{80}',
+            '\u{9b}',
+            '\u{9f}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{206f}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{fffb}',
+            '\u{e0000}',
+            '\u{e007f}',
+            '\u{e01ef}',
+        ];
+        let visible_ones =
+            ['é', '\u{a0}', '\u{ac}', '\u{ae}', '\u{2027}', '\u{202f}', '日', '\u{fffd}', '😀'];
+        assert!(invisible.into_iter().all(is_invisible));
+        assert!(!visible_ones.into_iter().any(is_invisible));
+        for character in '\0'..=char::MAX {
+            let word = format!("a {character}b");
+            let (mut line, mut words) = (Vec::new(), Words::default());
+            quote(word.as_bytes(), &mut line);
+            assert_eq!(line.len(), quoted_bytes(word.as_bytes()), "{character:?}");
+            let line = str::from_utf8(&line).unwrap();
+            assert!(!line.contains(is_invisible), "{character:?}");
+            split(line.as_bytes(), &mut words).unwrap();
+            assert_eq!((words.len(), &words[0]), (1, word.as_bytes()), "{character:?}");
+            // Raw too, as files have it that were written before, or by hand.
+            let raw = word.replace(['"', '\\'], "");
+            split(format!("\"{raw}\"").as_bytes(), &mut words).unwrap();
+            assert_eq!((words.len(), &words[0]), (1, raw.as_bytes()), "{character:?}");
+        }
+        assert_eq!(
+            visible("a\"\\\u{9b}2J\n\u{202e}é".as_bytes()),
+            "a\"\\\\xc2\\x9b2J\\n\\xe2\\x80\\xaeé"
+        );
+        assert_eq!(visible(b"\xff\x1b["), "\\xff\\x1b[");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::persistence::format::FileId;
 use crate::persistence::snapshot::{piece, write_piece};
 use crate::persistence::{Context, Draft, Error, resolve, resolve_missing};
 use crate::store::Store;
+use crate::text::visible;
 
 /// What to do with a data file.
 #[derive(Clone, Debug, Subcommand)]
@@ -196,12 +197,8 @@ impl Input {
                 writeln!(out, "    ...")?;
                 break;
             }
-            let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
-            let text: String = text
-                .chars()
-                .map(|shown| if shown.is_control() { char::REPLACEMENT_CHARACTER } else { shown })
-                .collect();
-            writeln!(out, "    {text}")?;
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            writeln!(out, "    {}", visible(text))?;
         }
         Ok(())
     }

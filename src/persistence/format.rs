@@ -260,7 +260,8 @@ impl RecordError {
     pub fn unknown(line: &[u8]) -> Self {
         let name = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty());
         let name = String::from_utf8_lossy(name.unwrap_or_default());
-        Self::Unknown(name.chars().take(32).collect())
+        let name: String = name.chars().take(32).collect();
+        Self::Unknown(text::visible(name.as_bytes()))
     }
 }
 

@@ -720,3 +720,45 @@ fn seal_says_of_a_long_batch_what_can_be_told() {
     let (_, said, _) = coffre(folder.path(), &["seal", "donnees.txt", "--output", "newer"]);
     assert!(said.contains("the others are on lines 497, 498, 499, 500, 501, 502\n"), "{said}");
 }
+
+#[test]
+fn what_is_not_seen_reaches_no_terminal() {
+    let (folder, file) = folder();
+    let server = Server::start(&file);
+    let value = "\u{9b}2J\u{202e}\u{2066}\u{2028}\u{200b}\u{feff}\u{ad}é".as_bytes();
+    assert_eq!(server.client().call(&[b"SET", value, value]), Reply::ok());
+    let expected = dump(&mut server.client());
+    assert!(server.terminate().0.success());
+    let hidden = |text: &str| text.replace('\n', "").contains(coffre::text::is_invisible);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!hidden(&text) && text.contains("\\xc2\\x9b2J\\xe2\\x80\\xae"), "{text}");
+    assert_eq!(load(&file), expected);
+    // As an older version wrote it, or a person.
+    let raw = format!("SET \"{0}\" \"{0}\"\n", String::from_utf8_lossy(value));
+    fs::write(&file, &raw).unwrap();
+    assert_eq!(load(&file), expected);
+
+    let name = "GET\u{9b}2J\u{202e}";
+    for text in [format!("{raw}{name} x\n"), format!("# coffre 1 id=7f3a9c2e51d0\n{name} x\n")] {
+        for tool in ["check", "seal", "compact", "repair"] {
+            fs::write(&file, &text).unwrap();
+            for name in ["new", "new.dropped"] {
+                let _ = fs::remove_file(folder.path().join(name));
+            }
+            let output = ["--output", "new"];
+            let more = if tool == "repair" { &output[..] } else { &[] };
+            let arguments = [&[tool, "donnees.txt"], more].concat();
+            let (_, said, error) = coffre(folder.path(), &arguments);
+            let shown = format!("{said}{error}");
+            assert!(!hidden(&shown), "{tool}: {}", shown.escape_debug());
+            assert!(shown.contains("GET\\xc2\\x9b2J\\xe2\\x80\\xae"), "{tool}: {shown}");
+        }
+    }
+    // Lines that are shown.
+    fs::write(&file, text.replacen("é", "e", 1)).unwrap();
+    let (_, said, _) = coffre(folder.path(), &["seal", "donnees.txt"]);
+    assert!(said.contains("    SET \"\\xc2\\x9b2J") && !hidden(&said), "{}", said.escape_debug());
+    fs::write(&file, raw + "\x1b[2J\n").unwrap();
+    let (_, said, _) = coffre(folder.path(), &["repair", "donnees.txt", "--output", "newer"]);
+    assert!(said.contains("    \\x1b[2J\n") && !hidden(&said), "{}", said.escape_debug());
+}
