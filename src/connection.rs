@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use crate::command::{self, CommandError, Context, Conversation};
 use crate::control::{Client, Control, Done, Event, Feed, is_timeout};
 use crate::engine::{Engine, Session};
@@ -182,7 +184,7 @@ impl<'a> Connection<'a> {
                 self.done.sent += self.output.send(&mut self.session, false)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
                 if client.is_cut_off() {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
+                    return Err(Errno::CONNABORTED.into());
                 }
                 before = Instant::now();
             }
@@ -430,7 +432,7 @@ impl<'a> Connection<'a> {
     /// From here on a thread of its own sends this client what it watches, and its replies.
     fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
         if !memory::could_map(THREAD_BYTES) {
-            return Err(io::ErrorKind::OutOfMemory.into());
+            return Err(Errno::NOMEM.into());
         }
         let sent = Arc::clone(&feed);
         let send = move || {

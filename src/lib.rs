@@ -65,6 +65,7 @@ use seldom::Seldom;
 use server::{BindError, Listener, Server};
 use store::Store;
 use sync::vital;
+use text::counted;
 
 /// Why the server did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
@@ -152,11 +153,12 @@ pub fn run(mut config: Config) -> Result<(), Error> {
         addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
     log::info!(
-        "coffre {} listens on {}; data file {}, fsync {}, {keys} keys loaded in {} ms",
+        "coffre {} listens on {}; data file {}, fsync {}, {} loaded in {} ms",
         env!("CARGO_PKG_VERSION"),
         shown(&addresses),
         config.file.display(),
         config.fsync.name(),
+        counted(keys as u64, "key"),
         started.elapsed().as_millis(),
     );
     if !metrics_addresses.is_empty() {

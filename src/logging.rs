@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits::LOG_LINES_MAX;
 use crate::nearest::nearest;
+use crate::text::counted;
 
 /// Lines handed over and not written yet.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -124,7 +125,8 @@ fn write(lines: &Receiver<Vec<u8>>) {
         let _ = io::stderr().write_all(&line);
         let lost = LOST.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(io::stderr(), "{lost} log lines were lost: nobody read them");
+            let lost = counted(lost as u64, "log line");
+            let _ = writeln!(io::stderr(), "{lost} lost: standard error was not read");
         }
         WAITING.fetch_sub(1, Ordering::AcqRel);
     }

@@ -24,6 +24,8 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
+use rustix::io::Errno;
+
 use crate::limits::{
     AMPLE_BYTES, LOW_ALLOCATION_BYTES_MAX, MEMORY_RESERVE_BYTES, REQUEST_SLACK_SHARE,
     SMALL_ALLOCATION_BYTES_MAX, UNAUTHENTICATED_BYTES_MAX,
@@ -132,7 +134,7 @@ impl From<hashbrown::TryReserveError> for NoMemory {
 
 impl From<NoMemory> for std::io::Error {
     fn from(_: NoMemory) -> Self {
-        std::io::ErrorKind::OutOfMemory.into()
+        Errno::NOMEM.into()
     }
 }
 

@@ -12,6 +12,8 @@
 use std::io::{self, Read};
 use std::ops::{Index, Range};
 
+use rustix::io::Errno;
+
 use crate::limits::{
     ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, IDLE_BUFFER_BYTES,
     INLINE_BYTES_MAX, LARGE_REQUEST_BYTES, READ_BUFFER_BYTES, REQUEST_BYTES_MAX,
@@ -310,7 +312,7 @@ impl RequestReader {
             || claim.is_some()
             || length <= SLACK_REQUEST_BYTES && !memory::is_low() && self.slack.take(more);
         if !may {
-            return Err(io::ErrorKind::OutOfMemory.into());
+            return Err(Errno::NOMEM.into());
         }
         memory::try_to(|| self.buffer.try_reserve_exact(more))?;
         self.buffer.resize(length, 0);

@@ -29,6 +29,7 @@ use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG, THREAD_BYT
 use crate::memory;
 use crate::seldom::Seldom;
 use crate::sync::{lock, vital};
+use crate::text::counted;
 
 /// An address, or a name, that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +165,8 @@ impl Server {
         let deadline = asked + Duration::from_millis(DRAIN_MS_MAX);
         let left = self.control.clients.wait_until_empty(deadline);
         if left > 0 {
-            log::warn!("{left} clients did not read their replies in time and were cut off");
+            let left = counted(left as u64, "client");
+            log::warn!("{left} did not read their replies in time and were cut off");
         }
         self.control.clients.all().iter().for_each(|client| client.kill());
         (how, asked)
@@ -256,7 +258,7 @@ impl Server {
     /// Starts a thread that serves a client, and then others; or gives the client back.
     fn start_thread(&self, leave: Leave) -> Result<(), (Leave, io::Error)> {
         if !memory::could_map(THREAD_BYTES) {
-            return Err((leave, io::ErrorKind::OutOfMemory.into()));
+            return Err((leave, Errno::NOMEM.into()));
         }
         let name = format!("client-{}", leave.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::io::Errno;
 
 use crate::entry::Entry;
 use crate::persistence::disk::{self, Disk, DiskFile, Status, System, SystemFile, beside};
@@ -151,7 +152,7 @@ struct Input {
 impl Input {
     fn open(path: &Path) -> Result<Self, Error> {
         let Some(resolved) = resolve(path)? else {
-            return Err(io::ErrorKind::NotFound.into()).at(path, "open");
+            return Err(Errno::NOENT.into()).at(path, "open");
         };
         let file = SystemFile::new(File::open(&resolved).at(path, "open")?, &resolved);
         let status = file.status().at(path, "open")?;
@@ -213,7 +214,7 @@ struct Output {
 impl Output {
     fn create(path: &Path) -> Result<Self, Error> {
         let path = match resolve(path)? {
-            Some(_) => return Err(io::ErrorKind::AlreadyExists.into()).at(path, "create"),
+            Some(_) => return Err(Errno::EXIST.into()).at(path, "create"),
             None => resolve_missing(path)?,
         };
         let name = beside(&path, &format!(".new-{}", FileId::random().as_str()));

@@ -7,6 +7,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::disk::{self, Disk, DiskFile, Status, System, beside};
 use super::draft::{Draft, Segment};
 use super::error::{Context, Error};
@@ -201,7 +203,7 @@ pub fn lock_file(path: &Path) -> Result<Arc<dyn DiskFile>, Error> {
     let resolved = disk::canonical(path).at(path, "open")?;
     match open_locked(&System, &resolved)? {
         Some(file) => Ok(file),
-        None => Err(io::ErrorKind::NotFound.into()).at(path, "open"),
+        None => Err(Errno::NOENT.into()).at(path, "open"),
     }
 }
 

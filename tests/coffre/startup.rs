@@ -131,6 +131,23 @@ fn a_data_file_without_its_flag_is_answered_by_the_flag() {
     assert!(said.contains("'check'") && !said.contains("--file"), "{said}");
 }
 
+/// Errors are told in the words of the system, wherever they were found out.
+#[test]
+fn a_file_that_is_not_there_is_told_as_the_system_does() {
+    let (folder, file) = folder();
+    fs::write(&file, "SET a 1\n").unwrap();
+    let missing = folder.path().join("missing");
+    for tool in ["check", "seal", "compact"] {
+        let (code, said) = run_to_end(&[&tool, &missing]);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("missing: open: No such file or directory"), "{said}");
+    }
+    let (_, said) = run_to_end(&[&"compact", &file, &"--output", &file]);
+    assert!(said.contains("donnees.txt: create: File exists"), "{said}");
+    let log = Server::start(&file).expect_log("loaded");
+    assert!(log.contains(", 1 key loaded in "), "{log}");
+}
+
 #[test]
 fn usage_errors_exit_with_2() {
     for arguments in [["--port", "lots"], ["--fsync", "often"], ["--nonsense", "1"]] {
