@@ -192,6 +192,11 @@ fn the_commands_on_the_server() {
 }
 
 #[test]
+fn the_differences_from_redis() {
+    play("differences.txt");
+}
+
+#[test]
 fn the_recipes_of_the_readme() {
     play("recipes.txt");
 }
