@@ -14,6 +14,7 @@ use coffre::engine::{Change, Engine, Expires, Session, WriteError};
 use coffre::entry::Entry;
 use coffre::persistence::disk::{Disk, DiskFile, Status};
 use coffre::persistence::{Fsync, Recovery};
+use coffre::store::{Hashing, Store};
 
 use crate::harness::{state, wait_until};
 use crate::simulated_disk::{Plan, SimulatedDisk};
@@ -162,7 +163,8 @@ fn start(disk: Arc<dyn Disk>) -> Engine {
 
 fn start_with(disk: Arc<dyn Disk>, fsync: Fsync) -> Engine {
     let recovery = Recovery::on(disk, "/donnees.txt".into()).unwrap();
-    Engine::start(recovery, fsync).unwrap()
+    // The same key is in the same shard in every run.
+    Engine::start_with(recovery, fsync, Store::new(Hashing::Repeatable(1))).unwrap()
 }
 
 fn commit(session: &mut Session<'_>) {

@@ -4,9 +4,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{COFFRE, Client, Reply, Server, folder, run_to_end};
+use crate::harness::{COFFRE, Client, Reply, Server, folder, run_to_end, wait_until};
 
 #[test]
 fn the_version_and_the_help_are_true() {
@@ -340,11 +341,13 @@ fn writers_at_work_when_it_stops_lose_nothing_acknowledged() {
         let (_folder, file) = folder();
         let mut server = Server::with(&file, &["--fsync", ["always", "everysec", "no"][round % 3]]);
         let clients: Vec<_> = (0..6).map(|_| server.client()).collect();
+        let at_work = AtomicUsize::new(0);
         let acknowledged: Vec<usize> = std::thread::scope(|scope| {
             let writers: Vec<_> = clients
                 .into_iter()
                 .enumerate()
                 .map(|(number, mut client)| {
+                    let at_work = &at_work;
                     scope.spawn(move || {
                         let mut count = 0;
                         loop {
@@ -354,13 +357,17 @@ fn writers_at_work_when_it_stops_lose_nothing_acknowledged() {
                                 return count;
                             }
                             match client.try_reply() {
-                                Some(Reply::Integer(length)) => count = length as usize,
+                                Some(Reply::Integer(length)) => {
+                                    at_work.fetch_add(usize::from(count == 0), Ordering::Relaxed);
+                                    count = length as usize;
+                                }
                                 _ => return count,
                             }
                         }
                     })
                 })
                 .collect();
+            wait_until("each has written", || at_work.load(Ordering::Relaxed) == 6);
             std::thread::sleep(Duration::from_millis(30));
             server.signal("TERM");
             assert_eq!(server.wait().code(), Some(0), "{}", server.log());
