@@ -5,16 +5,18 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::harness::{COFFRE, Client, Reply, Server, dump, folder, request, signal, wait_until};
 
 /// A server under strace, which does what `inject` says to the calls on the data file.
-struct Traced {
+pub struct Traced {
     strace: Server,
     coffre: u32,
 }
 
 impl Traced {
-    fn start(file: &Path, inject: &str, flags: &[&str]) -> Self {
+    pub fn start(file: &Path, inject: &str, flags: &[&str]) -> Self {
         Self::try_start(file, inject, flags).expect("a server that starts")
     }
 
@@ -34,6 +36,17 @@ impl Traced {
         let children = std::fs::read_to_string(children).unwrap();
         let coffre = children.split_whitespace().next().unwrap().parse().unwrap();
         Some(Self { strace, coffre })
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.strace
+    }
+
+    /// `kill -9` of coffre, reaped.
+    pub fn kill(mut self) {
+        let pid = Pid::from_raw(self.coffre as i32).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        self.strace.wait();
     }
 
     fn terminate(mut self) -> Option<i32> {

@@ -12,6 +12,7 @@
 //! - [`soak`]: all kinds of clients at once, good and bad
 //! - [`concurrency`]: many clients against an oracle
 //! - [`durability`]: `kill -9`, restarts, a full disk
+//! - [`histories`], by [`history_check`]: is a server under faults strictly serializable?
 //! - [`compaction`]: a smaller file while clients go on
 //! - [`healing`]: the data file removed, replaced, cut under the server
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
@@ -35,6 +36,8 @@ mod durability;
 mod expiry;
 mod harness;
 mod healing;
+mod histories;
+mod history_check;
 mod injected_faults;
 mod mutations;
 mod offline;
