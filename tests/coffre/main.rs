@@ -11,6 +11,7 @@
 //! - [`stopping`]: signals, `SHUTDOWN`, and panics
 //! - [`soak`]: all kinds of clients at once, good and bad
 //! - [`concurrency`]: many clients against an oracle
+//! - [`shown`]: no reply comes before what it shows is on disk, command by command
 //! - [`durability`]: `kill -9`, restarts, a full disk
 //! - [`histories`], by [`history_check`]: is a server under faults strictly serializable?
 //! - [`compaction`]: a smaller file while clients go on
@@ -52,6 +53,7 @@ mod scanning;
 mod security;
 mod server_commands;
 mod sessions;
+mod shown;
 mod simulated_disk;
 mod simulation;
 mod soak;
