@@ -131,7 +131,19 @@ struct Table {
 struct Replaced {
     stamp: u64,
     database: usize,
+    /// It puts an entry back, a time, and takes long to free: looking it up in the entry would miss the cache.
+    puts_entry: bool,
+    puts_time: bool,
+    is_heavy: bool,
     undo: Undo,
+}
+
+impl Replaced {
+    fn new(stamp: u64, database: usize, undo: Undo, bytes: usize) -> Self {
+        let (puts_entry, puts_time) = undo.puts_back();
+        let is_heavy = matches!(undo, Undo::Everything(_)) || bytes > HEAVY_UNDO_BYTES;
+        Self { stamp, database, puts_entry, puts_time, is_heavy, undo }
+    }
 }
 
 /// What a change replaced.
@@ -191,19 +203,15 @@ impl Undo {
             }
     }
 
-    /// Whether it takes long to free.
-    fn is_heavy(&self) -> bool {
-        matches!(self, Self::Everything(_)) || self.bytes() > HEAVY_UNDO_BYTES
-    }
-
-    /// How many entries and how many times it puts back.
-    fn puts_back(&self) -> (usize, usize) {
-        let timed = |expires_ms: Option<u64>| usize::from(expires_ms.is_some());
+    /// Whether it puts back an entry where there is none, and a time.
+    fn puts_back(&self) -> (bool, bool) {
         match self {
-            Self::Removed(entry) => (1, timed(entry.expires_ms())),
-            Self::Entry(entry) | Self::Changed(entry, _) => (0, timed(entry.expires_ms())),
-            Self::Expiry { expires_ms, .. } => (0, timed(*expires_ms)),
-            Self::Nothing(..) | Self::Range { .. } | Self::Everything(_) | Self::Swap(_) => (0, 0),
+            Self::Removed(entry) => (true, entry.expires_ms().is_some()),
+            Self::Entry(entry) | Self::Changed(entry, _) => (false, entry.expires_ms().is_some()),
+            Self::Expiry { expires_ms, .. } => (false, expires_ms.is_some()),
+            Self::Nothing(..) | Self::Range { .. } | Self::Everything(_) | Self::Swap(_) => {
+                (false, false)
+            }
         }
     }
 }
@@ -399,10 +407,10 @@ impl Shard {
         self.stamps[place.stamp] = stamp;
         self.newest = stamp;
         let bytes = undo.bytes();
-        let (removed, timed) = undo.puts_back();
-        self.removed += removed;
-        self.timed += timed;
-        self.undo.push(Replaced { stamp, database: place.database, undo });
+        let replaced = Replaced::new(stamp, place.database, undo, bytes);
+        self.removed += usize::from(replaced.puts_entry);
+        self.timed += usize::from(replaced.puts_time);
+        self.undo.push(replaced);
         bytes
     }
 
@@ -425,7 +433,7 @@ impl Shard {
         });
         let undo = Undo::Everything(Box::new((entries, due)));
         let bytes = undo.bytes();
-        self.undo.push(Replaced { stamp, database, undo });
+        self.undo.push(Replaced::new(stamp, database, undo, bytes));
         bytes
     }
 
@@ -441,7 +449,7 @@ impl Shard {
                 && (exists(one, place.hash) || exists(two, place.hash))
         });
         self.swap_tables(one, two);
-        self.undo.push(Replaced { stamp, database: one, undo: Undo::Swap(two) });
+        self.undo.push(Replaced::new(stamp, one, Undo::Swap(two), 0));
     }
 
     fn swap_tables(&mut self, one: usize, two: usize) {
@@ -468,7 +476,7 @@ impl Shard {
     /// [`settle_all`](Self::settle_all): no writer frees what another replaced.
     pub fn settle(&mut self, safe: u64, settled: &mut Vec<Undo>) {
         let committed = self.committed_undos(safe);
-        let light = self.undo[..committed].iter().take_while(|replaced| !replaced.undo.is_heavy());
+        let light = self.undo[..committed].iter().take_while(|replaced| !replaced.is_heavy);
         let count = light.count();
         self.hand_over(count, settled);
     }
@@ -487,11 +495,10 @@ impl Shard {
     }
 
     fn hand_over(&mut self, count: usize, settled: &mut Vec<Undo>) {
-        for Replaced { undo, .. } in self.undo.drain(..count) {
-            let (removed, timed) = undo.puts_back();
-            self.removed -= removed;
-            self.timed -= timed;
-            settled.push(undo);
+        for replaced in self.undo.drain(..count) {
+            self.removed -= usize::from(replaced.puts_entry);
+            self.timed -= usize::from(replaced.puts_time);
+            settled.push(replaced.undo);
         }
         self.undo.shrink_to(SETTLED_SPARE);
     }
@@ -499,10 +506,9 @@ impl Shard {
     /// Takes back every change with a stamp above `safe`, the newest first. It needs no memory that may not be there.
     pub fn take_back(&mut self, safe: u64) {
         while let Some(replaced) = self.undo.pop_if(|replaced| replaced.stamp > safe) {
-            let Replaced { database, undo, .. } = replaced;
-            let (removed, timed) = undo.puts_back();
-            self.removed -= removed;
-            self.timed -= timed;
+            let Replaced { database, undo, puts_entry, puts_time, .. } = replaced;
+            self.removed -= usize::from(puts_entry);
+            self.timed -= usize::from(puts_time);
             self.additions += 1;
             if let Undo::Swap(other) = undo {
                 self.swap_tables(database, other);

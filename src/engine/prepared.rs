@@ -212,8 +212,8 @@ impl Session<'_> {
             let bytes = value.copy(range.clone())?;
             const REST_BYTES: usize = 256;
             let most = 2 * quoted_bytes(key) + quoted_bytes(&bytes) + REST_BYTES;
-            if most > CLIENT_SPARE_BYTES_MAX && !memory::has_room(most) {
-                return Err(WriteError::Full);
+            if most > CLIENT_SPARE_BYTES_MAX {
+                self.claim = Some(memory::claim(most).ok_or(WriteError::Full)?);
             }
             records.reserve(most)?;
             count += write_piece(key, start, &bytes, last, records.room());
@@ -300,11 +300,16 @@ impl Session<'_> {
         let mut sets = Vec::new();
         memory::try_to(|| sets.try_reserve_exact(pairs.len()))?;
         for (number, (key, value)) in pairs.enumerate() {
-            self.begin(key, value)?;
-            self.spend(work::WRITTEN_BYTE * key.len() as u64 + work::KEY);
+            self.check_write(value)?;
+            let length = key.len() + value.len();
+            self.spend(work::WRITTEN_BYTE * length as u64 + work::KEY);
             self.check_work()?;
             const REST_BYTES: usize = 64;
-            records.reserve(quoted_bytes(key) + quoted_bytes(value) + REST_BYTES)?;
+            let bytes = quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
+            if length > CLIENT_SPARE_BYTES_MAX {
+                self.claim = Some(memory::claim(bytes + length).ok_or(WriteError::Full)?);
+            }
+            records.reserve(bytes)?;
             write_set(key, value, expires_ms, records.tail());
             let entry = Entry::new(key, value, expires_ms)?;
             sets.push(Set { place: self.place(key), number, entry });

@@ -64,7 +64,7 @@ pub struct Session<'a> {
     /// What they make of the file.
     pub(super) effect: Effect,
     /// The room that a large record and its entry are about to take.
-    claim: Option<Claim>,
+    pub(super) claim: Option<Claim>,
     /// Bytes kept for taking back what was written since the last commit.
     pub(super) undo_bytes: usize,
     /// What was just settled, to be forgotten.
@@ -722,6 +722,7 @@ impl<'a> Session<'a> {
     /// What to wait for before what was written or shown since this was last asked may leave.
     pub fn take_mark(&mut self) -> Mark {
         self.now_ms = 0;
+        self.claim = None;
         std::mem::take(&mut self.mark)
     }
 
@@ -763,10 +764,7 @@ impl<'a> Session<'a> {
     /// Before a write of `value` to `key`: refuses while the journal does, and makes room for the record,
     /// with its key written twice.
     pub(super) fn begin(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        self.check_writes()?;
-        if value.len() > self.value_bytes_max {
-            return Err(WriteError::TooLong);
-        }
+        self.check_write(value)?;
         self.effect = match &self.held {
             // What a change wrote that then was refused is cut off.
             Some(held) => held.begin(self.database, &mut self.record),
@@ -777,6 +775,12 @@ impl<'a> Session<'a> {
         };
         self.spend(work::WRITTEN_BYTE * value.len() as u64);
         self.reserve_record(key, value)
+    }
+
+    /// An error while writes are refused, or if `value` is longer than values may be.
+    pub(super) fn check_write(&self, value: &[u8]) -> Result<(), WriteError> {
+        self.check_writes()?;
+        self.check_length(0, value)
     }
 
     /// Makes room for the record of a value, with its key written twice.

@@ -78,8 +78,8 @@ const CASES: &[Case] = &[
     // What is read.
     shows("get", OLD, "SET k new", "GET k", "new"),
     shows("get", OLD, "DEL k", "GET k", "nil"),
-    shows("get", OLD, "FLUSHALL", "GET k", "nil"),
-    shows("get", OLD, "FLUSHDB", "GET k", "nil"),
+    shows("get", OLD, "FLUSHALL ASYNC", "GET k", "nil"),
+    shows("get", OLD, "FLUSHDB ASYNC", "GET k", "nil"),
     shows("get", OLD, "SWAPDB 0 1", "GET k", "nil"),
     shows("get", OLD, "MOVE k 1", "GET k", "nil"),
     shows("get", OLD, "RENAME k j", "GET j", "old"),
@@ -129,17 +129,17 @@ const CASES: &[Case] = &[
     shows("keys", OLD, "DEL k", "KEYS k*", "()"),
     shows("keys", OLD, "DEL k", "KEYS k", "()"),
     shows("keys", OLD, "RENAME k j", "KEYS *", "(j)"),
-    shows("keys", OLD, "FLUSHALL", "KEYS *", "()"),
+    shows("keys", OLD, "FLUSHALL ASYNC", "KEYS *", "()"),
     shows("scan", &[], "SET k new", "SCAN 0 COUNT 1000", "(0 (k))"),
     shows("scan", OLD, "DEL k", "SCAN 0 COUNT 1000", "(0 ())"),
-    shows("scan", OLD, "FLUSHALL", "SCAN 0 COUNT 1000", "(0 ())"),
+    shows("scan", OLD, "FLUSHALL ASYNC", "SCAN 0 COUNT 1000", "(0 ())"),
     shows("randomkey", &[], "SET k new", "RANDOMKEY", "k"),
     shows("randomkey", OLD, "DEL k", "RANDOMKEY", "nil"),
     shows("randomkey", OLD, "RENAME k j", "RANDOMKEY", "j"),
-    shows("randomkey", OLD, "FLUSHALL", "RANDOMKEY", "nil"),
+    shows("randomkey", OLD, "FLUSHALL ASYNC", "RANDOMKEY", "nil"),
     shows("dbsize", &[], "SET k new", "DBSIZE", ":1"),
     shows("dbsize", OLD, "DEL k", "DBSIZE", ":0"),
-    shows("dbsize", OLD, "FLUSHDB", "DBSIZE", ":0"),
+    shows("dbsize", OLD, "FLUSHDB ASYNC", "DBSIZE", ":0"),
     shows("dbsize", OLD, "SWAPDB 0 1", "DBSIZE", ":0"),
     shows("info", &[], "SET k new", "INFO keyspace", "*db0:keys=1,*"),
     shows("info", OLD, "DEL k", "INFO keyspace", "# Keyspace\r\n"),
@@ -216,7 +216,7 @@ const CASES: &[Case] = &[
         ..shows("exec", &[], "SET k new", "EXEC", "(-ERR value is not an integer * :1)") },
     Case { ready: &["WATCH k", "MULTI", "PING"], ..shows("exec", OLD, "SET k new", "EXEC", "nil") },
     Case { ready: &["WATCH k", "MULTI", "PING"], ..shows("exec", &[], "SET k new", "EXEC", "nil") },
-    Case { ready: &["WATCH k", "MULTI", "PING"], ..shows("exec", OLD, "FLUSHALL", "EXEC", "nil") },
+    Case { ready: &["WATCH k", "MULTI", "PING"], ..shows("exec", OLD, "FLUSHALL ASYNC", "EXEC", "nil") },
     Case { ready: &["WATCH k", "MULTI", "PING"], ..shows("exec", OLD, "SWAPDB 0 1", "EXEC", "nil") },
     Case { ready: &["SELECT 1"], ..shows("get", OLD, "MOVE k 1", "GET k", "old") },
     Case { ready: &["SELECT 1"], ..shows("get", OLD, "SWAPDB 0 1", "GET k", "old") },
@@ -255,8 +255,8 @@ const CASES: &[Case] = &[
     writes("renamenx", OLD, "RENAMENX k j", ":1"),
     writes("copy", OLD, "COPY k j", ":1"),
     writes("move", OLD, "MOVE k 1", ":1"),
-    writes("flushdb", OLD, "FLUSHDB", "+OK"),
-    writes("flushall", OLD, "FLUSHALL", "+OK"),
+    writes("flushdb", OLD, "FLUSHDB ASYNC", "+OK"),
+    writes("flushall", OLD, "FLUSHALL ASYNC", "+OK"),
     writes("swapdb", OLD, "SWAPDB 0 1", "+OK"),
     Case { ready: &["MULTI", "INCR k"], ..writes("exec", &[], "EXEC", "(:1)") },
 ];
@@ -626,15 +626,16 @@ fn metrics_count_no_key_before_it_is_on_disk() {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         stream
     };
+    // None where a busy machine took too long for the deadline of a request.
     let keys = |mut stream: TcpStream| {
         let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
+        stream.read_to_string(&mut text).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("coffre_keys "));
-        line.expect("coffre_keys").parse::<f64>().unwrap()
+        Some(line.expect("coffre_keys").parse::<f64>().unwrap())
     };
     let mut writer = world.client();
     assert_eq!(writer.line("SET a 1"), Reply::ok());
-    assert_eq!(keys(ask()), 1.0);
+    wait_until("the first key is counted", || keys(ask()) == Some(1.0));
     world.shut(true);
     world.run(&mut writer, "set", "SET b 1");
     let asked = ask();
@@ -642,14 +643,11 @@ fn metrics_count_no_key_before_it_is_on_disk() {
     asked.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let comes = asked.peek(&mut [0]).is_ok();
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let early = comes.then(|| keys(asked));
+    let early = if comes { keys(asked) } else { None };
     world.shut(false);
     assert_eq!(writer.reply(), Reply::ok());
     assert!(early.is_none_or(|early| early == 1.0), "{early:?} keys, of which 1 was on disk");
-    let started = Instant::now();
-    while keys(ask()) != 2.0 {
-        assert!(started.elapsed() < Duration::from_secs(20), "the new key is never counted");
-    }
+    wait_until("the new key is counted", || keys(ask()) == Some(2.0));
     world.server.control().stop(Stop::NoSave);
     // It looks whether the server stops once it has answered.
     drop(ask());
