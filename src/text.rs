@@ -61,13 +61,21 @@ pub struct Unbalanced;
 
 /// Splits `line`, which holds no line end, into `words`; what they held before is forgotten.
 pub fn split(line: &[u8], words: &mut Words) -> Result<(), Unbalanced> {
+    split_up_to(usize::MAX, line, words).map(drop)
+}
+
+/// The same of at most `words_max` words, and whether they are all.
+pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<bool, Unbalanced> {
     words.bytes.clear();
     words.spans.clear();
     let mut at = 0;
     loop {
         at += line[at..].iter().take_while(|byte| is_space(**byte)).count();
         if at == line.len() {
-            return Ok(());
+            return Ok(true);
+        }
+        if words.len() == words_max {
+            return Ok(false);
         }
         let start = words.bytes.len();
         at = word(line, at, &mut words.bytes)?;

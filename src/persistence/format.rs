@@ -6,7 +6,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use crate::limits::{DATABASES_MAX, DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{ARGUMENTS_MAX, DATABASES_MAX, DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::text::{self, Words, integer};
 use crate::value::View;
 
@@ -226,6 +226,9 @@ pub enum RecordError {
     /// Quotes that do not close.
     #[error("unbalanced quotes")]
     Quotes,
+    /// More words than a request may have.
+    #[error("a line has at most {ARGUMENTS_MAX} words")]
+    Words,
     /// A command that is no write, or of a newer version.
     #[error("unknown record '{0}' (known: {known})", known = NAMES.join(", "))]
     Unknown(String),
@@ -271,7 +274,12 @@ impl<'a> Record<'a> {
         if let Some(error) = RecordError::of_bytes(line) {
             return Err(error);
         }
-        text::split(line, words).map_err(|_| RecordError::Quotes)?;
+        // Each word takes more memory than a byte of the line.
+        match text::split_up_to(ARGUMENTS_MAX, line, words) {
+            Ok(true) => {}
+            Ok(false) => return Err(RecordError::Words),
+            Err(text::Unbalanced) => return Err(RecordError::Quotes),
+        }
         let record = Self::from_words(words)?;
         match record {
             Self::Select(_) if line.len() > SELECT_BYTES_MAX => Err(RecordError::Database),
@@ -621,6 +629,9 @@ mod tests {
         for (line, expected) in cases {
             assert_eq!(parse(line).unwrap_err().to_string(), expected);
         }
+        let del = |keys: usize| format!("DEL{}", " a".repeat(keys));
+        assert!(parse(&del(ARGUMENTS_MAX - 1)).is_ok());
+        assert_eq!(parse(&del(ARGUMENTS_MAX)).unwrap_err(), RecordError::Words);
         let padded = format!("SELECT 1{}", " ".repeat(100));
         assert_eq!(parse(&padded).unwrap_err(), RecordError::Database);
         assert_eq!(selected(b" select '3' "), Some(3));

@@ -762,3 +762,17 @@ fn what_is_not_seen_reaches_no_terminal() {
     let (_, said, _) = coffre(folder.path(), &["repair", "donnees.txt", "--output", "newer"]);
     assert!(said.contains("    \\x1b[2J\n") && !hidden(&said), "{}", said.escape_debug());
 }
+
+#[test]
+fn a_line_of_very_many_words_takes_little_more_memory_than_its_bytes() {
+    let (folder, file) = folder();
+    const BYTES: usize = 16 << 20;
+    fs::write(&file, "DEL".to_owned() + &" a".repeat(BYTES / 2) + "\n").unwrap();
+    // What is reserved counts, and the stack of the main thread.
+    let limit = format!("ulimit -v {}; exec \"$0\" check donnees.txt", 7 * BYTES / 1024);
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-c", &limit, COFFRE]).current_dir(folder.path()).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{error}");
+    assert!(error.contains("line 1, offset 0: a line has at most 1048576 words"), "{error}");
+}
