@@ -358,21 +358,23 @@ impl Replies {
     }
 
     /// Every byte comes by here.
+    #[inline]
     fn push(&mut self, bytes: &[u8]) {
-        if self.is_lost() {
-            return;
-        }
-        if self.bytes.capacity() - self.bytes.len() < bytes.len()
-            && let Err(lost) = self.grow(bytes.len())
-        {
-            self.lost = Some(lost);
+        let has_room = self.bytes.capacity() - self.bytes.len() >= bytes.len();
+        if self.is_lost() || !has_room && !self.grow(bytes.len()) {
             return;
         }
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Makes room for `more` bytes, if there is memory for them and they may have it.
-    fn grow(&mut self, more: usize) -> Result<(), Lost> {
+    /// Makes room for `more` bytes; `false` if they are lost.
+    #[cold]
+    fn grow(&mut self, more: usize) -> bool {
+        self.lost = self.make_room(more).err();
+        !self.is_lost()
+    }
+
+    fn make_room(&mut self, more: usize) -> Result<(), Lost> {
         let length = self.bytes.len() + more;
         if length > REPLY_COPIED_BYTES_MAX {
             return Err(Lost::TooLarge);

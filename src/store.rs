@@ -495,6 +495,9 @@ impl Shard {
     }
 
     fn hand_over(&mut self, count: usize, settled: &mut Vec<Undo>) {
+        if count == 0 {
+            return;
+        }
         for replaced in self.undo.drain(..count) {
             self.removed -= usize::from(replaced.puts_entry);
             self.timed -= usize::from(replaced.puts_time);

@@ -14,6 +14,7 @@ pub struct Records {
 
 impl Records {
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.before_last + self.pieces.last().map_or(0, Vec::len)
     }
@@ -29,14 +30,16 @@ impl Records {
     }
 
     /// Where the next line goes, if it is small.
+    #[inline]
     pub fn tail(&mut self) -> &mut Vec<u8> {
-        if self.pieces.last().is_none_or(|last| last.len() >= LARGE_RECORD_BYTES) {
+        if self.pieces.last().is_some_and(|last| last.len() >= LARGE_RECORD_BYTES) {
             self.push(Vec::new());
         }
         self.room()
     }
 
     /// Where more goes of what room was [reserved](Self::reserve) for.
+    #[inline]
     pub fn room(&mut self) -> &mut Vec<u8> {
         if self.pieces.is_empty() {
             self.push(Vec::new());
@@ -77,17 +80,32 @@ impl Records {
 
     /// Forgets everything, and the memory of what was unusually long.
     pub fn clear(&mut self) {
-        self.pieces.truncate(1);
-        self.before_last = 0;
+        if self.pieces.len() > 1 {
+            self.pieces.truncate(1);
+            self.before_last = 0;
+        }
         if let Some(first) = self.pieces.first_mut() {
             first.clear();
-            first.shrink_to(CLIENT_SPARE_BYTES_MAX);
+            if first.capacity() > CLIENT_SPARE_BYTES_MAX {
+                first.shrink_to(CLIENT_SPARE_BYTES_MAX);
+            }
         }
     }
 
     /// Takes the lines of `other`: small pieces are copied, large ones change hands. An error if there is no memory
     /// for the copies; nothing has changed then.
     pub fn take(&mut self, other: &mut Self) -> Result<(), NoMemory> {
+        // Most transactions are one small record, and there is room for it.
+        if let [one] = other.pieces.as_slice()
+            && one.len() < LARGE_RECORD_BYTES
+        {
+            let tail = self.tail();
+            if tail.capacity() - tail.len() < one.len() {
+                memory::try_to(|| tail.try_reserve(one.len()))?;
+            }
+            tail.extend_from_slice(one);
+            return Ok(());
+        }
         let small = |piece: &Vec<u8>| piece.len() < LARGE_RECORD_BYTES;
         let copied: usize = other.pieces.iter().filter(|piece| small(piece)).map(Vec::len).sum();
         memory::try_to(|| self.pieces.try_reserve(2 * other.pieces.len() + 1))?;

@@ -756,7 +756,10 @@ impl Pending {
     /// Adds all of it, or nothing where there is no memory for it.
     fn add(&mut self, addition: Addition<'_>) -> Result<(), NoMemory> {
         let Addition { records, count, databases, garbage, flush } = addition;
-        memory::try_to(|| self.records.tail().try_reserve(2 * SELECT_BYTES_MAX))?;
+        let tail = self.records.tail();
+        if tail.capacity() - tail.len() < 2 * SELECT_BYTES_MAX {
+            memory::try_to(|| tail.try_reserve(2 * SELECT_BYTES_MAX))?;
+        }
         let before = (self.records.len(), self.count, self.database, self.select_bytes);
         self.select(databases.0);
         if let Err(error) = self.records.take(records) {
