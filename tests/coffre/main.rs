@@ -7,6 +7,7 @@
 //! - [`clients`]: the list of clients, and what the server tells of itself
 //! - [`deadlines`]: clients that are idle, slow, deaf or gone
 //! - [`overload`]: too many clients, too little memory, no thread or descriptor for another
+//! - [`refused_memory`]: long arguments where the system has no memory for them
 //! - [`security`]: passwords, strangers, foreign protocols
 //! - [`stopping`]: signals, `SHUTDOWN`, and panics
 //! - [`soak`]: all kinds of clients at once, good and bad
@@ -49,6 +50,7 @@ mod races;
 mod real_clients;
 mod real_disks;
 mod redis_rs;
+mod refused_memory;
 mod scanning;
 mod security;
 mod server_commands;
