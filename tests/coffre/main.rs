@@ -7,6 +7,7 @@
 //! - [`clients`]: the list of clients, and what the server tells of itself
 //! - [`deadlines`]: clients that are idle, slow, deaf or gone
 //! - [`overload`]: too many clients, too little memory, no thread or descriptor for another
+//! - [`bystander`]: how long a client waits while another does something large; on request
 //! - [`refused_memory`]: long arguments where the system has no memory for them
 //! - [`security`]: passwords, strangers, foreign protocols
 //! - [`stopping`]: signals, `SHUTDOWN`, and panics
@@ -27,6 +28,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod bystander;
 mod clients;
 mod compaction;
 mod concurrency;
