@@ -676,7 +676,8 @@ fn live(round: &Round, file: &Path, seed: u64) -> Vec<Op> {
         let mut threads = Vec::new();
         // What others write can hide for how long a name was shown too early: some lives are the movers' alone.
         let is_movers = round.fault == Fault::SlowDisk && random.u8(..4) > 0;
-        let (workers, movers) = if is_movers { (0, 1) } else { (WORKERS, MOVERS) };
+        let (workers, movers, askers) =
+            if is_movers { (0, 1, 3 * ASKERS) } else { (WORKERS, MOVERS, ASKERS) };
         for number in 0..workers {
             let mut actor = actor(number);
             threads.push(scope.spawn(move || {
@@ -701,7 +702,7 @@ fn live(round: &Round, file: &Path, seed: u64) -> Vec<Op> {
                 actor.ops
             }));
         }
-        for number in 0..ASKERS {
+        for number in 0..askers {
             let mut actor = actor(WORKERS + MOVERS + number);
             threads.push(scope.spawn(move || {
                 actor.exchange(&[words_of(&["SELECT", "1"])]);
@@ -819,5 +820,5 @@ fn a_history_at_the_bound_of_memory_is_strictly_serializable() {
 #[test]
 #[ignore = "needs strace"]
 fn a_history_on_a_slow_disk_is_strictly_serializable() {
-    rounds(&[Fault::SlowDisk], 20);
+    rounds(&[Fault::SlowDisk], 30);
 }
