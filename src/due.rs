@@ -66,8 +66,15 @@ impl Due {
         let mut times = std::mem::take(&mut self.times).into_vec();
         times.sort_unstable();
         times.retain(|time| last.replace(*time) != Some(*time));
-        times.shrink_to(2 * times.len());
         self.times = times.into();
+    }
+
+    /// Gives back memory that it does not need. Not while changes may be taken back: room was made for their times.
+    pub fn shrink(&mut self) {
+        const FEW: usize = 64;
+        if self.times.capacity() > 4 * self.times.len() + FEW {
+            self.times.shrink_to(2 * self.times.len());
+        }
     }
 
     /// The hash of a key that may have expired at `now_ms`, and the time it was to; it is not asked for again.

@@ -216,8 +216,9 @@ fn handle_signals(running: Arc<OnceLock<Arc<Server>>>) -> io::Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
 }
 
-/// Does what needs to be done while no client calls: one thread keeps the journal well, one compacts the
-/// file, one removes what has expired, one frees what was replaced, one looks at the clock. The process ends with them: without them it would only seem to be well.
+/// Starts the threads that work while no client calls: one keeps the journal well, one compacts the file, one removes
+/// expired keys, one frees what was replaced, one looks at the clock. The process ends with any of them: without it
+/// the server would only seem to be well.
 fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
     let spawn = |name: &str, work: fn(&Server)| {
         let server = Arc::clone(server);

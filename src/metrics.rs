@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::command;
 use crate::control::{Control, Event};
-use crate::engine::{Engine, Session};
+use crate::engine::Engine;
 use crate::limits::{METRICS_MS_MAX, METRICS_REQUEST_BYTES_MAX};
 use crate::memory;
 use crate::process;
@@ -101,19 +101,6 @@ fn health(engine: &Engine) -> (&'static str, String) {
     }
 }
 
-/// Number of keys, once what changed it is on disk.
-fn keys(engine: &Engine) -> usize {
-    let mut session = Session::new(engine);
-    loop {
-        let counts = session.counts();
-        let mark = session.take_mark();
-        // What was refused is not counted the next time.
-        if session.commit(mark).is_ok() {
-            return counts.iter().map(|(keys, _)| keys).sum();
-        }
-    }
-}
-
 /// All metrics in Prometheus's text format.
 fn metrics(control: &Control, engine: &Engine) -> String {
     let mut text = String::new();
@@ -134,7 +121,7 @@ fn metrics(control: &Control, engine: &Engine) -> String {
         ("connected_clients", "Clients connected.", control.clients.count() as f64),
         ("max_clients", "Clients that may be.", control.clients.most() as f64),
         ("threads", "Threads of the process.", process::threads() as f64),
-        ("keys", "Keys in memory.", keys(engine) as f64),
+        ("keys", "Keys, as far as they are on disk.", engine.committed_keys() as f64),
         ("memory_used_bytes", "Memory allocated.", memory::used_bytes() as f64),
         ("memory_peak_bytes", "Most memory allocated.", memory::peak_bytes() as f64),
         ("memory_resident_bytes", "Memory resident.", process::resident_bytes() as f64),

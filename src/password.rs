@@ -19,7 +19,7 @@ pub struct Password {
 /// Why some bytes are no password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// Nothing: a mistake, such as a variable that was never filled in, must not open the server to everybody.
+    /// Nothing: a mistake, such as a variable that was never filled in, must not open the server to every client.
     #[error(
         "an empty password protects nothing; to ask for none, leave out --requirepass and COFFRE_REQUIREPASS"
     )]

@@ -119,12 +119,18 @@ impl Replies {
     /// Forgets those from `position` on.
     pub fn truncate(&mut self, position: usize) {
         self.bytes.truncate(position);
+        let before = self.shared.len();
         while let Some(shared) = self.shared.pop_if(|shared| shared.at >= position) {
             self.shared_bytes -= shared.range.len();
         }
-        if self.shared.is_empty() {
+        if self.shared.len() < before {
             self.values.clear();
             self.value_bytes = 0;
+            for shared in &self.shared {
+                if self.values.insert(Arc::as_ptr(&shared.value).addr()) {
+                    self.value_bytes += shared.value.length();
+                }
+            }
         }
     }
 

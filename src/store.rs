@@ -308,7 +308,7 @@ impl Shard {
         let hashing = self.hashing.clone();
         let (removed, timed) = (self.removed, self.timed);
         let table = self.table(database);
-        if expires_ms.is_some() || table.due.count() > 0 {
+        if expires_ms.is_some() || timed > 0 || table.due.count() > 0 {
             table.due.make_room(count + timed)?;
         }
         let hash = |entry: &Entry| hashing.hash_one(entry.key());
@@ -485,6 +485,9 @@ impl Shard {
     pub fn settle_all(&mut self, safe: u64, settled: &mut Vec<Undo>) {
         let count = self.committed_undos(safe);
         self.hand_over(count, settled);
+        if self.timed == 0 {
+            self.tables.iter_mut().for_each(|table| table.due.shrink());
+        }
     }
 
     fn committed_undos(&self, safe: u64) -> usize {
@@ -947,10 +950,10 @@ mod tests {
                 let undo = shard.put(place, Entry::new(&key, b"", expires_ms).unwrap());
                 assert!(shard.changed(place, stamp, undo) > 0);
             };
-            let keys = random.u32(50..120);
+            let keys = random.u32(50..400);
             (0..keys).for_each(|key| put(&mut shard, key, 1, &mut random));
             shard.settle_all(1, &mut Vec::new());
-            let steps = random.usize(1..60);
+            let steps = random.usize(1..300);
             for _ in 0..steps {
                 let key = random.u32(0..keys).to_le_bytes();
                 let place = Place { shard: number, ..store.place(0, &key) };

@@ -21,8 +21,8 @@ pub fn echo(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 }
 
 pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let (keys, _) = context.session.counts()[context.session.database()];
-    context.replies.count(keys);
+    let database = context.session.database();
+    context.replies.count(context.session.counts()[database].keys);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{CommandError, Context, REDIS_VERSION, is};
 use crate::control::{Called, Control, Event, unix_time};
+use crate::engine::Counts;
 use crate::memory;
 use crate::process;
 use crate::request::Request;
@@ -200,10 +201,10 @@ fn cluster(_context: &mut Context<'_, '_>, text: &mut String) {
 }
 
 fn keyspace(context: &mut Context<'_, '_>, text: &mut String) {
-    let ttls_ms = context.session.average_ttls_ms();
-    let counts = context.session.counts().into_iter().zip(ttls_ms);
-    for (database, ((keys, expiring), ttl_ms)) in counts.enumerate() {
+    for (database, counts) in context.session.counts().into_iter().enumerate() {
+        let Counts { keys, expiring, .. } = counts;
         if keys > 0 {
+            let ttl_ms = counts.average_ttl_ms();
             put(text, format_args!("db{database}:keys={keys},expires={expiring},avg_ttl={ttl_ms}"));
         }
     }

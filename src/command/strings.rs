@@ -41,10 +41,11 @@ enum Condition<'r> {
 
 impl Condition<'_> {
     /// Compares long values beforehand, with no shard locked.
-    fn compare_ahead(&mut self, session: &mut Session<'_>, key: &[u8]) {
+    fn compare_ahead(&mut self, session: &mut Session<'_>, key: &[u8]) -> Result {
         if let Self::Equal(value, compared) | Self::Different(value, compared) = self {
-            *compared = session.compare_ahead(key, value);
+            *compared = session.compare_ahead(key, value)?;
         }
+        Ok(())
     }
 
     fn holds(&self, old: Option<&Entry>) -> bool {
@@ -126,7 +127,7 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let mut options =
         Options::parse(request, 3, now_ms, "set").map_err(|error| unquoted(request, error))?;
     let (key, value) = (&request[1], &request[2]);
-    options.condition.compare_ahead(context.session, key);
+    options.condition.compare_ahead(context.session, key)?;
     let replies = &mut context.replies;
     let decide = |old: Option<&Entry>| {
         if options.get {
@@ -255,7 +256,7 @@ pub fn del_if_eq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
 }
 
 fn delete_if(context: &mut Context<'_, '_>, key: &[u8], mut condition: Condition<'_>) -> Result {
-    condition.compare_ahead(context.session, key);
+    condition.compare_ahead(context.session, key)?;
     let was_there = context.session.update(key, |old| {
         Ok::<_, CommandError>(match old.is_some() && condition.holds(old) {
             true => (Change::Remove, true),

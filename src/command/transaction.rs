@@ -136,8 +136,8 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         if bytes > TRANSACTION_BYTES_SURE && !memory::has_room(key.len() + ENTRY_BYTES) {
             return Err(CommandError::MaxMemory);
         }
-        transaction.watched_bytes = bytes;
         place.insert(context.session.watch(key, &transaction.watch).map_err(WriteError::from)?);
+        transaction.watched_bytes = bytes;
     }
     context.replies.status("OK");
     Ok(())

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -119,6 +120,12 @@ impl Engine {
     /// Gives memory, which nobody changes now, a new file.
     pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
         self.journal.set_strangers_aside()?;
+        if self.kept_flush().is_some() {
+            let path = self.path().display();
+            log::warn!(
+                "{path}: it is written anew, without what a flush removed: that cannot be undone any more"
+            );
+        }
         let draft = self.journal.healing_draft()?;
         Compaction::new(self, draft, None).run()?;
         self.journal.take_garbage();
@@ -161,12 +168,12 @@ impl Engine {
 
     /// Waits for at most `timeout` until a compaction is asked for, and runs it, or one that is due.
     pub fn tend_compaction(&self, timeout: Duration) {
+        self.tend_flushed();
         let mut status = lock(&self.compactor.status);
         if !status.is_requested {
             status = wait_timeout(&self.compactor.woken, status, timeout);
         }
         let may_begin = status.may_begin();
-        self.tend_flushed();
         self.journal.limit(if may_begin { self.length_max() } else { u64::MAX });
         let asked = status.is_requested;
         let due = may_begin && self.is_compaction_due();
@@ -180,6 +187,10 @@ impl Engine {
             Some(flush) => Flushing::Keeps(self.journal.flushed_name(flush)),
             None => Flushing::GivesUp,
         };
+        if matches!(flushing, Flushing::Keeps(_)) {
+            // It may leave the file there though it fails.
+            self.compactor.has_flushed.store(true, Ordering::Relaxed);
+        }
         let (before, started) = (self.journal.bytes(), Instant::now());
         let compacted =
             || self.begin_compaction(flushing.clone()).and_then(|compaction| self.run(compaction));
@@ -197,9 +208,10 @@ impl Engine {
             Ok(()) => {
                 (status.saved_s, status.failures, status.retry_at) = (unix_time_s(), 0, None);
                 drop(status);
-                if let Flushing::Keeps(name) = &flushing {
-                    self.compactor.has_flushed.store(true, Ordering::Relaxed);
-                    let name = name.display();
+                if let Flushing::Keeps(newest) = &flushing {
+                    // One at a time: each may be as long as the data was.
+                    self.remove_flushed(|name| name == newest);
+                    let name = newest.display();
                     log::info!(
                         "{path}: the file with what a flush removed is kept as {name} until an hour after it"
                     );
@@ -263,12 +275,20 @@ impl Engine {
             self.journal.set_flush(None);
         }
         if has_flushed {
-            match self.journal.remove_flushed(is_tight) {
-                Ok(left) => self.compactor.has_flushed.store(left > 0, Ordering::Relaxed),
-                Err(error) => {
-                    log::warn!("{path}: what was kept for a flush is still there: {error}")
-                }
+            self.remove_flushed(|_| !is_tight);
+        }
+    }
+
+    /// Removes the files kept for flushes, but for those that are wanted and can still be undone.
+    fn remove_flushed(&self, is_wanted: impl Fn(&Path) -> bool) {
+        static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+        match self.journal.remove_flushed(is_wanted) {
+            Ok(left) => self.compactor.has_flushed.store(left > 0, Ordering::Relaxed),
+            Err(error) if LOGGED.now() => {
+                let path = self.path().display();
+                log::warn!("{path}: what was kept for a flush is still there: {error}");
             }
+            Err(_) => {}
         }
     }
 }

@@ -21,7 +21,7 @@ mod verify;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub use crate::store::ShardSet;
 pub use crate::watch::Watch;
 pub use compaction::{Compaction, Compactor, Status};
 pub use prepared::{Compared, InDatabase};
-pub use session::{Change, Expires, Session, WriteError};
+pub use session::{Change, Counts, Expires, Session, WriteError};
 pub use verify::VerifyError;
 
 /// The keys, the values and the file they are kept in.
@@ -62,6 +62,8 @@ pub struct Engine {
     healing: Mutex<()>,
     /// Goes up while a rewrite goes on.
     progress: AtomicU64,
+    /// How many keys there were when last all was on disk.
+    committed_keys: AtomicUsize,
     /// Keys removed because they had expired.
     expired: AtomicU64,
     /// Keys that have expired stay in memory, unseen.
@@ -90,6 +92,7 @@ impl Engine {
         let journal = recovery.finish(fsync)?;
         journal.set_flush(flush);
         let dead_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));
+        let committed_keys = AtomicUsize::new(store.keys());
         Ok(Self {
             store,
             journal,
@@ -98,6 +101,7 @@ impl Engine {
             taking_back: Mutex::default(),
             healing: Mutex::default(),
             progress: AtomicU64::new(0),
+            committed_keys,
             expired: AtomicU64::new(0),
             keeps_expired: AtomicBool::new(false),
             swaps: AtomicU64::new(0),
@@ -135,6 +139,18 @@ impl Engine {
     /// Number of keys in memory, on disk or not.
     pub fn keys(&self) -> usize {
         self.store.keys()
+    }
+
+    /// Number of keys when last everything that had changed it was on disk: just now, or before a write that waits
+    /// for the disk. Waits for nothing.
+    pub fn committed_keys(&self) -> usize {
+        let mut session = Session::new(self);
+        let keys = session.counts().iter().map(|counts| counts.keys).sum();
+        let mark = session.take_mark();
+        if session.is_committed(mark) {
+            self.committed_keys.store(keys, Ordering::Relaxed);
+        }
+        self.committed_keys.load(Ordering::Relaxed)
     }
 
     /// Number of keys removed because they had expired.

@@ -85,25 +85,33 @@ struct Set {
 
 impl Session<'_> {
     fn snapshot(&mut self, key: &[u8]) -> Result<Option<Snapshot>, WriteError> {
-        self.look(key, |entry| entry.map(Snapshot::of).transpose())
+        self.peek(key, |entry| entry.map(Snapshot::of).transpose())
     }
 
-    /// Compares the value of `key` with `bytes`, if both are long: whoever decides by that, with the lock held, need
-    /// not compare them then.
-    pub fn compare_ahead(&mut self, key: &[u8], bytes: &[u8]) -> Option<Compared> {
+    /// Compares the value of `key` with `bytes`, if both are long: a decision under the lock can use the result. Within
+    /// a transaction they are compared later, with the lock held; an error if that would take too long.
+    pub fn compare_ahead(
+        &mut self,
+        key: &[u8],
+        bytes: &[u8],
+    ) -> Result<Option<Compared>, WriteError> {
         if bytes.len() <= VALUE_BLOCK_BYTES {
-            return None;
+            return Ok(None);
         }
         if self.held.is_some() {
             self.spend(work::FOUR_BYTES * bytes.len() as u64 / 4);
-            return None;
+            self.check_work()?;
+            return Ok(None);
         }
-        let value = self.look(key, |entry| match entry.map(Entry::value) {
+        let value = self.peek(key, |entry| match entry.map(Entry::value) {
             Some(View::Long(long)) if long.length() == bytes.len() => Some(Arc::clone(long)),
             _ => None,
-        })?;
-        let is_equal = View::Long(&value).equals(bytes);
-        Some(Compared { value, is_equal })
+        });
+        let compare = |value: Arc<Long>| {
+            let is_equal = View::Long(&value).equals(bytes);
+            Compared { value, is_equal }
+        };
+        Ok(value.map(compare))
     }
 
     /// Puts a long `value` at the offset that `offset` gives for the old length, and returns the new length.
@@ -158,6 +166,19 @@ impl Session<'_> {
         replace: bool,
         remove: bool,
     ) -> Result<Option<bool>, WriteError> {
+        // What needs no copy of the value is decided without one.
+        let decided = self.look_at([from.1, to.1].into_iter(), |session| {
+            let exists = session.within(from.0, |session| session.has(from.1));
+            let is_in_the_way = !replace && session.within(to.0, |session| session.has(to.1));
+            match exists {
+                false => Some(None),
+                true if is_in_the_way => Some(Some(false)),
+                true => (from == to).then_some(Some(true)),
+            }
+        });
+        if let Some(decided) = decided {
+            return Ok(decided);
+        }
         for attempt in 0.. {
             let is_locked = self.held.is_some() || attempt == TRIES;
             let mut prepared = None;
@@ -171,7 +192,7 @@ impl Session<'_> {
                 let prepared = match prepared {
                     Some(prepared) => {
                         let is_still = |entry: Option<&Entry>| prepared.source.is_still(entry);
-                        match session.within(from.0, |session| session.look(from.1, is_still)) {
+                        match session.within(from.0, |session| session.peek(from.1, is_still)) {
                             true => prepared,
                             false => return Ok(None),
                         }
@@ -213,7 +234,7 @@ impl Session<'_> {
             const REST_BYTES: usize = 256;
             let most = 2 * quoted_bytes(key) + quoted_bytes(&bytes) + REST_BYTES;
             if most > CLIENT_SPARE_BYTES_MAX {
-                self.claim = Some(memory::claim(most).ok_or(WriteError::Full)?);
+                self.claim(most)?;
             }
             records.reserve(most)?;
             count += write_piece(key, start, &bytes, last, records.room());
@@ -237,12 +258,8 @@ impl Session<'_> {
         remove: bool,
         prepared: Prepared,
     ) -> Result<bool, WriteError> {
-        let exists = |session: &mut Self| session.look(to.1, |entry| entry.is_some());
-        if !replace && self.within(to.0, exists) {
+        if !replace && self.within(to.0, |session| session.has(to.1)) {
             return Ok(false);
-        }
-        if from == to {
-            return Ok(true);
         }
         if remove {
             let remove = |_: Option<&Entry>| Ok::<_, WriteError>((Change::Remove, ()));
@@ -273,6 +290,8 @@ impl Session<'_> {
                     for (key, value) in pairs {
                         let expires = Expires::At(expires_ms);
                         session.set_if(key, value, expires, |_| Ok::<_, WriteError>(true))?;
+                        session.spend(work::COMMAND);
+                        session.check_work()?;
                     }
                 }
                 Ok(is_met)
@@ -282,10 +301,15 @@ impl Session<'_> {
         let mut sets = self.prepare_all(pairs, expires_ms, &mut records)?;
         // By shard, each locked and worked on once; a key that is named twice keeps the last value.
         sets.sort_unstable_by_key(|set| (set.place.shard(), set.number));
+        // What is not set is freed with no shard locked.
+        let mut sets = Some(sets);
         self.atomically(keys, |session| {
+            session.spend(work::KEY * count as u64);
+            session.check_work()?;
             if !decide(session)? {
                 return Ok(false);
             }
+            let sets = sets.take().unwrap_or_default();
             session.put_all(sets, count, &mut records, expires_ms)?;
             Ok(true)
         })
@@ -307,7 +331,7 @@ impl Session<'_> {
             const REST_BYTES: usize = 64;
             let bytes = quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
             if length > CLIENT_SPARE_BYTES_MAX {
-                self.claim = Some(memory::claim(bytes + length).ok_or(WriteError::Full)?);
+                self.claim(bytes + length)?;
             }
             records.reserve(bytes)?;
             write_set(key, value, expires_ms, records.tail());
@@ -325,8 +349,6 @@ impl Session<'_> {
         expires_ms: Option<u64>,
     ) -> Result<(), WriteError> {
         self.begin(b"", b"")?;
-        self.spend(work::KEY * count as u64);
-        self.check_work()?;
         self.record.take(records)?;
         let database = self.database();
         for group in sets.chunk_by(|one, two| one.place.shard() == two.place.shard()) {

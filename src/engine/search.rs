@@ -11,8 +11,8 @@ use crate::memory::{self, NoMemory};
 use crate::store::Shard;
 
 impl Session<'_> {
-    /// Hands `visit` every key of this database that exists throughout and begins with `prefix`, with no shard locked. An error if
-    /// there is no memory for copies of a shard's keys.
+    /// Hands `visit` every key of this database that exists throughout and begins with `prefix`, with no shard locked.
+    /// An error if there is no memory for copies of a shard's keys, or if that takes too long within a transaction.
     ///
     /// Where a prefix is given, by an index, built by the first such search ([`Store::find`]); else each shard's
     /// keys are copied under its lock.

@@ -64,7 +64,7 @@ pub struct Session<'a> {
     /// What they make of the file.
     pub(super) effect: Effect,
     /// The room that a large record and its entry are about to take.
-    pub(super) claim: Option<Claim>,
+    claim: Option<Claim>,
     /// Bytes kept for taking back what was written since the last commit.
     pub(super) undo_bytes: usize,
     /// What was just settled, to be forgotten.
@@ -100,6 +100,27 @@ pub enum Expires {
     At(Option<u64>),
     /// When the value before it does.
     AsBefore,
+}
+
+/// How much a database has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Keys.
+    pub keys: usize,
+    /// Those of them that expire.
+    pub expiring: usize,
+    /// The sum of the times at which they do, in milliseconds of Unix time.
+    expiry_sum_ms: u128,
+}
+
+impl Counts {
+    /// In how many milliseconds its keys expire, on the average; 0 where none does.
+    pub fn average_ttl_ms(&self) -> u64 {
+        let average_ms = self.expiry_sum_ms.checked_div(self.expiring as u128).unwrap_or(0);
+        // What has expired and is not removed yet must not count below zero.
+        let ttl_ms = average_ms.saturating_sub(u128::from(unix_time_ms()));
+        u64::try_from(ttl_ms).unwrap_or(u64::MAX)
+    }
 }
 
 /// How many keys were looked for to be read.
@@ -247,12 +268,17 @@ impl<'a> Session<'a> {
         self.is_unnoticed = is_unnoticed;
     }
 
-    /// Whether a key exists; nobody counts that this was asked.
+    /// Whether a key exists; this counts as no lookup.
     pub fn has(&mut self, key: &[u8]) -> bool {
+        self.peek(key, |entry| entry.is_some())
+    }
+
+    /// Hands `show` the entry of `key`, `None` if there is none, with the key's shard locked; this counts as no lookup.
+    pub(super) fn peek<T>(&mut self, key: &[u8], show: impl FnOnce(Option<&Entry>) -> T) -> T {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
             session.note_key(shard, place);
-            session.live(shard.get(place, key)).is_some()
+            show(session.live(shard.get(place, key)))
         })
     }
 
@@ -410,6 +436,7 @@ impl<'a> Session<'a> {
                     if value.len() > session.value_bytes_max {
                         return Err(WriteError::TooLong.into());
                     }
+                    session.spend(work::WRITTEN_BYTE * value.len() as u64);
                     let entry = Entry::new(key, &value, expires_ms).map_err(WriteError::from)?;
                     session.reserve_record(key, &value)?;
                     write_set(key, &value, expires_ms, session.record.room());
@@ -664,8 +691,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Lets `watch` know of changes to `key` from now on; returns whether the key exists. An error if there is no memory
-    /// for that.
+    /// Lets `watch` know of changes to `key` from now on; returns whether the key exists. An error if there is no
+    /// memory for that.
     pub fn watch(&mut self, key: &[u8], watch: &Arc<Watch>) -> Result<bool, NoMemory> {
         let place = self.place(key);
         self.locked(place.shard(), |session, shard| {
@@ -676,47 +703,20 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Number of keys of each database, and how many of them expire. Those that have, and are not removed yet, count.
-    pub fn counts(&mut self) -> Vec<(usize, usize)> {
-        let mut counts = vec![(0, 0); self.engine.store.databases()];
+    /// What each database has. Keys that have expired, and are not removed yet, count.
+    pub fn counts(&mut self) -> Vec<Counts> {
+        let mut counts = vec![Counts::default(); self.engine.store.databases()];
         for number in 0..SHARDS {
             self.locked(number, |session, shard| {
                 session.note_shard(number, shard);
-                for (database, (keys, expiring)) in
-                    counts.iter_mut().enumerate().take(shard.databases())
-                {
-                    *keys += shard.len(database);
-                    *expiring += shard.expiring(database);
+                for (database, counts) in counts.iter_mut().enumerate().take(shard.databases()) {
+                    counts.keys += shard.len(database);
+                    counts.expiring += shard.expiring(database);
+                    counts.expiry_sum_ms += shard.expiry_sum_ms(database);
                 }
             });
         }
         counts
-    }
-
-    /// In how many milliseconds the keys of each database that expire do so, on the average; 0 where none does. Looks
-    /// at a sum for each shard, at no key.
-    pub fn average_ttls_ms(&mut self) -> Vec<u64> {
-        let mut sums = vec![(0_u128, 0_u128); self.engine.store.databases()];
-        for number in 0..SHARDS {
-            self.locked(number, |session, shard| {
-                session.note(shard.newest());
-                for (database, (sum_ms, count)) in
-                    sums.iter_mut().enumerate().take(shard.databases())
-                {
-                    *sum_ms += shard.expiry_sum_ms(database);
-                    *count += shard.expiring(database) as u128;
-                }
-            });
-        }
-        let now_ms = u128::from(unix_time_ms());
-        let average = |(sum_ms, count): (u128, u128)| match sum_ms.checked_div(count) {
-            // What has expired and is not removed yet must not count below zero.
-            Some(average_ms) => {
-                u64::try_from(average_ms.saturating_sub(now_ms)).unwrap_or(u64::MAX)
-            }
-            None => 0,
-        };
-        sums.into_iter().map(average).collect()
     }
 
     /// What to wait for before what was written or shown since this was last asked may leave.
@@ -774,7 +774,15 @@ impl<'a> Session<'a> {
             }
         };
         self.spend(work::WRITTEN_BYTE * value.len() as u64);
+        self.check_work()?;
         self.reserve_record(key, value)
+    }
+
+    /// Claims the room for what is about to be allocated; what was claimed before is allocated by now.
+    pub(super) fn claim(&mut self, bytes: usize) -> Result<(), WriteError> {
+        self.claim = None;
+        self.claim = Some(memory::claim(bytes).ok_or(WriteError::Full)?);
+        Ok(())
     }
 
     /// An error while writes are refused, or if `value` is longer than values may be.
@@ -790,7 +798,7 @@ impl<'a> Session<'a> {
             const REST_BYTES: usize = 256;
             let bytes = 2 * quoted_bytes(key) + quoted_bytes(value) + REST_BYTES;
             // The record, and the entry.
-            self.claim = Some(memory::claim(bytes + length).ok_or(WriteError::Full)?);
+            self.claim(bytes + length)?;
             self.record.reserve(bytes)?;
         } else {
             // A piece that is long already ends before it.
@@ -891,6 +899,8 @@ impl<'a> Session<'a> {
     /// What was just written or shown has this stamp. Call it with the lock of the stamp's shard held,
     /// or for a stamp just appended.
     pub(super) fn note(&mut self, stamp: u64) {
+        // Nothing ever commits a provisional stamp.
+        debug_assert!(stamp < PROVISIONAL);
         if self.mark.stamp == 0 {
             self.mark.healed = self.engine.journal.healed();
         }

@@ -93,7 +93,7 @@ impl Records {
     }
 
     /// Takes the lines of `other`: small pieces are copied, large ones change hands. An error if there is no memory
-    /// for the copies; nothing has changed then.
+    /// for the copies; nothing has changed then. What is left in `other` is for its owner to clear.
     pub fn take(&mut self, other: &mut Self) -> Result<(), NoMemory> {
         // Most transactions are one small record, and there is room for it.
         if let [one] = other.pieces.as_slice()

@@ -351,7 +351,7 @@ fn word(random: &mut fastrand::Rng, kind: &str, short: bool) -> Vec<u8> {
         "value" => match pick(&["0", "1", "2", "3", "4", "5", "6"])[0] {
             b'0' => vec![b'x'; 45],
             b'1' => (0..=255).collect(),
-            b'2' => vec![b'y'; 5000],
+            b'2' => vec![b'y'; 4000],
             _ => pick(&[
                 "1",
                 "10",

@@ -310,3 +310,89 @@ fn several_keys_are_set_in_their_order() {
         Reply::Array(values.chain([Reply::Nil]).collect())
     });
 }
+
+/// Whatever a transaction looks at after it wrote is answered: it waits for its own records, and for nothing else.
+#[test]
+fn everything_can_be_looked_at_after_a_write() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let mut client = server.client();
+    assert_eq!(client.line("SET k v EX 1000"), Reply::ok());
+    for line in [
+        "GET k",
+        "MGET k new",
+        "EXISTS k new",
+        "STRLEN k",
+        "GETRANGE k 0 -1",
+        "TYPE k",
+        "TTL k",
+        "PTTL k",
+        "EXPIRETIME k",
+        "TOUCH k",
+        "KEYS *",
+        "KEYS k*",
+        "SCAN 0",
+        "RANDOMKEY",
+        "DBSIZE",
+        "INFO",
+        "INFO keyspace",
+        "INFO all",
+        "OBJECT ENCODING k",
+        "OBJECT IDLETIME k",
+        "MEMORY USAGE k",
+        "LCS k new",
+        "RENAME nothing k",
+        "COPY k new",
+        "SETNX k 1",
+        "PERSIST no",
+        "INCR k",
+        "APPEND k x",
+        "DEL nothing",
+        "GETEX k",
+        "GETDEL nothing",
+    ] {
+        let lines =
+            ["MULTI".to_owned(), "SET new 1".to_owned(), line.to_owned(), "EXEC".to_owned()];
+        let replies = burst(&mut client, &lines);
+        assert!(matches!(replies.last(), Some(Reply::Array(all)) if all.len() == 2), "{line}");
+    }
+    let before = std::fs::metadata(&file).unwrap().len();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(std::fs::metadata(&file).unwrap().len() < before + 1_000, "nothing goes on and on");
+}
+
+/// A long value is refused before it is copied with the keys locked, alone it is not.
+#[test]
+fn a_transaction_writes_no_more_than_it_has_time_for() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 64 << 20];
+    for words in [
+        vec![&b"SET"[..], b"k", &value],
+        vec![&b"APPEND"[..], b"k", &value],
+        vec![&b"SETRANGE"[..], b"k", b"7", &value],
+        vec![&b"SET"[..], b"k", &value, b"KEEPTTL"],
+        vec![&b"MSET"[..], b"k", &value],
+    ] {
+        assert_eq!(
+            client.call(&words),
+            match words[0] {
+                b"SET" | b"MSET" => Reply::ok(),
+                _ => Reply::Integer(
+                    value.len() as i64 + if words[0] == b"APPEND" { 64 << 20 } else { 7 }
+                ),
+            }
+        );
+        assert_eq!(client.line("MULTI"), Reply::ok());
+        assert_eq!(client.line("SET before 1"), Reply::Status("QUEUED".to_owned()));
+        assert_eq!(client.call(&words), Reply::Status("QUEUED".to_owned()));
+        let reply = client.line("EXEC");
+        assert!(reply.error().contains("locked for too long"), "{reply:?}");
+        assert_eq!(client.line("EXISTS before"), Reply::Integer(0));
+        if words[0] == b"APPEND" {
+            // SETRANGE is to find a value no longer than its own.
+            assert_eq!(client.call(&[b"SET", b"k", b"short"]), Reply::ok());
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! line. A compaction within that hour keeps the old file under a name of its own, which tells when the flush was.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Flush, Journal};
 use crate::clock::unix_time_ms;
@@ -16,16 +16,15 @@ const KEPT_S: u64 = 3600;
 const SUFFIX: &str = ".flushed-";
 
 impl Flush {
-    /// Whether it is so short ago that it can be undone. A time to come is that of a clock that was put back: it
-    /// counts like one long ago.
+    /// Whether it is so short ago that it can be undone.
     pub fn is_kept(&self) -> bool {
         is_kept(self.time_s)
     }
 }
 
 fn is_kept(time_s: u64) -> bool {
-    let since_s = (unix_time_ms() / 1000).checked_sub(time_s);
-    since_s.is_some_and(|since_s| since_s < KEPT_S)
+    // A clock that was put back a little makes it a time to come.
+    (unix_time_ms() / 1000).abs_diff(time_s) < KEPT_S
 }
 
 impl Journal {
@@ -49,8 +48,9 @@ impl Journal {
         self.disk.room(disk::folder(&self.path))
     }
 
-    /// Removes the files kept for flushes that cannot be undone any more, or all; returns how many are left.
-    pub fn remove_flushed(&self, all: bool) -> io::Result<usize> {
+    /// Removes the files kept for flushes that cannot be undone any more, and those that `is_wanted` does not want;
+    /// returns how many are left.
+    pub fn remove_flushed(&self, is_wanted: impl Fn(&Path) -> bool) -> io::Result<usize> {
         let start = disk::beside(&self.path, SUFFIX);
         let start = start.as_os_str().as_encoded_bytes();
         let mut left = 0;
@@ -59,7 +59,7 @@ impl Journal {
             let time = time.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
             match time {
                 None => {}
-                Some(time_s) if is_kept(time_s) && !all => left += 1,
+                Some(time_s) if is_kept(time_s) && is_wanted(&path) => left += 1,
                 Some(_) => {
                     self.disk.remove(&path)?;
                     log::info!("{}: removed: the flush cannot be undone any more", path.display());

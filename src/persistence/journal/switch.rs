@@ -303,7 +303,7 @@ impl Journal {
                         let mut state = lock(&self.state);
                         self.install(&mut state, segment);
                         self.count(&mut state, &batch);
-                        // The removed keys are not in this file.
+                        // A flush that was pending is in this file, but not what it removed.
                         state.flush = None;
                         self.acknowledge(&state, batch.stamp);
                         self.finish(&mut state, batch);
@@ -334,12 +334,13 @@ impl Journal {
     fn keep_beside(&self, tee: &Tee<'_>, old: &Segment) -> io::Result<()> {
         let Flushing::Keeps(name) = &tee.flushing else { return Ok(()) };
         match self.disk.link(&self.path, name) {
-            // An earlier try made it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                match self.disk.look(name)?.identity == old.identity {
-                    true => Ok(()),
-                    false => Err(error),
+                // An earlier try made it, or there was another flush in the same second.
+                if self.disk.look(name)?.identity != old.identity {
+                    self.disk.remove(name)?;
+                    self.disk.link(&self.path, name)?;
                 }
+                Ok(())
             }
             linked => linked,
         }
@@ -347,6 +348,8 @@ impl Journal {
 
     /// The file is another one now; returns the old.
     fn install(&self, state: &mut State, segment: Segment) -> Segment {
+        // What a flush removed is not in the new one.
+        state.flush = None;
         self.bytes.store(segment.end, Ordering::Relaxed);
         self.seal_bytes.store(0, Ordering::Relaxed);
         std::mem::replace(&mut state.segment, segment)
