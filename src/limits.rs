@@ -193,15 +193,17 @@ pub const CLOCK_TRUST_MS: u64 = 60_000;
 
 /// How long a transaction may work with its shards locked, in nanoseconds as [`work`] estimates them; one that takes
 /// more is taken back.
-pub const LOCKED_WORK_MAX: u64 = 60_000_000;
+pub const LOCKED_WORK_MAX: u64 = 40_000_000;
 
 /// What is reckoned for work under locks, in nanoseconds: measured on the machine of the benchmarks, and on the safe
 /// side.
 pub mod work {
     /// A command of a transaction, beside what it does.
     pub const COMMAND: u64 = 300;
-    /// A key that is looked for.
-    pub const KEY: u64 = 80;
+    /// A key that is looked for, or set.
+    pub const KEY: u64 = 100;
+    /// A key that is removed.
+    pub const REMOVED_KEY: u64 = 130;
     /// A key that is listed.
     pub const LISTED_KEY: u64 = 60;
     /// Four bytes that are compared, or copied to a reply.
@@ -209,7 +211,7 @@ pub mod work {
     /// A byte of a value that is written: copied, quoted and copied again.
     pub const WRITTEN_BYTE: u64 = 2;
     /// A cell of the table of `LCS`.
-    pub const LCS_CELL: u64 = 3;
+    pub const LCS_CELL: u64 = 2;
 }
 
 /// How many keys `EXISTS` looks for at one moment.

@@ -306,6 +306,8 @@ impl Shard {
         expires_ms: Option<u64>,
     ) -> Result<(), NoMemory> {
         let hashing = self.hashing.clone();
+        // What takes the changes back must be written down too.
+        memory::try_to(|| self.undo.try_reserve(count))?;
         let (removed, timed) = (self.removed, self.timed);
         let table = self.table(database);
         if expires_ms.is_some() || timed > 0 || table.due.count() > 0 {

@@ -273,7 +273,7 @@ pub fn mget(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         replies.array(request.len() - 1);
         for key in request.words_from(1) {
             session.entry(key, |entry| show(replies, entry));
-            session.spend(work::COMMAND);
+            session.spend(work::KEY);
             session.check_work()?;
             if replies.is_lost() {
                 break;

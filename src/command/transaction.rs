@@ -212,7 +212,11 @@ fn run(found: Found, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
     let start = context.replies.position();
     context.replies.speak(context.conversation.protocol);
     context.session.spend(work::COMMAND);
-    let result = super::execute(found, &request, context);
+    let is_greedy = found.command.flags.contains(&Flag::Denyoom);
+    let result = match is_greedy && memory::is_low() {
+        true => Err(CommandError::NoMemory),
+        false => super::execute(found, &request, context),
+    };
     let outcome = Outcome::Ran { found, failed: result.is_err() };
     let took = started.elapsed();
     record(&outcome, &request, took, context.client, context.control, context.done);

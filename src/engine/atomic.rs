@@ -83,6 +83,11 @@ impl<'a> Held<'a> {
         PROVISIONAL + self.step
     }
 
+    /// The number of the step under way.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
     /// The newest stamp of shard `number` before this began.
     pub fn newest_before(&self, number: usize) -> u64 {
         self.shards.index(number).and_then(|index| self.newest.get(index)).copied().unwrap_or(0)

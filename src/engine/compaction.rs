@@ -32,8 +32,8 @@ const RECORD_REST_BYTES: usize = 256;
 /// After a compaction that failed, how long until the next of its own; doubled each time.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
 
-/// A compaction during which databases are swapped begins again, but not more often than that.
-const SWAPS_MAX: usize = 10;
+/// A compaction during which databases are swapped, or flushed, begins again, but not more often than that.
+const TRIES_MAX: usize = 10;
 
 /// A new file under way. Dropped before [`finish`](Self::finish) it leaves nothing behind.
 #[derive(Debug)]
@@ -182,22 +182,31 @@ impl Engine {
         }
         (status.is_requested, status.is_running) = (false, true);
         drop(status);
-        let flushing = match self.kept_flush() {
-            _ if asked => Flushing::Final,
-            Some(flush) => Flushing::Keeps(self.journal.flushed_name(flush)),
-            None => Flushing::GivesUp,
-        };
-        if matches!(flushing, Flushing::Keeps(_)) {
-            // It may leave the file there though it fails.
-            self.compactor.has_flushed.store(true, Ordering::Relaxed);
-        }
         let (before, started) = (self.journal.bytes(), Instant::now());
-        let compacted =
-            || self.begin_compaction(flushing.clone()).and_then(|compaction| self.run(compaction));
-        let is_worth_another =
-            |result: &Result<(), _>| !matches!(result, Err(SwitchError::Swapped));
-        let result = (0..SWAPS_MAX).map(|_| compacted()).find(is_worth_another);
-        let result = result.unwrap_or(Err(SwitchError::Swapped));
+        let compacted = || {
+            let flushing = match self.kept_flush() {
+                _ if asked => Flushing::Final,
+                Some(flush) => Flushing::Keeps(self.journal.flushed_name(flush)),
+                None => Flushing::GivesUp,
+            };
+            if matches!(flushing, Flushing::Keeps(_)) {
+                // It may leave the file there though it fails.
+                self.compactor.has_flushed.store(true, Ordering::Relaxed);
+            }
+            self.run(self.begin_compaction(flushing.clone())?)?;
+            Ok(flushing)
+        };
+        // What came meanwhile is seen by the next try.
+        let is_worth_another = |result: &Result<_, _>| {
+            matches!(result, Err(SwitchError::Swapped | SwitchError::Flushed))
+        };
+        let mut result = compacted();
+        for _ in 1..TRIES_MAX {
+            if !is_worth_another(&result) {
+                break;
+            }
+            result = compacted();
+        }
         let mut status = lock(&self.compactor.status);
         status.is_running = false;
         self.compactor.woken.notify_all();
@@ -205,7 +214,7 @@ impl Engine {
         status.succeeded = result.is_ok();
         let path = self.path().display();
         match result {
-            Ok(()) => {
+            Ok(flushing) => {
                 (status.saved_s, status.failures, status.retry_at) = (unix_time_s(), 0, None);
                 drop(status);
                 if let Flushing::Keeps(newest) = &flushing {

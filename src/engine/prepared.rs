@@ -14,7 +14,7 @@ use crate::memory;
 use crate::persistence::format::{write_del, write_set};
 use crate::persistence::records::Records;
 use crate::persistence::snapshot::{piece, write_piece};
-use crate::store::{Place, Shard};
+use crate::store::Place;
 use crate::text::quoted_bytes;
 use crate::value::{Long, Value, View};
 
@@ -395,69 +395,49 @@ impl Session<'_> {
         self.hold(shards.into_iter(), |session| session.remove_all(named))
     }
 
-    /// Removes those that exist of keys that are sorted by their shards.
+    /// Removes those that exist of keys that are sorted by their shards, which are locked. The keys go first and their
+    /// record follows: an error takes all of it back.
     fn remove_all(&mut self, mut named: Vec<(Place, &[u8])>) -> Result<usize, WriteError> {
         self.begin(b"", b"")?;
-        self.spend(2 * work::KEY * named.len() as u64);
+        self.spend(work::REMOVED_KEY * named.len() as u64);
         self.check_work()?;
-        let mut kept = 0;
-        let mut first = 0;
+        let stamp = self.provisional_stamp();
+        let (mut kept, mut first) = (0, 0);
         while first < named.len() {
             let number = named[first].0.shard();
-            let length =
-                named[first..].iter().take_while(|(place, _)| place.shard() == number).count();
-            kept += self.locked(number, |session, shard| {
-                session.keep_existing(shard, &mut named, first..first + length, kept)
+            let rest = named[first..].iter();
+            let length = rest.take_while(|(place, _)| place.shard() == number).count();
+            kept = self.locked(number, |session, shard| {
+                let mut kept = kept;
+                for index in first..first + length {
+                    let (place, key) = named[index];
+                    session.note_key(shard, place);
+                    if session.live(shard.get(place, key)).is_some() {
+                        shard.make_restorable(place.database(), 1)?;
+                        session.remove(shard, place, key, stamp);
+                        named[kept] = (place, key);
+                        kept += 1;
+                    }
+                }
+                Ok::<_, WriteError>(kept)
             })?;
             first += length;
         }
-        named.truncate(kept);
         if kept == 0 {
             return Ok(0);
+        }
+        named.truncate(kept);
+        if kept <= KEYS_AT_ONCE {
+            // A person reads it.
+            named.sort_unstable_by_key(|(_, key)| *key);
         }
         // Each byte as `\xHH`, and quotes, a blank or the beginning of a line around each key.
         let most = named.iter().map(|(_, key)| 4 * key.len() + 8).sum();
         self.record.reserve(most)?;
         let start = self.record.len();
-        let count = match kept <= KEYS_AT_ONCE {
-            // A person reads it.
-            true => {
-                let mut keys: Vec<_> = named.iter().map(|(_, key)| *key).collect();
-                keys.sort_unstable();
-                write_del(keys.into_iter(), self.record.tail())
-            }
-            false => write_del(named.iter().map(|(_, key)| *key), self.record.tail()),
-        };
+        let count = write_del(named.iter().map(|(_, key)| *key), self.record.room());
         self.effect.garbage += (self.record.len() - start) as u64;
-        let stamp = self.append_record(count)?;
-        for group in named.chunk_by(|one, two| one.0.shard() == two.0.shard()) {
-            self.locked(group[0].0.shard(), |session, shard| {
-                for (place, key) in group {
-                    session.remove(shard, *place, key, stamp);
-                }
-            });
-        }
+        self.append_record(count)?;
         Ok(kept)
-    }
-
-    /// Moves those of a `group` of keys that exist in `shard` to the place `end` of the list; returns how many.
-    fn keep_existing(
-        &mut self,
-        shard: &mut Shard,
-        named: &mut [(Place, &[u8])],
-        group: std::ops::Range<usize>,
-        end: usize,
-    ) -> Result<usize, WriteError> {
-        let mut count = 0;
-        for index in group {
-            let (place, key) = named[index];
-            self.note_key(shard, place);
-            if self.live(shard.get(place, key)).is_some() {
-                named[end + count] = (place, key);
-                count += 1;
-            }
-        }
-        shard.make_restorable(self.database(), count)?;
-        Ok(count)
     }
 }

@@ -591,6 +591,7 @@ impl<'a> Session<'a> {
         value: &[u8],
         records: u64,
     ) -> Result<(), WriteError> {
+        shard.make_room(place.database(), None)?;
         let Some((id, old)) = shard.get_mut(place, key).and_then(Entry::growing) else {
             // The first time it changes it becomes one that may grow.
             let old = shard.get(place, key);
@@ -861,6 +862,11 @@ impl<'a> Session<'a> {
             return Ok(held.append(self.database, &self.record, count, self.effect));
         }
         self.append_all(count, (self.database, self.database))
+    }
+
+    /// The stamp of what the step of the transaction under way changes.
+    pub(super) fn provisional_stamp(&self) -> u64 {
+        PROVISIONAL + self.held.as_ref().map_or(0, Held::step)
     }
 
     /// Appends the records just written, which begin in the first of `databases` and end in the second.

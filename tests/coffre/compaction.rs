@@ -252,6 +252,26 @@ fn a_flush_that_removes_nothing_keeps_no_compaction_off() {
     assert!(kept_for_flushes(&file).is_empty());
 }
 
+/// A flush that meets a compaction does not keep the next one off.
+#[test]
+fn the_file_stays_bounded_though_one_flush_follows_the_other() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let mut client = server.client();
+    let value = vec![b'v'; 1 << 20];
+    for _ in 0..8 {
+        for number in 0..20_u8 {
+            assert_eq!(client.call(&[b"SET", &[b'k', number], &value]), Reply::ok());
+        }
+        assert_eq!(client.line("FLUSHALL"), Reply::ok());
+    }
+    write_megabytes(&mut client, 150);
+    // Twice the live data, what the last flush removed, and 64 MiB.
+    wait_until("it is compacted", || fs::metadata(&file).unwrap().len() < (2 + 20 + 64) << 20);
+    assert!(!server.log().contains("not compacted"), "{}", server.log());
+    assert!(kept_for_flushes(&file).len() <= 1);
+}
+
 #[test]
 fn links_mode_owner_and_lock_are_kept() {
     let (folder, file) = folder();

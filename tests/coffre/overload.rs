@@ -424,9 +424,9 @@ fn maxmemory_holds_for_many_large_requests_at_once() {
 #[test]
 fn several_large_values_at_once_fit_where_there_is_room() {
     let (_folder, file) = folder();
-    let server = Server::with(&file, &["--fsync", "no", "--maxmemory", "100mb"]);
+    let server = Server::with(&file, &["--fsync", "no", "--maxmemory", "70mb"]);
     let mut client = server.client();
-    let value = vec![b'v'; 13 << 20];
+    let value = vec![b'v'; 9 << 20];
     assert_eq!(client.call(&[b"MSET", b"a", &value, b"b", &value]), Reply::ok());
     assert_eq!(client.line("FLUSHALL"), Reply::ok());
     for _ in 0..3 {

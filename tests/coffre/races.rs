@@ -464,3 +464,52 @@ fn a_refused_write_leaves_no_trace_in_the_counts() {
     assert!(engine.bytes() < 20 << 20, "it was compacted");
     assert_eq!(files.len(), 1, "{files:?}");
 }
+
+/// What a flush removed is kept where there is room for it, and given up where there is none.
+#[test]
+fn a_flush_is_kept_as_long_as_the_disk_has_room() {
+    for (room, kept) in [(u64::MAX, 1), (1 << 20, 0)] {
+        let disk = SimulatedDisk::new(1);
+        let engine = start(Arc::new(disk.clone()));
+        let mut session = Session::new(&engine);
+        session.set(b"before", b"1").unwrap();
+        session.flush(true).unwrap();
+        commit(&mut session);
+        disk.set_room(room);
+        let value = vec![b'v'; 4 << 20];
+        for _ in 0..12 {
+            session.set(b"a", &value).unwrap();
+            commit(&mut session);
+        }
+        engine.settle();
+        engine.tend_compaction(Duration::ZERO);
+        assert!(engine.bytes() < 20 << 20, "it was compacted");
+        let is_kept = |path: &PathBuf| path.to_string_lossy().contains(".flushed-");
+        assert_eq!(disk.files().iter().filter(|path| is_kept(path)).count(), kept, "room {room}");
+    }
+}
+
+/// A client that waited for the lock while another touched the key finds it idle for no time, not for a century.
+#[test]
+fn a_key_that_was_touched_meanwhile_is_not_idle() {
+    let engine = start(Arc::new(SimulatedDisk::new(1)));
+    let mut session = Session::new(&engine);
+    session.set(b"k", b"1").unwrap();
+    let is_locked = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            wait_until("it is locked", || is_locked.load(Ordering::SeqCst));
+            Session::new(&engine).idle_s(b"k")
+        });
+        let touched = session.at_one_moment(|session| {
+            is_locked.store(true, Ordering::SeqCst);
+            // The asker waits for the lock by then, most likely; and the next second has begun.
+            std::thread::sleep(Duration::from_millis(1_200));
+            engine.tick();
+            assert!(session.touch(b"k"));
+            Ok::<_, WriteError>(())
+        });
+        touched.unwrap();
+        assert_eq!(asker.join().unwrap(), Some(0));
+    });
+}

@@ -62,6 +62,8 @@ struct State {
     random: fastrand::Rng,
     /// A file got more bytes after one of its syncs had failed.
     wrote_after_failed_sync: bool,
+    /// How many more bytes it says may be written, if not any number.
+    room: Option<u64>,
 }
 
 /// The disk; a clone is the same disk.
@@ -199,6 +201,10 @@ impl SimulatedDisk {
 
     pub fn set_plan(&self, plan: Plan) {
         self.state().plan = plan;
+    }
+
+    pub fn set_room(&self, bytes: u64) {
+        self.state().room = Some(bytes);
     }
 
     pub fn set_lies(&self, lies: Lies) {
@@ -350,7 +356,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn room(&self, _folder: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(self.state().room.unwrap_or(u64::MAX))
     }
 }
 

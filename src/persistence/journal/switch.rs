@@ -36,9 +36,9 @@ pub enum SwitchError {
 pub enum Flushing {
     /// It becomes final: a user asked for the new file.
     Final,
-    /// One that comes while the new file is written ends that.
+    /// There is none; one that comes while the new file is written ends that.
     GivesUp,
-    /// The same; and the old file, which has an older one, is kept under this name.
+    /// The old file, which has it, is kept under this name, also if another comes meanwhile.
     Keeps(PathBuf),
 }
 
@@ -273,7 +273,7 @@ impl Journal {
             return Err(refused.into());
         }
         let is_flushed = state.flushes != tee.flushes || state.pending.flush.is_some();
-        if is_flushed && tee.flushing != Flushing::Final {
+        if is_flushed && tee.flushing == Flushing::GivesUp {
             self.release(&mut state);
             return Err(SwitchError::Flushed);
         }
