@@ -167,6 +167,9 @@ pub const SETTLED_SPARE: usize = 16;
 /// A replaced value longer than this, in bytes, is freed by a thread of its own, not by the next writer.
 pub const HEAVY_UNDO_BYTES: usize = 256 << 10;
 
+/// How many changes of a shard are forgotten at one moment.
+pub const UNDOS_AT_ONCE: usize = 4096;
+
 /// How often that thread looks for some, in milliseconds.
 pub const SETTLE_TICK_MS: u64 = 200;
 

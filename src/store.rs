@@ -12,6 +12,7 @@
 //!
 //! Lock order: an index before its shard, shards in ascending order. No caller keeps a lock across I/O.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
@@ -21,7 +22,9 @@ use crate::due::Due;
 use crate::entry::{Entry, EntryId};
 use crate::index::{Index, News};
 use crate::keylist::KeyList;
-use crate::limits::{DATABASES_MAX, HEAVY_UNDO_BYTES, MARKS_PER_SHARD, SETTLED_SPARE, SHARDS};
+use crate::limits::{
+    DATABASES_MAX, HEAVY_UNDO_BYTES, MARKS_PER_SHARD, SETTLED_SPARE, SHARDS, UNDOS_AT_ONCE,
+};
 use crate::memory::{self, NoMemory};
 use crate::sync::{lock, try_lock};
 use crate::watch::Watchers;
@@ -106,7 +109,7 @@ pub struct Shard {
     /// When the key of each place was last asked for or changed, in seconds of the engine's age.
     touched: [u32; MARKS_PER_SHARD],
     /// What changes replaced, oldest first.
-    undo: Vec<Replaced>,
+    undo: VecDeque<Replaced>,
     /// How many entries may have to be put back, and how many times: there is always room for them.
     removed: usize,
     timed: usize,
@@ -224,7 +227,7 @@ impl Shard {
             stamps: [0; MARKS_PER_SHARD],
             newest: 0,
             touched: [0; MARKS_PER_SHARD],
-            undo: Vec::new(),
+            undo: VecDeque::new(),
             removed: 0,
             timed: 0,
             additions: 0,
@@ -412,7 +415,7 @@ impl Shard {
         let replaced = Replaced::new(stamp, place.database, undo, bytes);
         self.removed += usize::from(replaced.puts_entry);
         self.timed += usize::from(replaced.puts_time);
-        self.undo.push(replaced);
+        self.undo.push_back(replaced);
         bytes
     }
 
@@ -435,7 +438,7 @@ impl Shard {
         });
         let undo = Undo::Everything(Box::new((entries, due)));
         let bytes = undo.bytes();
-        self.undo.push(Replaced::new(stamp, database, undo, bytes));
+        self.undo.push_back(Replaced::new(stamp, database, undo, bytes));
         bytes
     }
 
@@ -451,7 +454,7 @@ impl Shard {
                 && (exists(one, place.hash) || exists(two, place.hash))
         });
         self.swap_tables(one, two);
-        self.undo.push(Replaced::new(stamp, one, Undo::Swap(two), 0));
+        self.undo.push_back(Replaced::new(stamp, one, Undo::Swap(two), 0));
     }
 
     fn swap_tables(&mut self, one: usize, two: usize) {
@@ -477,19 +480,20 @@ impl Shard {
     /// drop with no shard locked. What takes long to free, and what follows it, is left to
     /// [`settle_all`](Self::settle_all): no writer frees what another replaced.
     pub fn settle(&mut self, safe: u64, settled: &mut Vec<Undo>) {
-        let committed = self.committed_undos(safe);
-        let light = self.undo[..committed].iter().take_while(|replaced| !replaced.is_heavy);
+        let committed = self.committed_undos(safe).min(UNDOS_AT_ONCE);
+        let light = self.undo.iter().take(committed).take_while(|replaced| !replaced.is_heavy);
         let count = light.count();
         self.hand_over(count, settled);
     }
 
-    /// The same, and hands over all of it.
-    pub fn settle_all(&mut self, safe: u64, settled: &mut Vec<Undo>) {
+    /// The same of all kinds, a bounded number at once; says whether there are more.
+    pub fn settle_all(&mut self, safe: u64, settled: &mut Vec<Undo>) -> bool {
         let count = self.committed_undos(safe);
-        self.hand_over(count, settled);
+        self.hand_over(count.min(UNDOS_AT_ONCE), settled);
         if self.timed == 0 {
             self.tables.iter_mut().for_each(|table| table.due.shrink());
         }
+        count > UNDOS_AT_ONCE
     }
 
     fn committed_undos(&self, safe: u64) -> usize {
@@ -508,12 +512,16 @@ impl Shard {
             self.timed -= usize::from(replaced.puts_time);
             settled.push(replaced.undo);
         }
-        self.undo.shrink_to(SETTLED_SPARE);
+        if self.undo.len() <= SETTLED_SPARE {
+            self.undo.shrink_to(SETTLED_SPARE);
+        }
     }
 
     /// Takes back every change with a stamp above `safe`, the newest first. It needs no memory that may not be there.
     pub fn take_back(&mut self, safe: u64) {
-        while let Some(replaced) = self.undo.pop_if(|replaced| replaced.stamp > safe) {
+        while self.undo.back().is_some_and(|replaced| replaced.stamp > safe)
+            && let Some(replaced) = self.undo.pop_back()
+        {
             let Replaced { database, undo, puts_entry, puts_time, .. } = replaced;
             self.removed -= usize::from(puts_entry);
             self.timed -= usize::from(puts_time);
@@ -954,7 +962,7 @@ mod tests {
             };
             let keys = random.u32(50..400);
             (0..keys).for_each(|key| put(&mut shard, key, 1, &mut random));
-            shard.settle_all(1, &mut Vec::new());
+            assert!(!shard.settle_all(1, &mut Vec::new()), "few are settled at once");
             let steps = random.usize(1..300);
             for _ in 0..steps {
                 let key = random.u32(0..keys).to_le_bytes();
@@ -1028,7 +1036,7 @@ mod tests {
                 }
                 _ => {}
             }
-            store.each().for_each(|mut shard| shard.settle_all(round, &mut Vec::new()));
+            store.each().for_each(|mut shard| while shard.settle_all(round, &mut Vec::new()) {});
             store.tidy();
             let prefix = format!("{:0width$}", random.usize(..100), width = random.usize(1..4));
             let mut found = Vec::new();

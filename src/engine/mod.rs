@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, unix_time_ms};
 use crate::entry::Entry;
-use crate::limits::SETTLED_SPARE;
+use crate::limits::{SETTLED_SPARE, SHARDS};
 use crate::memory::{self, NoMemory};
 use crate::persistence::format;
 use crate::persistence::load::Located;
@@ -214,9 +214,10 @@ impl Engine {
         let committed = self.journal.committed();
         if self.journal.check().is_ok() {
             let mut settled = Vec::new();
-            for mut shard in self.store.each() {
-                shard.settle_all(committed, &mut settled);
-                drop(shard);
+            for number in 0..SHARDS {
+                while self.store.lock_nth(number).settle_all(committed, &mut settled) {
+                    self.bury(&mut settled);
+                }
                 self.bury(&mut settled);
             }
             self.store.tidy();
