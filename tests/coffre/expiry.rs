@@ -84,10 +84,10 @@ fn removals_are_counted_and_written_down() {
     let mut client = server.client();
     client.line("SET stays 1");
     for number in 0..500 {
-        client.line(&format!("SET k:{number} 1 PX {}", 1 + number % 50));
+        client.line(&format!("SET k:{number} 1 PX {}", 500 + number % 50));
     }
     client.line("SELECT 3");
-    client.line("SET k 1 PX 10");
+    client.line("SET k 1 PX 500");
     wait_until("all are removed", || info_of(&mut client, "stats", "expired_keys") == "501");
     assert_eq!(client.line("DBSIZE"), Reply::Integer(0));
     client.line("SELECT 0");

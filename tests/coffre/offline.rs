@@ -769,7 +769,7 @@ fn a_line_of_very_many_words_takes_little_more_memory_than_its_bytes() {
     const BYTES: usize = 16 << 20;
     fs::write(&file, "DEL".to_owned() + &" a".repeat(BYTES / 2) + "\n").unwrap();
     // What is reserved counts, and the stack of the main thread.
-    let limit = format!("ulimit -v {}; exec \"$0\" check donnees.txt", 7 * BYTES / 1024);
+    let limit = format!("ulimit -v {}; exec \"$0\" check donnees.txt", 10 * BYTES / 1024);
     let mut shell = Command::new("sh");
     let output = shell.args(["-c", &limit, COFFRE]).current_dir(folder.path()).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();

@@ -1,7 +1,7 @@
 //! Requests mutated at random, against whole connections in this process: nothing panics, nothing hangs,
 //! every byte that comes back belongs to a reply, and the next client is answered.
 //!
-//! 200,000 in `cargo test`, more with `COFFRE_INPUTS`; a failing one prints its `COFFRE_SEED`.
+//! 100,000 in `cargo test`, more with `COFFRE_INPUTS`; a failing one prints its `COFFRE_SEED`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -216,7 +216,7 @@ fn mutated_requests_are_answered_or_refused() {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let seeds = match std::env::var("COFFRE_SEED") {
         Ok(seed) => seed.parse().unwrap()..seed.parse::<u64>().unwrap() + 1,
-        Err(_) => 0..on_request("COFFRE_INPUTS", 200_000),
+        Err(_) => 0..on_request("COFFRE_INPUTS", 100_000),
     };
     let next = AtomicU64::new(seeds.start);
     let work = || {

@@ -25,7 +25,7 @@ const ROOMS: [u64; 6] = [115, 205, 320, 420, 160, 90];
 /// The same where the long argument is there already.
 const ROOMS_STORED: [u64; 6] = [30, 115, 205, 60, 320, 420];
 /// How many of them are tried unless `COFFRE_ROOMS` asks for more.
-const ROOMS_DEFAULT: u64 = 2;
+const ROOMS_DEFAULT: u64 = 1;
 
 /// Requests of every command with its options. Each word of each is replaced by a long one.
 #[rustfmt::skip]
