@@ -223,7 +223,7 @@ fn monitors_that_leave_leave_nothing_behind() {
     for _ in 0..100 {
         assert_eq!(server.client().line("MONITOR"), Reply::ok());
     }
-    wait_until("their connections are closed", || descriptors(server.pid()) == files);
+    wait_until("their connections are closed", || descriptors(server.pid()) <= files);
 }
 
 #[test]

@@ -223,7 +223,8 @@ fn clients_that_come_and_go_at_once_leave_nothing() {
         });
         wait_until("all have left", || others(&server) == 0);
         wait_until("their threads have ended", || status_of(server.pid(), "Threads") < 12);
-        wait_until("their connections are closed", || descriptors(server.pid()) == files);
+        // There may have been one more when they were counted: the server looks through its folder at first.
+        wait_until("their connections are closed", || descriptors(server.pid()) <= files);
         let used = info_of(&mut server.client(), "memory", "used_memory");
         (resident_bytes(server.pid()), used.parse::<u64>().unwrap())
     };
