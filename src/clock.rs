@@ -16,6 +16,11 @@ pub fn unix_time_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// The same in seconds.
+pub fn unix_time_s() -> u64 {
+    unix_time_ms() / 1000
+}
+
 /// Watches the wall clock.
 #[derive(Debug)]
 pub struct Clock {

@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use crate::clock::unix_time_ms;
+use crate::clock::unix_time_s;
 use crate::entry::Entry;
 use crate::keylist::KeyList;
 use crate::limits::{
@@ -120,14 +120,15 @@ impl Engine {
     /// Gives memory, which nobody changes now, a new file.
     pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
         self.journal.set_strangers_aside()?;
-        if self.kept_flush().is_some() {
-            let path = self.path().display();
-            log::warn!(
-                "{path}: it is written anew, without what a flush removed: that cannot be undone any more"
-            );
-        }
+        let had_flush = self.kept_flush().is_some();
         let draft = self.journal.healing_draft()?;
         Compaction::new(self, draft, None).run()?;
+        if had_flush {
+            let path = self.path().display();
+            log::warn!(
+                "{path}: it was written anew, without what a flush removed: that cannot be undone any more"
+            );
+        }
         self.journal.take_garbage();
         self.dead_bytes.store(0, Ordering::Relaxed);
         Ok(())
@@ -387,10 +388,6 @@ impl Status {
     fn may_begin(&self) -> bool {
         self.retry_at.is_none_or(|retry_at| retry_at <= Instant::now())
     }
-}
-
-pub(super) fn unix_time_s() -> u64 {
-    unix_time_ms() / 1000
 }
 
 impl<'a> Compaction<'a> {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::atomic::{Effect, Held};
-use super::compaction::unix_time_s;
 use super::search::Window;
 use super::{Engine, changed_copy, with_expiry};
-use crate::clock::unix_time_ms;
+use crate::clock::{unix_time_ms, unix_time_s};
 use crate::entry::Entry;
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BLOCK_BYTES,

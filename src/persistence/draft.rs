@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::disk::{self, Disk, DiskFile, Status};
 use super::format::{Checksum, FileId, Header, Seal, write_select, write_time};
 use super::scan::Sealed;
-use crate::clock::unix_time_ms;
+use crate::clock::unix_time_s;
 use crate::limits::DRAFT_BATCH_BYTES;
 
 /// The data file as a journal appends to it. Batches are counted by their numbers in this file.
@@ -239,7 +239,7 @@ impl Draft {
     fn end_base(&mut self) -> io::Result<()> {
         self.write_select(0)?;
         let mut time = Vec::new();
-        write_time(unix_time_ms() / 1000, &mut time);
+        write_time(unix_time_s(), &mut time);
         self.put_summed(&time, 0)?;
         self.close_batch(self.segment.last + 1)?;
         self.sync_written()

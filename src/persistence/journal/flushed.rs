@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Flush, Journal};
-use crate::clock::unix_time_ms;
+use crate::clock::unix_time_s;
 use crate::persistence::disk;
 use crate::sync::lock;
 
@@ -24,7 +24,7 @@ impl Flush {
 
 fn is_kept(time_s: u64) -> bool {
     // A clock that was put back a little makes it a time to come.
-    (unix_time_ms() / 1000).abs_diff(time_s) < KEPT_S
+    unix_time_s().abs_diff(time_s) < KEPT_S
 }
 
 impl Journal {

@@ -41,7 +41,7 @@ use super::disk::Disk;
 use super::draft::Segment;
 use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select, write_time};
 use super::records::Records;
-use crate::clock::unix_time_ms;
+use crate::clock::unix_time_s;
 use crate::limits::{JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
 use crate::memory::{self, NoMemory};
 use crate::sync::{AbortOnPanic, lock, wait, wait_timeout};
@@ -425,7 +425,7 @@ impl Journal {
     /// Writes a batch without records: its durable mark covers the last of them, and a comment tells the time.
     fn lead_mark<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let pending = &mut state.pending;
-        write_time(unix_time_ms() / 1000, pending.records.tail());
+        write_time(unix_time_s(), pending.records.tail());
         pending.select_bytes = pending.records.len();
         self.lead(state)
     }
