@@ -9,11 +9,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Args, CommandFactory, Parser};
 
+use crate::journal::Fsync;
 use crate::limits::{DATABASES_MAX, REQUEST_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::nearest::nearest;
-use crate::offline::Tool;
-use crate::password::Password;
-use crate::persistence::Fsync;
+use crate::tools::Tool;
+use crate::util::nearest::nearest;
+use crate::util::password::Password;
 
 /// A key-value server that never loses a key and keeps them in one file you can read.
 #[derive(Clone, Debug, Parser)]

@@ -2,47 +2,26 @@
 //!
 //! ```text
 //! flow   bytes -> request -> command -> engine [shard lock: store + journal.append] -> reply ... commit(mark) -> bytes
-//! deps   main > { server, metrics } > connection > { request, command, reply, engine }
-//!        command > { control, engine }      engine > { store, persistence }
-//!        request, persistence > text (the one grammar)      store, reply > value      all > { limits, memory }
+//! deps   lib > net > command > { protocol, server } > engine > journal > { text, value } > util > limits
+//!        lib > tools > { engine, journal }
 //! ```
 //!
-//! No arrow points back up. Only [`engine`] knows both the [`store`] and the [`persistence`]; neither
-//! knows the other, nor any socket. [`control`] is what connections share beside the data. This file is
+//! No arrow points back up. Only [`engine`] knows both the keys in memory and the [`journal`]; neither
+//! knows the other, nor any socket. [`server`] is what connections share beside the data. This file is
 //! the start-up story.
 
-pub mod clock;
 pub mod command;
 pub mod config;
-pub mod connection;
-pub mod control;
-mod crew;
-mod due;
 pub mod engine;
-pub mod entry;
-pub mod glob;
-mod index;
-mod keylist;
+pub mod journal;
 pub mod limits;
-pub mod logging;
-pub mod memory;
-pub mod metrics;
-mod nearest;
-pub mod offline;
-pub mod output;
-pub mod password;
-pub mod persistence;
-mod process;
-pub mod reply;
-pub mod request;
-mod seldom;
+pub mod net;
+pub mod protocol;
 pub mod server;
-pub mod store;
-mod sync;
-pub mod telnet;
 pub mod text;
+pub mod tools;
+pub mod util;
 pub mod value;
-mod watch;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -55,24 +34,26 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use config::{Config, PasswordFileError};
-use control::Stop;
-use engine::{Engine, Session};
+use engine::local::store::Store;
+use engine::local::{Engine, Session};
+use journal::{Recovery, WriteRefused};
 use limits::{
     DRAIN_MS_MAX, EXPIRY_TICK_MS, METRICS_THREADS, REWRITE_MS_MAX, SETTLE_TICK_MS, STOP_MS_MAX,
 };
-use persistence::{Recovery, WriteRefused};
-use seldom::Seldom;
-use server::{BindError, Listener, Server};
-use store::Store;
-use sync::vital;
+use net::listener::{self, BindError, Listener, Server};
+use net::metrics;
+use server::Stop;
 use text::counted;
+use util::rate_limit::Seldom;
+use util::sync::vital;
+use util::{logging, memory, process};
 
 /// Why the server did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The data file.
     #[error(transparent)]
-    File(#[from] persistence::Error),
+    File(#[from] journal::Error),
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -104,8 +85,8 @@ impl Error {
 }
 
 /// The exit code for a data file that cannot be used.
-fn file_exit_code(error: &persistence::Error) -> u8 {
-    use persistence::Error::{LeftoverOnly, Refused};
+fn file_exit_code(error: &journal::Error) -> u8 {
+    use journal::Error::{LeftoverOnly, Refused};
     match error {
         Refused { .. } | LeftoverOnly { .. } => 3,
         _ => 1,
@@ -126,9 +107,9 @@ pub fn run(mut config: Config) -> Result<(), Error> {
 
     let recovery = Recovery::begin(&config.file)?;
     let listeners: Vec<_> =
-        server::listen(&config, config.port)?.into_iter().map(Arc::new).collect();
+        listener::listen(&config, config.port)?.into_iter().map(Arc::new).collect();
     let metrics = match config.metrics_port {
-        Some(port) => server::listen(&config, port)?,
+        Some(port) => listener::listen(&config, port)?,
         None => Vec::new(),
     };
     let store = Store::default().with_databases(usize::from(config.databases));

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use coffre::config::{self, Arguments};
-use coffre::{logging, offline};
+use coffre::tools;
+use coffre::util::logging;
 
 fn main() -> ExitCode {
     let Arguments { config, tool } = Arguments::of_process();
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
         return exit(Err(coffre::Error::from(error)), coffre::Error::exit_code);
     }
     match tool {
-        Some(tool) => exit(offline::run(&tool), offline::ToolError::exit_code),
+        Some(tool) => exit(tools::run(&tool), tools::ToolError::exit_code),
         None => {
             let variables = std::env::vars_os().map(|(name, _)| name);
             config::unknown_variables(variables).iter().for_each(|said| log::warn!("{said}"));

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use crate::limits::VALUE_BLOCK_BYTES;
-use crate::memory::{self, NoMemory};
+use crate::util::memory::{self, NoMemory};
 
 /// Bytes that several may read at once.
 pub type Block = Arc<Vec<u8>>;

@@ -9,11 +9,11 @@ use super::{
     CommandError, Context, Conversation, ECHO_BYTES_MAX, REDIS_VERSION, Silence, integer, is,
     lossy, name,
 };
-use crate::control::{Client, Event, Paused};
-use crate::memory;
-use crate::reply::Protocol;
-use crate::request::Request;
-use crate::seldom::Seldom;
+use crate::protocol::reply::Protocol;
+use crate::protocol::request::Request;
+use crate::server::{Client, Event, Paused};
+use crate::util::memory;
+use crate::util::rate_limit::Seldom;
 
 type Result = std::result::Result<(), CommandError>;
 

@@ -1,14 +1,14 @@
 //! `CONFIG`: the running configuration under Redis's names, and the part of it that may change.
 
 use super::{CommandError, Context, ECHO_BYTES_MAX, is, lossy};
+use crate::command::glob::Pattern;
 use crate::config::bytes;
-use crate::control::Control;
-use crate::glob::Pattern;
 use crate::limits::{LISTEN_BACKLOG, SLOWLOG_ENTRIES_MAX};
-use crate::memory;
-use crate::process;
-use crate::request::Request;
+use crate::protocol::request::Request;
+use crate::server::Control;
 use crate::text;
+use crate::util::memory;
+use crate::util::process;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 

@@ -1,8 +1,8 @@
 //! The two commands that only answer, and those on all keys at once.
 
 use super::{CommandError, Context, is};
-use crate::control::unix_time;
-use crate::request::Request;
+use crate::protocol::request::Request;
+use crate::server::unix_time;
 
 type Result = std::result::Result<(), CommandError>;
 

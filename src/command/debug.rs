@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::keys::encoding;
 use super::{CommandError, Context, ECHO_BYTES_MAX, help, is, lookup, lossy};
+use crate::command::glob::Pattern;
 use crate::config::{Debug, is_of_this_machine};
-use crate::engine::{Session, VerifyError};
-use crate::entry::Entry;
-use crate::glob::Pattern;
-use crate::keylist::KeyList;
-use crate::request::Request;
+use crate::engine::local::entry::Entry;
+use crate::engine::local::key_arena::KeyList;
+use crate::engine::local::{Session, VerifyError};
+use crate::protocol::request::Request;
 use crate::text;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;

@@ -1,9 +1,9 @@
 //! The commands on when keys expire.
 
 use super::{CommandError, Context, ECHO_BYTES_MAX, integer, is, lossy};
-use crate::engine::{Change, Expires};
-use crate::entry::Entry;
-use crate::request::Request;
+use crate::engine::local::entry::Entry;
+use crate::engine::local::{Change, Expires};
+use crate::protocol::request::Request;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 

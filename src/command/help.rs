@@ -3,9 +3,9 @@
 use super::{
     Argument, Command, CommandError, Context, ECHO_BYTES_MAX, Group, TABLE, is, lookup, lossy,
 };
-use crate::glob::Pattern;
-use crate::reply::Replies;
-use crate::request::Request;
+use crate::command::glob::Pattern;
+use crate::protocol::reply::Replies;
+use crate::protocol::request::Request;
 
 type Result = std::result::Result<(), CommandError>;
 

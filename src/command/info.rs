@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use super::{CommandError, Context, REDIS_VERSION, is};
-use crate::control::{Called, Control, Event, unix_time};
-use crate::engine::Counts;
-use crate::memory;
-use crate::process;
-use crate::request::Request;
+use crate::engine::local::Counts;
+use crate::protocol::request::Request;
+use crate::server::{Called, Control, Event, unix_time};
+use crate::util::memory;
+use crate::util::process;
 
 /// Writes a section's lines.
 type Section = fn(&mut Context<'_, '_>, &mut String);

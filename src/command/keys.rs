@@ -1,10 +1,10 @@
 //! The commands on keys, whatever their values.
 
 use super::{CommandError, Context, integer, is};
-use crate::engine::{Session, WriteError};
-use crate::entry::Entry;
-use crate::glob::Pattern;
-use crate::request::Request;
+use crate::command::glob::Pattern;
+use crate::engine::local::entry::Entry;
+use crate::engine::local::{Session, WriteError};
+use crate::protocol::request::Request;
 use crate::text;
 use crate::value::View;
 

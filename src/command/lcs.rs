@@ -1,12 +1,12 @@
 //! `LCS`: the longest common subsequence of two values.
 
 use super::{CommandError, Context, integer, is};
-use crate::engine::WriteError;
-use crate::entry::Entry;
+use crate::engine::local::WriteError;
+use crate::engine::local::entry::Entry;
 use crate::limits::{LCS_CELLS_MAX, LCS_TABLE_CELLS_MAX, work};
-use crate::memory;
-use crate::reply::Replies;
-use crate::request::Request;
+use crate::protocol::reply::Replies;
+use crate::protocol::request::Request;
+use crate::util::memory;
 use crate::value::Value;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;

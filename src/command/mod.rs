@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod debug;
 mod expiry;
+pub mod glob;
 mod help;
 mod info;
 mod keys;
@@ -23,14 +24,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::control::{Called, Client, Control, Done, Event, Feed, Paused};
-use crate::engine::{Session, WriteError};
-use crate::glob;
-use crate::memory;
-use crate::persistence::WriteRefused;
-use crate::reply::{Lost, Protocol, Replies};
-use crate::request::Request;
+use crate::engine::local::{Session, WriteError};
+use crate::journal::WriteRefused;
+use crate::protocol::reply::{Lost, Protocol, Replies};
+use crate::protocol::request::Request;
+use crate::server::{Called, Client, Control, Done, Event, Feed, Paused};
 use crate::text;
+use crate::util::memory;
 
 pub use table::{Argument, Arity, Command, Flag, Group, TABLE};
 pub use transaction::Transaction;

@@ -7,10 +7,10 @@ use bigdecimal::{BigDecimal, RoundingMode, Zero};
 
 use super::expiry::{Expiry, Unit};
 use super::{CommandError, Context, integer, is};
-use crate::engine::Change;
-use crate::entry::Entry;
-use crate::reply::Replies;
-use crate::request::Request;
+use crate::engine::local::Change;
+use crate::engine::local::entry::Entry;
+use crate::protocol::reply::Replies;
+use crate::protocol::request::Request;
 use crate::value::View;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;

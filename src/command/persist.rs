@@ -1,7 +1,7 @@
 //! The commands on the data file: compaction, syncing, and when that last was.
 
 use super::{CommandError, Context, is};
-use crate::request::Request;
+use crate::protocol::request::Request;
 
 type Result = std::result::Result<(), CommandError>;
 

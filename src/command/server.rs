@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{CommandError, Context, integer, is};
-use crate::control::{Feed, Stop};
-use crate::request::Request;
+use crate::protocol::request::Request;
+use crate::server::{Feed, Stop};
 
 type Result = std::result::Result<(), CommandError>;
 

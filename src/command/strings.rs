@@ -2,11 +2,11 @@
 
 use super::expiry::{Expiry, Unit};
 use super::{CommandError, Context, integer, is};
-use crate::engine::{Change, Compared, Expires, Session};
-use crate::entry::Entry;
+use crate::engine::local::entry::Entry;
+use crate::engine::local::{Change, Compared, Expires, Session};
 use crate::limits::{VALUE_BYTES_MAX, work};
-use crate::reply::Replies;
-use crate::request::Request;
+use crate::protocol::reply::Replies;
+use crate::protocol::request::Request;
 use crate::text::quoted;
 use crate::value::View;
 

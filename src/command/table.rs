@@ -4,7 +4,7 @@ use super::{
     CommandError, Context, client, config, data, debug, expiry, help, info, keys, lcs, numbers,
     persist, server, strings, transaction,
 };
-use crate::request::Request;
+use crate::protocol::request::Request;
 use crate::text;
 
 /// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.

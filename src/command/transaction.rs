@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{CommandError, Context, Conversation, Flag, Found, Group, Outcome, record};
-use crate::engine::{Session, ShardSet, Watch, WriteError};
+use crate::engine::local::{Session, ShardSet, Watch, WriteError};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
-use crate::memory;
-use crate::request::{Kept, Request};
+use crate::protocol::request::{Kept, Request};
+use crate::util::memory;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use coffre::engine::{Engine, Session};
-use coffre::persistence::{Error, Fsync};
+use coffre::engine::local::{Engine, Session};
+use coffre::journal::{Error, Fsync};
 
 use crate::harness::{State, folder, recover};
 
@@ -107,7 +107,7 @@ pub fn pieces(bytes: &[u8]) -> Vec<Vec<u8>> {
 /// Header and batches of a file of format 1, which has `batches`; those of format 2 follow a base of one
 /// batch.
 pub fn as_format_1(head: &[u8], batches: &[Vec<u8>]) -> (Vec<u8>, Vec<Vec<u8>>) {
-    use coffre::persistence::format::{Checksum, Header, Seal};
+    use coffre::journal::format::{Checksum, Header, Seal};
     let first = head.split(|byte| *byte == b'\n').next().unwrap();
     let header = Header { version: 1, ..Header::parse(first).unwrap() };
     let sealed = batches.iter().map(|batch| {
@@ -506,7 +506,7 @@ fn foreign_files_are_refused_on_line_1_with_the_reason() {
 
 #[test]
 fn a_record_of_a_newer_version_under_a_good_seal_is_refused_by_name() {
-    use coffre::persistence::format::{Checksum, Header, Seal};
+    use coffre::journal::format::{Checksum, Header, Seal};
     let header = Header::parse(b"# coffre 1 id=7f3a9c2e51d0").unwrap();
     let mut checksum = Checksum::new(header.id);
     let body = b"SET a 1\nZADD b 1 c\n";
@@ -549,7 +549,7 @@ fn long_blanks_before_a_command_are_no_comment() {
 
 #[test]
 fn a_client_cannot_forge_a_durable_mark() {
-    use coffre::persistence::format::{Checksum, Header, Seal};
+    use coffre::journal::format::{Checksum, Header, Seal};
     let (_folder, file) = folder();
     let engine = start(&file).unwrap();
     let text = fs::read_to_string(&file).unwrap();
@@ -608,7 +608,7 @@ fn the_first_bad_line_of_a_hand_written_file_refuses_it() {
 /// A file with a base of four batches, of which a sync after the second is known, and three batches after
 /// it; and where each of its batches ends.
 fn based() -> (Vec<u8>, Vec<usize>) {
-    use coffre::persistence::format::{Checksum, FileId, Header, Seal};
+    use coffre::journal::format::{Checksum, FileId, Header, Seal};
     let header = Header::new(FileId::parse(b"7f3a9c2e51d0").unwrap());
     let mut bytes = header.to_string().into_bytes();
     let mut ends = vec![bytes.len()];
@@ -685,7 +685,7 @@ fn a_broken_base_is_damage_though_no_mark_covers_it() {
     // A seal that vouches for itself is none in a file of format 1, nor after the base.
     let old = String::from_utf8(bytes.clone()).unwrap().replacen("coffre 2", "coffre 1", 1);
     assert_refused(old.as_bytes(), &["carries durable mark 4, which it cannot know"]);
-    use coffre::persistence::format::{Checksum, FileId, Seal};
+    use coffre::journal::format::{Checksum, FileId, Seal};
     let id = FileId::parse(b"7f3a9c2e51d0").unwrap();
     let seal = Seal::close(8, 0, 8, Checksum::new(id)).to_string();
     let again = [&bytes[..], seal.as_bytes()].concat();
@@ -694,7 +694,7 @@ fn a_broken_base_is_damage_though_no_mark_covers_it() {
 
 #[test]
 fn a_time_at_the_end_of_a_batch_is_not_that_of_the_next_record() {
-    use coffre::persistence::format::{Checksum, Header, Seal, write_flush, write_time};
+    use coffre::journal::format::{Checksum, Header, Seal, write_flush, write_time};
     let header = Header::parse(b"# coffre 2 id=7f3a9c2e51d0").unwrap();
     let (mut base, mut flushes) = (Vec::new(), Vec::new());
     write_time(1_795_561_276, &mut base);

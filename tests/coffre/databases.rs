@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use coffre::engine::{Engine, Session};
-use coffre::persistence::{Fsync, SwitchError};
+use coffre::engine::local::{Engine, Session};
+use coffre::journal::{Fsync, SwitchError};
 
 use crate::harness::{
     Client, Reply, Server, State, dump, folder, recover, run_to_end, state, wait_until,

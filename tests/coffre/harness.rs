@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use coffre::engine::Session;
-use coffre::persistence::{Error, Recovery};
+use coffre::engine::local::Session;
+use coffre::journal::{Error, Recovery};
 
 /// No reply takes longer, in any test.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::{Engine, Loading, Session};
-use coffre::persistence::format::Seal;
-use coffre::persistence::{Error, Fsync, Recovery};
+use coffre::engine::local::{Engine, Loading, Session};
+use coffre::journal::format::Seal;
+use coffre::journal::{Error, Fsync, Recovery};
 
 use crate::corruption::{as_format_1, pieces};
 use crate::harness::{State, on_request, state};

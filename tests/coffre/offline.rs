@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coffre::persistence::format::Seal;
+use coffre::journal::format::Seal;
 use coffre::text::counted;
 
 use crate::harness::{COFFRE, Reply, Server, State, dump, folder, request, run_to_end, wait_until};

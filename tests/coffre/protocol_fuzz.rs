@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use coffre::command;
 use coffre::config::Arguments;
-use coffre::connection::Connection;
-use coffre::control::Control;
-use coffre::engine::Engine;
-use coffre::persistence::Fsync;
+use coffre::engine::local::Engine;
+use coffre::journal::Fsync;
+use coffre::net::connection::Connection;
+use coffre::server::Control;
 
 use crate::harness::{folder, on_request, recover, request};
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use coffre::clock::unix_time_ms;
-use coffre::engine::{Change, Engine, Expires, Session, WriteError};
-use coffre::entry::Entry;
-use coffre::persistence::disk::{Disk, DiskFile, Status};
-use coffre::persistence::{Fsync, Recovery};
-use coffre::store::{Hashing, Store};
+use coffre::engine::local::entry::Entry;
+use coffre::engine::local::store::{Hashing, Store};
+use coffre::engine::local::{Change, Engine, Expires, Session, WriteError};
+use coffre::journal::disk::{Disk, DiskFile, Status};
+use coffre::journal::{Fsync, Recovery};
+use coffre::util::clock::unix_time_ms;
 
 use crate::harness::{state, wait_until};
 use crate::simulated_disk::{Plan, SimulatedDisk};

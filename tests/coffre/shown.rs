@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use coffre::command::TABLE;
+use coffre::command::glob::Pattern;
 use coffre::config::Arguments;
-use coffre::control::Stop;
-use coffre::engine::Engine;
-use coffre::glob::Pattern;
-use coffre::persistence::disk::{Disk, DiskFile, Status};
-use coffre::persistence::{Fsync, Recovery};
-use coffre::server::{Listener, Server, listen};
-use coffre::store::Store;
+use coffre::engine::local::Engine;
+use coffre::engine::local::store::Store;
+use coffre::journal::disk::{Disk, DiskFile, Status};
+use coffre::journal::{Fsync, Recovery};
+use coffre::net::listener::{Listener, Server, listen};
+use coffre::server::Stop;
 
 use crate::harness::{Client, Reply, request, wait_until};
 use crate::simulated_disk::SimulatedDisk;
@@ -619,7 +619,7 @@ fn metrics_count_no_key_before_it_is_on_disk() {
     let address = listener.local_addr().unwrap();
     let server = Arc::clone(&world.server);
     let serve = thread::spawn(move || {
-        coffre::metrics::serve(&listener, server.control(), server.engine());
+        coffre::net::metrics::serve(&listener, server.control(), server.engine());
     });
     let ask = || {
         let mut stream = TcpStream::connect(address).unwrap();

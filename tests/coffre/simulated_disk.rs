@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use coffre::persistence::disk::{Disk, DiskFile, Status};
+use coffre::journal::disk::{Disk, DiskFile, Status};
 
 /// Smaller than any disk's: more can happen in a short file.
 const SECTOR: usize = 64;

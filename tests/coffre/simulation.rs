@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::{Change, Compaction, Engine, Expires, Session, WriteError};
-use coffre::entry::Entry;
-use coffre::persistence::format::Seal;
-use coffre::persistence::{Error, Fsync, Recovery};
-use coffre::store::{Hashing, Store};
+use coffre::engine::local::entry::Entry;
+use coffre::engine::local::store::{Hashing, Store};
+use coffre::engine::local::{Change, Compaction, Engine, Expires, Session, WriteError};
+use coffre::journal::format::Seal;
+use coffre::journal::{Error, Fsync, Recovery};
 
 use crate::harness::on_request;
 use crate::simulated_disk::{Lies, Plan, SimulatedDisk};
@@ -446,8 +446,8 @@ mod libc_codes {
 
 /// What a recovery without a verdict does.
 fn cut_at_first_bad_line(disk: &SimulatedDisk, path: &Path) {
-    use coffre::persistence::disk::Disk;
-    use coffre::persistence::scan::{Verdict, scan};
+    use coffre::journal::disk::Disk;
+    use coffre::journal::scan::{Verdict, scan};
     let Some(bytes) = disk.read(path) else { return };
     let good = |length: usize| {
         let copy = SimulatedDisk::new(0);

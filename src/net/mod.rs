@@ -1,0 +1,7 @@
+//! Sockets and the threads behind them: clients let in, bytes received, replies sent.
+
+pub mod connection;
+mod idle_threads;
+pub mod listener;
+pub mod metrics;
+pub mod send_queue;

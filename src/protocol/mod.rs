@@ -1,0 +1,5 @@
+//! What travels over a connection: bytes to requests, replies to bytes.
+
+pub mod reply;
+pub mod request;
+pub mod telnet;

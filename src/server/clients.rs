@@ -1,0 +1,365 @@
+//! The list of connected clients: who they are and what they do, as others may see and end them.
+//!
+//! A client's own thread writes what it does into its entry with plain stores, once a burst; whoever lists
+//! the clients reads it. Entries are in the order of their numbers.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::Done;
+use crate::limits::{LARGE_REPLY_BYTES, TICK_MS};
+use crate::util::memory;
+use crate::util::sync::{lock, wait_timeout};
+
+/// Who is connected.
+#[derive(Debug)]
+pub struct Clients {
+    // Constant after construction.
+    started: Instant,
+
+    // Their own synchronization.
+    most: AtomicUsize,
+    next_id: AtomicU64,
+
+    state: Mutex<State>,
+    /// The last one left.
+    empty: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    all: BTreeMap<u64, Arc<Client>>,
+    /// Nobody is let in any more.
+    closed: bool,
+}
+
+/// Why a client is not let in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There are as many as there may be.
+    #[error("ERR max number of clients reached")]
+    Full,
+    /// The server stops.
+    #[error("ERR server is shutting down")]
+    Closed,
+}
+
+/// A connected client, as others see it.
+#[derive(Debug)]
+pub struct Client {
+    // Constant after construction.
+    /// Its number: 1 for the first client of this run.
+    pub id: u64,
+    /// Its own address.
+    pub peer: SocketAddr,
+    /// The connection.
+    pub stream: TcpStream,
+    /// When it came.
+    pub connected: Instant,
+    started: Instant,
+
+    // Their own synchronization; written by its own thread.
+    /// When it last sent something, in milliseconds since the server's start.
+    seen_ms: AtomicU64,
+    /// Commands run.
+    pub commands: AtomicU64,
+    /// Bytes received.
+    pub received: AtomicU64,
+    /// Bytes sent.
+    pub sent: AtomicU64,
+    /// The number of the command it last sent, in the table; [`Client::NO_COMMAND`] at first.
+    pub last_command: AtomicUsize,
+    /// Bytes received of requests that are not complete.
+    pub pending_bytes: AtomicUsize,
+    /// Memory its buffers hold, in bytes.
+    pub buffer_bytes: AtomicUsize,
+    /// Bytes of replies that it has not taken yet.
+    pub queued_bytes: AtomicUsize,
+    /// The number of the database it works with.
+    pub database: AtomicUsize,
+    /// How many requests it has kept for `EXEC`, and one; 0 outside a transaction.
+    pub kept: AtomicUsize,
+    /// The number of the protocol its replies have.
+    pub protocol: AtomicUsize,
+    /// It watches every command.
+    pub is_monitor: AtomicBool,
+    /// It asked for `CLIENT NO-EVICT`.
+    pub no_evict: AtomicBool,
+    /// It asked for `CLIENT NO-TOUCH`.
+    pub no_touch: AtomicBool,
+    killed: AtomicBool,
+
+    names: Mutex<Names>,
+}
+
+/// What a client calls itself.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// What `CLIENT SETNAME` gave it.
+    pub name: String,
+    /// Its library, and the version of that.
+    pub library: [String; 2],
+}
+
+impl Clients {
+    /// At most so many; times count from `started`.
+    pub fn new(most: usize, started: Instant) -> Self {
+        Self {
+            most: AtomicUsize::new(most),
+            started,
+            next_id: AtomicU64::new(1),
+            state: Mutex::default(),
+            empty: Condvar::new(),
+        }
+    }
+
+    /// Takes a client in, or gives its stream back.
+    pub fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Arc<Client>, (TcpStream, Refusal)> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut state = lock(&self.state);
+        match state.all.len() < self.most() {
+            _ if state.closed => Err((stream, Refusal::Closed)),
+            false => Err((stream, Refusal::Full)),
+            true => {
+                let client = Arc::new(Client::new(id, stream, peer, self.started));
+                state.all.insert(id, Arc::clone(&client));
+                Ok(client)
+            }
+        }
+    }
+
+    /// Takes a client off the list.
+    pub fn leave(&self, id: u64) {
+        let mut state = lock(&self.state);
+        let client = state.all.remove(&id);
+        let is_empty = state.all.is_empty();
+        drop(state);
+        // The last one to hold it closes the connection: not with the list locked.
+        drop(client);
+        if is_empty {
+            self.empty.notify_all();
+        }
+    }
+
+    /// How many there may be.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Changes that; those who are here stay.
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.state).all.len()
+    }
+
+    /// All of them, in the order in which they came.
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        lock(&self.state).all.values().cloned().collect()
+    }
+
+    /// Lets nobody in any more, and returns who is here.
+    pub fn close(&self) -> Vec<Arc<Client>> {
+        lock(&self.state).closed = true;
+        self.all()
+    }
+
+    /// Waits until all have left, at most until `deadline`; returns how many have not.
+    pub fn wait_until_empty(&self, deadline: Instant) -> usize {
+        let mut state = lock(&self.state);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.all.is_empty() || left.is_zero() {
+                return state.all.len();
+            }
+            state = wait_timeout(&self.empty, state, left);
+        }
+    }
+}
+
+impl Client {
+    /// What stands in `last_command` before its first.
+    pub const NO_COMMAND: usize = usize::MAX;
+
+    fn new(id: u64, stream: TcpStream, peer: SocketAddr, started: Instant) -> Self {
+        let connected = Instant::now();
+        let client = Self {
+            id,
+            peer,
+            stream,
+            connected,
+            started,
+            seen_ms: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            last_command: AtomicUsize::new(Self::NO_COMMAND),
+            pending_bytes: AtomicUsize::new(0),
+            buffer_bytes: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+            database: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
+            protocol: AtomicUsize::new(2),
+            is_monitor: AtomicBool::new(false),
+            no_evict: AtomicBool::new(false),
+            no_touch: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            names: Mutex::default(),
+        };
+        client.seen(connected);
+        client
+    }
+
+    /// It just sent something.
+    pub fn seen(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.started);
+        self.seen_ms.store(since.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// It did what a burst says.
+    pub fn did(&self, burst: &Done) {
+        let add = |counter: &AtomicU64, more: u64| {
+            // Its own thread is the only one to write.
+            counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        };
+        add(&self.commands, burst.commands);
+        add(&self.received, burst.received);
+        add(&self.sent, burst.sent);
+    }
+
+    /// How long it has sent nothing.
+    pub fn idle(&self) -> Duration {
+        let seen = Duration::from_millis(self.seen_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(seen)
+    }
+
+    /// What it calls itself.
+    pub fn names(&self) -> Names {
+        lock(&self.names).clone()
+    }
+
+    /// Changes what it calls itself.
+    pub fn rename(&self, change: impl FnOnce(&mut Names)) {
+        change(&mut lock(&self.names));
+    }
+
+    /// Our address, as it sees us.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// The number of its file descriptor.
+    pub fn descriptor(&self) -> i32 {
+        self.stream.as_raw_fd()
+    }
+
+    /// Where its replies go. A write that gets on gets all the time it needs; one of which nothing was taken
+    /// for `patience` (zero is for ever) fails, with `WouldBlock`; and one that holds much memory after a
+    /// second, where that is missed.
+    pub fn writer(&self, patience: Duration) -> impl Write {
+        Patient { client: self, patience, blocked_since: None }
+    }
+
+    /// Reads what is there: an error of kind `WouldBlock` if that is nothing.
+    pub fn read_at_once(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&self.stream, buffer, RecvFlags::DONTWAIT)?.1)
+    }
+
+    /// Writes what it takes at once: an error of kind `WouldBlock` if that is nothing.
+    pub fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    /// Whether it was ended, or has left with nothing more to say: for who does not read from it now.
+    pub fn is_gone(&self) -> bool {
+        self.peek().map_or(true, |count| count == Some(0))
+    }
+
+    /// Whether it was ended, or reset: one that says no more may still wait for its replies.
+    pub fn is_cut_off(&self) -> bool {
+        self.peek().is_err()
+    }
+
+    /// How many bytes could be read just now, at most one; 0 is the end, `None` says that there may be more.
+    fn peek(&self) -> Result<Option<usize>, Errno> {
+        if self.is_killed() {
+            return Err(Errno::CONNABORTED);
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut [0; 1], flags) {
+            Ok((_, count)) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the connection: its thread finds the stream closed, whatever it is waiting for there.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Whether somebody ended it.
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+}
+
+/// See [`Client::writer`].
+struct Patient<'a> {
+    client: &'a Client,
+    patience: Duration,
+    /// Since when nothing has been taken.
+    blocked_since: Option<Instant>,
+}
+
+impl Write for Patient<'_> {
+    /// The stream's own writes give up after [`TICK_MS`], to look at the clock.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const TICK: Duration = Duration::from_millis(TICK_MS);
+        loop {
+            match (&self.client.stream).write(bytes) {
+                Err(error) if is_timeout(&error) => {
+                    let since = *self.blocked_since.get_or_insert_with(|| {
+                        Instant::now().checked_sub(TICK).unwrap_or(self.client.connected)
+                    });
+                    let blocked = since.elapsed();
+                    let holds = self.client.queued_bytes.load(Ordering::Relaxed);
+                    let is_needed = memory::is_missed() && holds > LARGE_REPLY_BYTES;
+                    let is_over = !self.patience.is_zero() && blocked >= self.patience;
+                    if is_over || is_needed && blocked >= TICK {
+                        return Err(error);
+                    }
+                }
+                written => {
+                    self.blocked_since = None;
+                    return written;
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a read or a write gave up waiting.
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

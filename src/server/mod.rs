@@ -1,0 +1,124 @@
+//! What connections share beside the data: the list of clients, the counters, the slow log, the
+//! monitors, the pause, and the wish to stop.
+//!
+//! Nothing here waits for a client or a disk. Each part has a lock of its own, held for moments. Lock order:
+//! the monitors' list, then a monitor's queue; no other two are held together.
+
+mod clients;
+mod monitors;
+mod pause;
+mod settings;
+mod slowlog;
+mod statistics;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::Config;
+use crate::util::sync::{lock, wait};
+
+pub use clients::{Client, Clients, Names, Refusal, is_timeout};
+pub use monitors::{Feed, Monitors};
+pub use pause::{Pause, Paused};
+pub use settings::Settings;
+pub use slowlog::{Slow, Slowlog};
+pub use statistics::{Called, Done, Event, Statistics, Totals};
+
+/// What all connections share beside the data.
+#[derive(Debug)]
+pub struct Control {
+    // Constant after construction.
+    /// The running configuration.
+    pub config: Config,
+    /// When the server began to run.
+    pub started: Instant,
+    /// Tells this run from any other: 40 hexadecimal digits.
+    pub run_id: String,
+
+    // Their own synchronization.
+    /// Who is connected.
+    pub clients: Clients,
+    /// What has happened so far.
+    pub statistics: Statistics,
+    /// What took long.
+    pub slowlog: Slowlog,
+    /// Who watches every command.
+    pub monitors: Monitors,
+    /// Who must wait.
+    pub pause: Pause,
+    /// The settings that may change.
+    pub settings: Settings,
+    stopping: AtomicBool,
+
+    /// How it is to stop, and since when.
+    stop: Mutex<Option<(Stop, Instant)>>,
+    stopped: Condvar,
+}
+
+/// How the server is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Everything is to be on disk; if the data file is in trouble, a complete new one is written.
+    Save,
+    /// What is acknowledged is to be on disk; in trouble nothing more is tried.
+    NoSave,
+}
+
+impl Control {
+    /// For a server with that configuration and so many commands and subcommands.
+    pub fn new(config: Config, commands: usize) -> Self {
+        let started = Instant::now();
+        Self {
+            clients: Clients::new(config.maxclients as usize, started),
+            statistics: Statistics::new(commands),
+            slowlog: Slowlog::new(config.slowlog_log_slower_than),
+            monitors: Monitors::default(),
+            pause: Pause::default(),
+            settings: Settings::new(&config),
+            config,
+            started,
+            run_id: random_hex(),
+            stopping: AtomicBool::new(false),
+            stop: Mutex::new(None),
+            stopped: Condvar::new(),
+        }
+    }
+
+    /// Asks the server to stop. Who asks first says how.
+    pub fn stop(&self, how: Stop) {
+        lock(&self.stop).get_or_insert((how, Instant::now()));
+        self.stopping.store(true, Ordering::Release);
+        self.stopped.notify_all();
+        self.pause.wake();
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is asked to stop; returns how, and when that was.
+    pub fn wait_for_stop(&self) -> (Stop, Instant) {
+        let mut stop = lock(&self.stop);
+        loop {
+            if let Some(asked) = *stop {
+                return asked;
+            }
+            stop = wait(&self.stopped, stop);
+        }
+    }
+}
+
+/// Now, since the beginning of 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// 40 hexadecimal digits that nobody has seen before.
+fn random_hex() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let words: String =
+        (0..3).map(|word| format!("{:016x}", RandomState::new().hash_one(word))).collect();
+    words[..40].to_owned()
+}

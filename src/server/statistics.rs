@@ -1,0 +1,315 @@
+//! What has happened so far, in numbers.
+//!
+//! A connection gathers what a burst did and adds it here once, to one of several stripes: threads that
+//! count at the same time seldom meet. Reading adds the stripes up.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::util::sync::lock;
+
+const STRIPES: usize = 16;
+
+/// What has happened so far.
+#[derive(Debug)]
+pub struct Statistics {
+    stripes: Box<[Stripe]>,
+    events: [AtomicU64; Event::ALL.len()],
+    pace: Mutex<Pace>,
+}
+
+/// Counters that few threads share. Aligned, so that no two stripes share a line of the cache.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Stripe {
+    called: Box<[[AtomicU64; 4]]>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+/// What seldom happens, and is counted one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A client was let in.
+    Connected,
+    /// A client was turned away: there were too many, or no thread or memory for another.
+    Rejected,
+    /// A client was closed because it was idle, or took too long over a request.
+    TimedOut,
+    /// A client was closed because it did not read its replies.
+    NotReading,
+    /// Bytes were no request.
+    Malformed,
+    /// A wrong password.
+    WrongPassword,
+    /// A connection's thread panicked.
+    Panicked,
+    /// A request named no command.
+    UnknownCommand,
+}
+
+impl Event {
+    const ALL: [Self; 8] = [
+        Self::Connected,
+        Self::Rejected,
+        Self::TimedOut,
+        Self::NotReading,
+        Self::Malformed,
+        Self::WrongPassword,
+        Self::Panicked,
+        Self::UnknownCommand,
+    ];
+}
+
+/// How often one command was called.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Called {
+    /// It was run.
+    pub calls: u64,
+    /// For so long in all, in nanoseconds.
+    pub ns: u64,
+    /// It was not run: arity, password, memory.
+    pub rejected: u64,
+    /// It was run and answered by an error.
+    pub failed: u64,
+}
+
+/// What all connections have done.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// By the number of the command.
+    pub called: Vec<Called>,
+    /// Requests that named no command.
+    pub unknown: u64,
+    /// Keys looked for to be read, and there.
+    pub hits: u64,
+    /// Keys looked for to be read, and not there.
+    pub misses: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+impl Totals {
+    /// Commands run.
+    pub fn commands(&self) -> u64 {
+        self.called.iter().map(|called| called.calls).sum()
+    }
+
+    /// Error replies to requests.
+    pub fn errors(&self) -> u64 {
+        let of_command = |called: &Called| called.rejected + called.failed;
+        self.unknown + self.called.iter().map(of_command).sum::<u64>()
+    }
+}
+
+/// What a connection did since it last added it up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    /// The command that `called` speaks of.
+    command: usize,
+    called: Called,
+    /// Commands run.
+    pub commands: u64,
+    /// Keys looked for to be read, and there.
+    pub hits: u64,
+    /// Keys looked for to be read, and not there.
+    pub misses: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+/// Something per second, as of the last time it was looked at.
+#[derive(Debug)]
+struct Pace {
+    at: Instant,
+    before: [u64; 3],
+    /// Commands, bytes received, bytes sent.
+    per_second: [f64; 3],
+}
+
+impl Statistics {
+    /// Of so many commands and subcommands.
+    pub fn new(commands: usize) -> Self {
+        let stripe = || Stripe {
+            called: (0..commands).map(|_| Default::default()).collect(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        };
+        let pace = Pace { at: Instant::now(), before: [0; 3], per_second: [0.0; 3] };
+        Self {
+            stripes: (0..STRIPES).map(|_| stripe()).collect(),
+            events: Default::default(),
+            pace: Mutex::new(pace),
+        }
+    }
+
+    /// Something happened.
+    pub fn happened(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often something has happened.
+    pub fn times(&self, event: Event) -> u64 {
+        self.events[event as usize].load(Ordering::Relaxed)
+    }
+
+    /// Begins to count anew.
+    pub fn reset(&self) {
+        for stripe in &self.stripes {
+            let counters = [&stripe.hits, &stripe.misses, &stripe.received, &stripe.sent];
+            let counters = counters.into_iter().chain(stripe.called.iter().flatten());
+            counters.for_each(|counter| counter.store(0, Ordering::Relaxed));
+        }
+        self.events.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
+        lock(&self.pace).before = [0; 3];
+    }
+
+    /// Client number `id` had a command run, answered or not run. Adds up what it did with others before.
+    pub fn count(&self, id: u64, done: &mut Done, command: usize, called: Called) {
+        if done.command != command {
+            self.add_called(id, done);
+            done.command = command;
+        }
+        done.commands += called.calls;
+        done.called.calls += called.calls;
+        done.called.ns += called.ns;
+        done.called.rejected += called.rejected;
+        done.called.failed += called.failed;
+    }
+
+    /// Adds up what client number `id` did.
+    pub fn add(&self, id: u64, done: &mut Done) {
+        self.add_called(id, done);
+        let stripe = self.stripe(id);
+        let Done { hits, misses, received, sent, .. } = *done;
+        for (counter, more) in [
+            (&stripe.hits, hits),
+            (&stripe.misses, misses),
+            (&stripe.received, received),
+            (&stripe.sent, sent),
+        ] {
+            add(counter, more);
+        }
+        *done = Done { command: done.command, ..Done::default() };
+    }
+
+    fn add_called(&self, id: u64, done: &mut Done) {
+        let Called { calls, ns, rejected, failed } = std::mem::take(&mut done.called);
+        let counters = &self.stripe(id).called[done.command];
+        for (counter, more) in counters.iter().zip([calls, ns, rejected, failed]) {
+            add(counter, more);
+        }
+    }
+
+    fn stripe(&self, id: u64) -> &Stripe {
+        &self.stripes[id as usize % STRIPES]
+    }
+
+    /// All that was added up.
+    pub fn totals(&self) -> Totals {
+        let commands = self.stripes[0].called.len();
+        let mut totals = Totals {
+            called: vec![Called::default(); commands],
+            unknown: self.times(Event::UnknownCommand),
+            ..Totals::default()
+        };
+        for stripe in &self.stripes {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            for (called, [calls, ns, rejected, failed]) in
+                totals.called.iter_mut().zip(&stripe.called)
+            {
+                called.calls += load(calls);
+                called.ns += load(ns);
+                called.rejected += load(rejected);
+                called.failed += load(failed);
+            }
+            totals.hits += load(&stripe.hits);
+            totals.misses += load(&stripe.misses);
+            totals.received += load(&stripe.received);
+            totals.sent += load(&stripe.sent);
+        }
+        totals
+    }
+
+    /// Looks how much there was since this was last called; call it each second.
+    pub fn sample(&self) {
+        let totals = self.totals();
+        let now = [totals.commands(), totals.received, totals.sent];
+        let mut pace = lock(&self.pace);
+        let seconds = pace.at.elapsed().as_secs_f64().max(0.001);
+        for (index, count) in now.into_iter().enumerate() {
+            pace.per_second[index] = count.saturating_sub(pace.before[index]) as f64 / seconds;
+        }
+        (pace.at, pace.before) = (Instant::now(), now);
+    }
+
+    /// Commands, bytes received and bytes sent per second, when last looked at.
+    pub fn per_second(&self) -> [f64; 3] {
+        lock(&self.pace).per_second
+    }
+}
+
+/// Most of what could be counted did not happen: then nothing is written.
+fn add(counter: &AtomicU64, more: u64) {
+    if more > 0 {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+impl Called {
+    /// It was run once, and took so long.
+    pub fn once(took: Duration, failed: bool) -> Self {
+        let ns = took.as_nanos() as u64;
+        Self { calls: 1, ns, rejected: 0, failed: u64::from(failed) }
+    }
+
+    /// It was not run.
+    pub fn not() -> Self {
+        Self { rejected: 1, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bursts_add_up_whatever_they_mix() {
+        let statistics = Statistics::new(3);
+        for id in 0..100 {
+            let mut done = Done { received: 10, sent: 20, ..Done::default() };
+            for command in [0, 0, 2, 0, 2, 2] {
+                let called = Called::once(Duration::from_nanos(5), command == 2);
+                statistics.count(id, &mut done, command, called);
+            }
+            statistics.count(id, &mut done, 1, Called::not());
+            (done.hits, done.misses) = (3, 1);
+            assert_eq!(done.commands, 6);
+            statistics.add(id, &mut done);
+            statistics.add(id, &mut done);
+        }
+        let totals = statistics.totals();
+        assert_eq!((totals.commands(), totals.errors()), (600, 400));
+        statistics.happened(Event::UnknownCommand);
+        assert_eq!(statistics.totals().errors(), 401);
+        assert_eq!(totals.called.iter().map(|called| called.ns).sum::<u64>(), 3000);
+        assert_eq!((totals.hits, totals.misses), (300, 100));
+        assert_eq!((totals.received, totals.sent), (1000, 2000));
+    }
+
+    #[test]
+    fn every_event_has_its_counter() {
+        for (index, event) in Event::ALL.into_iter().enumerate() {
+            assert_eq!(event as usize, index);
+        }
+    }
+}

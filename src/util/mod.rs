@@ -1,0 +1,10 @@
+//! What every layer needs and no layer is about: locks, memory, clocks, logging, the process.
+
+pub mod clock;
+pub mod logging;
+pub mod memory;
+pub mod nearest;
+pub mod password;
+pub mod process;
+pub mod rate_limit;
+pub mod sync;

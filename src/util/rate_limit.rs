@@ -1,0 +1,30 @@
+//! Log lines that an outsider can provoke, limited to one in a while.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::util::sync::lock;
+
+/// Lets one event in each period through.
+#[derive(Debug)]
+pub struct Seldom {
+    period: Duration,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    /// One event in `period`.
+    pub const fn new(period: Duration) -> Self {
+        Self { period, last: Mutex::new(None) }
+    }
+
+    /// Whether this event is let through.
+    pub fn now(&self) -> bool {
+        let mut last = lock(&self.last);
+        let due = last.is_none_or(|last| last.elapsed() >= self.period);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
