@@ -5,9 +5,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::spec::{
+    Arity,
+    Flag::{Admin, Fast, NoAuth, Secret},
+    Group, Spec,
+};
 use super::{
-    CommandError, Context, Conversation, ECHO_BYTES_MAX, REDIS_VERSION, Silence, integer, is,
-    lossy, name,
+    CommandError, Context, Conversation, ECHO_BYTES_MAX, REDIS_VERSION, Silence, full_name,
+    integer, is, lossy,
 };
 use crate::protocol::reply::Protocol;
 use crate::protocol::request::Request;
@@ -17,11 +22,24 @@ use crate::util::rate_limit::Seldom;
 
 type Result = std::result::Result<(), CommandError>;
 
+pub const QUIT: Spec = Spec::new(Group::Connection, "1.0.0", "QUIT")
+    .alias("EXIT")
+    .flags(&[Fast, NoAuth])
+    .arity(Arity::AtLeast(1))
+    .summary("Closes the connection.")
+    .example("QUIT");
+
 pub fn quit(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.conversation.is_over = true;
     context.replies.status("OK");
     Ok(())
 }
+
+pub const AUTH: Spec = Spec::new(Group::Connection, "1.0.0", "AUTH [username] password")
+    .flags(&[Fast, NoAuth, Secret])
+    .summary("Gives the password.")
+    .example("AUTH sesame")
+    .notes(&["The only user is default."]);
 
 /// `AUTH password` or `AUTH default password`: there is one user.
 pub fn auth(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -63,6 +81,16 @@ fn authenticate(context: &mut Context<'_, '_>, user: &[u8], guess: &[u8]) -> Res
     }
     Ok(())
 }
+
+pub const HELLO: Spec = Spec::new(
+    Group::Connection,
+    "6.0.0",
+    "HELLO [protover] [AUTH username password] [SETNAME clientname]",
+)
+.flags(&[Fast, NoAuth, Secret])
+.summary("Tells who the server is, and chooses the form of replies.")
+.example("HELLO 3")
+.notes(&["Version 2 is what everybody speaks at first, 3 has maps and one null."]);
 
 /// `HELLO [protover [AUTH username password] [SETNAME clientname]]`: what clients begin with.
 pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -132,6 +160,11 @@ fn speak(context: &mut Context<'_, '_>, protocol: Protocol) {
     context.client.protocol.store(protocol.number() as usize, Ordering::Relaxed);
 }
 
+pub const RESET: Spec = Spec::new(Group::Connection, "6.2.0", "RESET")
+    .flags(&[Fast, NoAuth])
+    .summary("Makes the connection as if it were new.")
+    .example("RESET");
+
 /// As if it had just connected, but for its number and its library's name.
 pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Context { client, control, .. } = *context;
@@ -150,10 +183,20 @@ pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const CLIENT: Spec = Spec::new(Group::Connection, "2.4.0", "CLIENT subcommand")
+    .summary("Lists, names and ends connections.")
+    .example("CLIENT LIST");
+
+pub const CLIENT_ID: Spec = Spec::new(Group::Connection, "5.0.0", "CLIENT ID")
+    .summary("Returns the number of this connection.");
+
 pub fn id(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.replies.integer(context.client.id as i64);
     Ok(())
 }
+
+pub const CLIENT_GETNAME: Spec = Spec::new(Group::Connection, "2.6.9", "CLIENT GETNAME")
+    .summary("Returns the name of this connection.");
 
 pub fn get_name(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     match context.client.names().name.as_str() {
@@ -163,12 +206,20 @@ pub fn get_name(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result
     Ok(())
 }
 
+pub const CLIENT_SETNAME: Spec =
+    Spec::new(Group::Connection, "2.6.9", "CLIENT SETNAME connection-name")
+        .summary("Names this connection.");
+
 pub fn set_name(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let name = plain(&request[2], "Client names")?;
     context.client.rename(|names| names.name = name);
     context.replies.status("OK");
     Ok(())
 }
+
+pub const CLIENT_SETINFO: Spec =
+    Spec::new(Group::Connection, "7.2.0", "CLIENT SETINFO LIB-NAME libname|LIB-VER libver")
+        .summary("Takes the client library's name and version.");
 
 pub fn set_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (index, attribute) = match &request[2] {
@@ -193,11 +244,22 @@ fn plain(word: &[u8], what: &'static str) -> std::result::Result<String, Command
     }
 }
 
+pub const CLIENT_INFO: Spec = Spec::new(Group::Connection, "6.2.0", "CLIENT INFO")
+    .summary("Returns this connection's line of CLIENT LIST.");
+
 pub fn info(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let line = line(context.client);
     context.replies.verbatim(line.as_bytes());
     Ok(())
 }
+
+pub const CLIENT_LIST: Spec = Spec::new(
+    Group::Connection,
+    "2.4.0",
+    "CLIENT LIST [TYPE client-type|ID client-id [client-id ...]]",
+)
+.flags(&[Admin])
+.summary("Lists the connected clients.");
 
 pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let wanted = match request.len() {
@@ -266,7 +328,7 @@ fn line(client: &Client) -> String {
         buffers,
         u8::from(queued > 0),
         buffers + queued + size_of::<Client>(),
-        name(load(&client.last_command)),
+        full_name(load(&client.last_command)),
         client.protocol.load(Ordering::Relaxed),
         names.library[0],
         names.library[1],
@@ -323,6 +385,16 @@ fn address(word: &[u8]) -> SocketAddr {
     let parsed = str::from_utf8(word).ok().and_then(|text| text.parse().ok());
     parsed.unwrap_or(SocketAddr::from(([0; 4], 0)))
 }
+
+pub const CLIENT_KILL: Spec = Spec::new(
+    Group::Connection,
+    "2.4.0",
+    "CLIENT KILL ip:port|<ID client-id|TYPE client-type|USER username|ADDR ip:port|LADDR \
+     ip:port|SKIPME yes/no|MAXAGE seconds> [<ID client-id|TYPE client-type|USER username|ADDR \
+     ip:port|LADDR ip:port|SKIPME yes/no|MAXAGE seconds> ...]",
+)
+.flags(&[Admin])
+.summary("Ends connections and counts them.");
 
 pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() == 3 {
@@ -387,11 +459,18 @@ fn end(context: &mut Context<'_, '_>, wanted: &Wanted) -> usize {
     count
 }
 
+pub const CLIENT_NO_EVICT: Spec = Spec::new(Group::Connection, "7.0.0", "CLIENT NO-EVICT ON|OFF")
+    .flags(&[Admin])
+    .summary("Does nothing: no client is ended to make room.");
+
 pub fn no_evict(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     context.client.no_evict.store(on_or_off(&request[2])?, Ordering::Relaxed);
     context.replies.status("OK");
     Ok(())
 }
+
+pub const CLIENT_NO_TOUCH: Spec = Spec::new(Group::Connection, "7.2.0", "CLIENT NO-TOUCH ON|OFF")
+    .summary("Does nothing: no key is old because nobody reads it.");
 
 pub fn no_touch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let is_on = on_or_off(&request[2])?;
@@ -409,6 +488,9 @@ fn on_or_off(word: &[u8]) -> std::result::Result<bool, CommandError> {
     }
 }
 
+pub const CLIENT_REPLY: Spec = Spec::new(Group::Connection, "3.2.0", "CLIENT REPLY ON|OFF|SKIP")
+    .summary("Turns this connection's replies on or off, or skips the next.");
+
 pub fn reply(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let silence = &mut context.conversation.silence;
     *silence = match &request[2] {
@@ -422,6 +504,11 @@ pub fn reply(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     context.replies.status("OK");
     Ok(())
 }
+
+pub const CLIENT_PAUSE: Spec =
+    Spec::new(Group::Connection, "3.0.0", "CLIENT PAUSE timeout [WRITE|ALL]")
+        .flags(&[Admin])
+        .summary("Holds up the commands of all clients for a time in milliseconds.");
 
 pub fn pause(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let what = match request.len() {
@@ -438,6 +525,10 @@ pub fn pause(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     context.replies.status("OK");
     Ok(())
 }
+
+pub const CLIENT_UNPAUSE: Spec = Spec::new(Group::Connection, "6.2.0", "CLIENT UNPAUSE")
+    .flags(&[Admin])
+    .summary("Ends a pause.");
 
 pub fn unpause(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.control.pause.end();

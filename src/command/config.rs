@@ -1,5 +1,6 @@
 //! `CONFIG`: the running configuration under Redis's names, and the part of it that may change.
 
+use super::spec::{Flag::Admin, Group, Spec};
 use super::{CommandError, Context, ECHO_BYTES_MAX, is, lossy};
 use crate::command::glob::Pattern;
 use crate::config::bytes;
@@ -11,6 +12,14 @@ use crate::util::memory;
 use crate::util::process;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
+
+pub const CONFIG: Spec = Spec::new(Group::Server, "2.0.0", "CONFIG subcommand")
+    .summary("Tells the running configuration.")
+    .example("CONFIG GET *");
+
+pub const CONFIG_GET: Spec =
+    Spec::new(Group::Server, "2.0.0", "CONFIG GET parameter [parameter ...]")
+        .summary("Returns the parameters that match the patterns.");
 
 pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let parameters = parameters(context.control);
@@ -143,6 +152,11 @@ impl Change {
     }
 }
 
+pub const CONFIG_SET: Spec =
+    Spec::new(Group::Server, "2.0.0", "CONFIG SET parameter value [parameter value ...]")
+        .flags(&[Admin])
+        .summary("Changes parameters until the server stops, all or none.");
+
 /// `CONFIG SET parameter value [parameter value ...]`: all or nothing.
 pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() % 2 == 1 {
@@ -173,6 +187,10 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const CONFIG_RESETSTAT: Spec = Spec::new(Group::Server, "2.0.0", "CONFIG RESETSTAT")
+    .flags(&[Admin])
+    .summary("Begins to count anew what INFO tells of.");
+
 /// Begins to count anew what `INFO` tells of.
 pub fn reset_stat(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.control.statistics.reset();
@@ -180,6 +198,10 @@ pub fn reset_stat(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Resu
     context.replies.status("OK");
     Ok(())
 }
+
+pub const CONFIG_REWRITE: Spec = Spec::new(Group::Server, "2.8.0", "CONFIG REWRITE")
+    .flags(&[Admin])
+    .summary("Is refused: settings are flags, there is no file of them.");
 
 /// There is nothing to rewrite: settings are flags.
 pub fn rewrite(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {

@@ -5,6 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::keys::encoding;
+use super::spec::{
+    Arity,
+    Flag::{Admin, NoMulti},
+    Group, Spec,
+};
 use super::{CommandError, Context, ECHO_BYTES_MAX, help, is, lookup, lossy};
 use crate::command::glob::Pattern;
 use crate::config::{Debug, is_of_this_machine};
@@ -15,6 +20,23 @@ use crate::protocol::request::Request;
 use crate::text;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
+
+pub const DEBUG: Spec = Spec::new(Group::Server, "1.0.0", "DEBUG subcommand")
+    .flags(&[NoMulti, Admin])
+    .arity(Arity::AtLeast(2))
+    .summary("Makes the server sleep or fail, for tests.")
+    .example("DEBUG SLEEP 0.1")
+    .notes(&[
+        "SLEEP seconds                         this connection sleeps",
+        "PANIC [CONNECTION | SHARD | JOURNAL]  it panics, with that locked",
+        "SET-ACTIVE-EXPIRE 0 | 1               what has expired stays in memory, or goes",
+        "OBJECT key, DIGEST, DIGEST-VALUE key  what is in memory",
+        "RELOAD, LOADAOF                       the data file is read, and must tell the same",
+        "STRINGMATCH-LEN length pattern        the pattern is matched with so many letters",
+        "JMAP, CHANGE-REPL-ID                  nothing",
+        "HELP                                  this list",
+        "Only with --enable-debug-command.",
+    ]);
 
 /// Runs a subcommand; most have no more to say than that they did.
 pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -27,7 +49,7 @@ pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     }
     match (&request[1], request.len()) {
         (word, 2) if is(word, "HELP") => {
-            let notes = lookup(&request[0]).map_or(&[][..], |command| command.notes);
+            let notes = lookup(&request[0]).map_or(&[][..], |command| command.spec.notes);
             let text: Vec<_> = notes.iter().map(ToString::to_string).collect();
             help::lines(context.replies, &text);
             return Ok(());

@@ -1,5 +1,9 @@
 //! The commands on when keys expire.
 
+use super::spec::{
+    Flag::{Fast, Readonly, Write},
+    Group, Spec,
+};
 use super::{CommandError, Context, ECHO_BYTES_MAX, integer, is, lossy};
 use crate::engine::local::entry::Entry;
 use crate::engine::local::{Change, Expires};
@@ -82,17 +86,44 @@ impl Unit {
     }
 }
 
+pub const EXPIRE: Spec = Spec::new(Group::Generic, "1.0.0", "EXPIRE key seconds [NX|XX|GT|LT]")
+    .flags(&[Write, Fast])
+    .summary("Lets a key expire in so many seconds; 1 if it does.")
+    .example("EXPIRE session 60")
+    .notes(&[
+        "NX, XX  only if it does not expire yet, or does",
+        "GT, LT  only if that is later, or sooner",
+    ]);
+
 pub fn expire(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     expire_in(context, request, Unit::Ex, "expire")
 }
+
+pub const PEXPIRE: Spec =
+    Spec::new(Group::Generic, "2.6.0", "PEXPIRE key milliseconds [NX|XX|GT|LT]")
+        .flags(&[Write, Fast])
+        .summary("Lets a key expire in so many milliseconds; 1 if it does.")
+        .example("PEXPIRE session 1500");
 
 pub fn pexpire(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     expire_in(context, request, Unit::Px, "pexpire")
 }
 
+pub const EXPIREAT: Spec =
+    Spec::new(Group::Generic, "1.2.0", "EXPIREAT key unix-time-seconds [NX|XX|GT|LT]")
+        .flags(&[Write, Fast])
+        .summary("Lets a key expire at a Unix time in seconds; 1 if it does.")
+        .example("EXPIREAT session 2000000000");
+
 pub fn expire_at(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     expire_in(context, request, Unit::ExAt, "expireat")
 }
+
+pub const PEXPIREAT: Spec =
+    Spec::new(Group::Generic, "2.6.0", "PEXPIREAT key unix-time-milliseconds [NX|XX|GT|LT]")
+        .flags(&[Write, Fast])
+        .summary("Lets a key expire at a Unix time in milliseconds; 1 if it does.")
+        .example("PEXPIREAT session 2000000000000");
 
 pub fn pexpire_at(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     expire_in(context, request, Unit::PxAt, "pexpireat")
@@ -166,6 +197,11 @@ fn expire_in(
     Ok(())
 }
 
+pub const PERSIST: Spec = Spec::new(Group::Generic, "2.2.0", "PERSIST key")
+    .flags(&[Write, Fast])
+    .summary("Lets a key not expire; 1 if it did.")
+    .example("PERSIST session");
+
 pub fn persist(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let was_changed = context.session.update(&request[1], |old| {
         Ok::<_, CommandError>(match old.and_then(Entry::expires_ms) {
@@ -177,17 +213,37 @@ pub fn persist(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const TTL: Spec = Spec::new(Group::Generic, "1.0.0", "TTL key")
+    .flags(&[Readonly, Fast])
+    .summary("Returns in how many seconds a key expires: -1 is never, -2 no such key.")
+    .example("TTL session");
+
 pub fn ttl(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     time(context, request, |time_ms, now_ms| rounded_s(time_ms.saturating_sub(now_ms)))
 }
+
+pub const PTTL: Spec = Spec::new(Group::Generic, "2.6.0", "PTTL key")
+    .flags(&[Readonly, Fast])
+    .summary("The same in milliseconds.")
+    .example("PTTL session");
 
 pub fn pttl(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     time(context, request, |time_ms, now_ms| time_ms.saturating_sub(now_ms))
 }
 
+pub const EXPIRETIME: Spec = Spec::new(Group::Generic, "7.0.0", "EXPIRETIME key")
+    .flags(&[Readonly, Fast])
+    .summary("Returns when a key expires, as Unix time in seconds.")
+    .example("EXPIRETIME session");
+
 pub fn expire_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     time(context, request, |time_ms, _| rounded_s(time_ms))
 }
+
+pub const PEXPIRETIME: Spec = Spec::new(Group::Generic, "7.0.0", "PEXPIRETIME key")
+    .flags(&[Readonly, Fast])
+    .summary("The same in milliseconds.")
+    .example("PEXPIRETIME session");
 
 pub fn pexpire_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     time(context, request, |time_ms, _| time_ms)

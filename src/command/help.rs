@@ -1,7 +1,10 @@
-//! What the table says, for people (`HELP`) and for client programs (`COMMAND`).
+//! What the commands say of themselves, for people (`HELP`) and for client programs (`COMMAND`).
 
+use super::spec::{Arity, Group, Keys, Spec};
+use super::usage::Argument;
 use super::{
-    Argument, Command, CommandError, Context, ECHO_BYTES_MAX, Group, TABLE, is, lookup, lossy,
+    CommandError, CommandRef, Context, ECHO_BYTES_MAX, commands, is, lookup, lookup_subcommand,
+    lossy,
 };
 use crate::command::glob::Pattern;
 use crate::protocol::reply::Replies;
@@ -15,19 +18,24 @@ pub fn lines(replies: &mut Replies, lines: &[String]) {
     lines.iter().for_each(|line| replies.status(line));
 }
 
-/// `HELP [group | command [subcommand]]`
+pub const HELP: Spec =
+    Spec::new(Group::Connection, "0.1.0", "HELP [group|command-name [subcommand]]")
+        .alias("?")
+        .arity(Arity::Between(1, 3))
+        .summary("Lists the commands, or those of a group, or explains one.")
+        .example("HELP SET");
+
 pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let words: Vec<_> = request.words_from(1).take(2).collect();
     let text = match words[..] {
         [] => Some(overview()),
-        [name] => lookup(name).map(|command| explain(command, None)).or_else(|| {
+        [name] => lookup(name).map(explain).or_else(|| {
             let group = Group::ALL.iter().find(|group| is(at_removed(name), group.name()));
             group.map(|group| of_group(*group))
         }),
-        [name, subcommand, ..] => lookup(name).and_then(|command| {
-            let found = command.subcommands.iter().find(|known| is(subcommand, known.name));
-            found.map(|found| explain(found, Some(command)))
-        }),
+        [name, subcommand, ..] => {
+            lookup(name).and_then(|command| lookup_subcommand(command, subcommand).map(explain))
+        }
     };
     let text = text.ok_or_else(|| {
         let shown: Vec<_> = words.iter().map(|word| lossy(word, ECHO_BYTES_MAX)).collect();
@@ -43,93 +51,118 @@ fn at_removed(name: &[u8]) -> &[u8] {
 }
 
 fn of_group(group: Group) -> Vec<String> {
-    let commands = TABLE.iter().filter(|command| command.group == group);
-    commands.map(|command| format!("{:<12} {}", command.name, command.summary)).collect()
+    let of_group = commands().filter(|command| command.spec.group == group);
+    of_group.map(|command| format!("{:<12} {}", command.name, command.spec.summary)).collect()
 }
 
 fn overview() -> Vec<String> {
     let mut text = vec![format!("coffre {}: type a command and Enter", env!("CARGO_PKG_VERSION"))];
     for group in Group::ALL {
-        let names: Vec<_> = TABLE
-            .iter()
-            .filter(|command| command.group == *group)
-            .map(|command| command.name)
-            .collect();
+        let of_group = commands().filter(|command| command.spec.group == *group);
+        let names: Vec<_> = of_group.map(|command| command.name).collect();
         text.push(format!("{:<12} {}", group.name(), names.join(" ")));
     }
     text.push("HELP command explains one, HELP string lists a group; QUIT leaves".to_owned());
     text
 }
 
-/// Explains a command, or a subcommand of `container`.
-fn explain(command: &Command, container: Option<&Command>) -> Vec<String> {
-    let before = container.map_or(String::new(), |container| format!("{} ", container.name));
-    let mut text = vec![format!("{before}{}", command.usage()), format!("  {}", command.summary)];
-    text.extend(command.alias.map(|alias| format!("  Also: {alias}")));
-    text.extend(command.notes.iter().map(|note| format!("  {note}")));
-    for subcommand in command.subcommands {
-        text.push(format!("  {} {}: {}", command.name, subcommand.usage(), subcommand.summary));
+/// Explains a command or a subcommand.
+fn explain(command: CommandRef) -> Vec<String> {
+    let spec = command.spec;
+    let mut text = vec![command.usage(), format!("  {}", spec.summary)];
+    text.extend(spec.alias.map(|alias| format!("  Also: {alias}")));
+    text.extend(spec.notes.iter().map(|note| format!("  {note}")));
+    for subcommand in command.subcommands() {
+        text.push(format!("  {}: {}", subcommand.usage(), subcommand.spec.summary));
     }
-    if !command.example.is_empty() {
-        text.push(format!("  Example: {}", command.example));
+    if !spec.example.is_empty() {
+        text.push(format!("  Example: {}", spec.example));
     }
     text
 }
 
+const fn help_of(group: Group, usage: &'static str) -> Spec {
+    Spec::new(group, "5.0.0", usage).summary("Lists the subcommands.")
+}
+
+pub const OBJECT_HELP: Spec = help_of(Group::Generic, "OBJECT HELP");
+pub const MEMORY_HELP: Spec = help_of(Group::Server, "MEMORY HELP");
+pub const CLIENT_HELP: Spec = help_of(Group::Connection, "CLIENT HELP");
+pub const COMMAND_HELP: Spec = help_of(Group::Server, "COMMAND HELP");
+pub const CONFIG_HELP: Spec = help_of(Group::Server, "CONFIG HELP");
+pub const SLOWLOG_HELP: Spec = help_of(Group::Server, "SLOWLOG HELP");
+pub const LATENCY_HELP: Spec = help_of(Group::Server, "LATENCY HELP");
+pub const MODULE_HELP: Spec = help_of(Group::Server, "MODULE HELP");
+
 /// `CLIENT HELP` and its like.
 pub fn subcommands(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let command = lookup(&request[0]);
+    let Some(command) = lookup(&request[0]) else { return Ok(()) };
     let mut text = Vec::new();
-    for subcommand in command.map(|command| command.subcommands).unwrap_or_default() {
-        text.push(subcommand.usage());
-        text.push(format!("    {}", subcommand.summary));
+    for subcommand in command.subcommands() {
+        let usage = subcommand.usage();
+        text.push(usage.split_once(' ').map_or("", |(_, usage)| usage).to_owned());
+        text.push(format!("    {}", subcommand.spec.summary));
     }
     lines(context.replies, &text);
     Ok(())
 }
 
+pub const COMMAND: Spec = Spec::new(Group::Server, "2.8.13", "COMMAND [subcommand]")
+    .summary("Describes the commands to client programs.")
+    .example("COMMAND COUNT");
+
 pub fn command(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.array(TABLE.len());
-    TABLE.iter().for_each(|command| info(context.replies, command, None));
+    context.replies.array(commands().count());
+    commands().for_each(|command| info(context.replies, command));
     Ok(())
 }
+
+pub const COMMAND_COUNT: Spec =
+    Spec::new(Group::Server, "2.8.13", "COMMAND COUNT").summary("Returns the number of commands.");
 
 pub fn command_count(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.count(TABLE.len());
+    context.replies.count(commands().count());
     Ok(())
 }
 
-/// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
+pub const COMMAND_LIST: Spec = Spec::new(
+    Group::Server,
+    "7.0.0",
+    "COMMAND LIST [FILTERBY <MODULE module-name|ACLCAT category|PATTERN pattern>]",
+)
+.summary("Returns the names of the commands, or of those of a kind.");
+
 pub fn command_list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let names = TABLE.iter().map(|command| (command, command.name.to_ascii_lowercase()));
-    let mut found: Vec<_> = names.collect();
+    let mut found: Vec<_> = commands().collect();
     match request.len() {
         2 => {}
         5 if is(&request[2], "FILTERBY") => match &request[3] {
             filter if is(filter, "MODULE") => found.clear(),
-            filter if is(filter, "ACLCAT") => found.retain(|(command, _)| {
-                command.categories().any(|category| is(&request[4], category))
-            }),
+            filter if is(filter, "ACLCAT") => found
+                .retain(|command| command.categories().any(|category| is(&request[4], category))),
             filter if is(filter, "PATTERN") => {
                 let pattern = Pattern::of_lower_case(&request[4])?;
-                found.retain(|(_, name)| pattern.matches(name.as_bytes()));
+                found.retain(|command| pattern.matches(command.full_name().as_bytes()));
             }
             _ => return Err(CommandError::Syntax),
         },
         _ => return Err(CommandError::Syntax),
     }
     context.replies.array(found.len());
-    found.iter().for_each(|(_, name)| context.replies.bulk(name.as_bytes()));
+    found.iter().for_each(|command| context.replies.bulk(command.full_name().as_bytes()));
     Ok(())
 }
 
-/// `COMMAND GETKEYS command [argument ...]`
+pub const COMMAND_GETKEYS: Spec =
+    Spec::new(Group::Server, "2.8.13", "COMMAND GETKEYS command [arg [arg ...]]")
+        .summary("Returns the words of a command that are keys.");
+
 pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let asked = request.without(2);
     let command = lookup(&asked[0]).ok_or(CommandError::Value("Invalid command specified"))?;
-    let named = |sub: &&Command| asked.len() > 1 && is(&asked[1], sub.name);
-    let command = command.subcommands.iter().find(named).unwrap_or(command);
-    if command.keys.0 == 0 {
+    let subcommand = asked.words_from(1).next().and_then(|name| lookup_subcommand(command, name));
+    let command = subcommand.unwrap_or(command);
+    if !command.keys.is_any() {
         return Err(CommandError::Value("The command has no key arguments"));
     }
     if !command.arity.allows(asked.len()) {
@@ -141,6 +174,10 @@ pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) ->
     Ok(())
 }
 
+pub const COMMAND_INFO: Spec =
+    Spec::new(Group::Server, "2.8.13", "COMMAND INFO [command-name [command-name ...]]")
+        .summary("Returns arity, flags and key positions.");
+
 pub fn command_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() == 2 {
         return command(context, request);
@@ -148,7 +185,7 @@ pub fn command_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
     context.replies.array(request.len() - 2);
     for name in request.words_from(2) {
         match lookup(name) {
-            Some(command) => info(context.replies, command, None),
+            Some(command) => info(context.replies, command),
             None => context.replies.nil(),
         }
     }
@@ -157,59 +194,58 @@ pub fn command_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
 
 /// One entry of `COMMAND`: name, arity, flags, key positions, and four lists that are empty but for
 /// the subcommands.
-fn info(replies: &mut Replies, command: &Command, container: Option<&str>) {
-    let name = command.name.to_ascii_lowercase();
-    let name = container.map_or(name.clone(), |container| format!("{container}|{name}"));
+fn info(replies: &mut Replies, command: CommandRef) {
+    let Keys { first, last, step, counted } = command.keys;
+    let movable = counted.then_some("movablekeys");
+    let flags = || command.flags.names().chain(movable);
     replies.array(10);
-    replies.bulk(name.as_bytes());
+    replies.bulk(command.full_name().as_bytes());
     replies.integer(command.arity.as_redis());
-    replies.set(command.flags.len());
-    command.flags.iter().for_each(|flag| replies.status(flag.name()));
-    let (first, last, step) = command.keys;
-    [first, last, step].into_iter().for_each(|number| replies.integer(number));
+    replies.set(flags().count());
+    flags().for_each(|flag| replies.status(flag));
+    [first as i64, last, step as i64].into_iter().for_each(|number| replies.integer(number));
     (0..3).for_each(|_| replies.set(0));
-    replies.array(command.subcommands.len());
-    command.subcommands.iter().for_each(|subcommand| info(replies, subcommand, Some(&name)));
+    replies.array(command.subcommands().len());
+    command.subcommands().iter().for_each(|subcommand| info(replies, subcommand));
 }
 
+pub const COMMAND_DOCS: Spec =
+    Spec::new(Group::Server, "7.0.0", "COMMAND DOCS [command-name [command-name ...]]")
+        .summary("Returns what HELP says, for programs.");
+
 pub fn command_docs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    // Each at most once, however often it is named: the reply stays as long as the table.
-    let named = |command: &&Command| {
+    // Each at most once, however often it is named: the reply stays as long as the list of commands.
+    let named = |command: &CommandRef| {
+        let mut names = request.words_from(2);
         request.len() == 2
-            || request
-                .words_from(2)
-                .any(|name| lookup(name).is_some_and(|found| std::ptr::eq(found, *command)))
+            || names.any(|name| lookup(name).is_some_and(|found| found.number == command.number))
     };
-    let asked: Vec<_> = TABLE.iter().filter(named).collect();
+    let asked: Vec<_> = commands().filter(named).collect();
     context.replies.map(asked.len());
-    asked.into_iter().for_each(|command| docs(context.replies, command, None));
+    asked.into_iter().for_each(|command| docs(context.replies, command));
     Ok(())
 }
 
 /// A name and its documentation, as redis-cli reads them for its hints and `help`.
-fn docs(replies: &mut Replies, command: &Command, container: Option<&str>) {
-    let name = command.name.to_ascii_lowercase();
-    let name = container.map_or(name.clone(), |container| format!("{container}|{name}"));
-    replies.bulk(name.as_bytes());
-    let parts = 3
-        + usize::from(!command.arguments.is_empty())
-        + usize::from(!command.subcommands.is_empty());
-    replies.map(parts);
+fn docs(replies: &mut Replies, command: CommandRef) {
+    let (spec, arguments, subcommands) = (command.spec, &command.arguments, command.subcommands());
+    replies.bulk(command.full_name().as_bytes());
+    replies.map(3 + usize::from(!arguments.is_empty()) + usize::from(!subcommands.is_empty()));
     for (field, value) in
-        [("summary", command.summary), ("since", command.since), ("group", command.group.name())]
+        [("summary", spec.summary), ("since", spec.since), ("group", spec.group.name())]
     {
         replies.bulk(field.as_bytes());
         replies.bulk(value.as_bytes());
     }
-    if !command.arguments.is_empty() {
+    if !arguments.is_empty() {
         replies.bulk(b"arguments");
-        replies.array(command.arguments.len());
-        command.arguments.iter().for_each(|argument| argument_docs(replies, argument));
+        replies.array(arguments.len());
+        arguments.iter().for_each(|argument| argument_docs(replies, argument));
     }
-    if !command.subcommands.is_empty() {
+    if !subcommands.is_empty() {
         replies.bulk(b"subcommands");
-        replies.map(command.subcommands.len());
-        command.subcommands.iter().for_each(|subcommand| docs(replies, subcommand, Some(&name)));
+        replies.map(subcommands.len());
+        subcommands.iter().for_each(|subcommand| docs(replies, subcommand));
     }
 }
 
@@ -221,7 +257,8 @@ fn argument_docs(replies: &mut Replies, argument: &Argument) {
     let parts = [argument.token.is_some(), !flags.is_empty(), !argument.parts.is_empty()];
     replies.map(2 + parts.into_iter().filter(|is_there| *is_there).count());
     let name = argument.name.to_ascii_lowercase();
-    let fields = [("name", Some(&*name)), ("type", Some(argument.kind)), ("token", argument.token)];
+    let fields =
+        [("name", Some(&*name)), ("type", Some(argument.kind.name())), ("token", argument.token)];
     for (field, value) in fields {
         if let Some(value) = value {
             replies.bulk(field.as_bytes());

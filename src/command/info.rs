@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::spec::{Group, Spec};
 use super::{CommandError, Context, REDIS_VERSION, is};
 use crate::engine::local::Counts;
 use crate::protocol::request::Request;
@@ -28,6 +29,10 @@ const SECTIONS: &[(&str, Section)] = &[
 
 /// Shown only if it is named, or with `all` and `everything`.
 const NOT_DEFAULT: &str = "Commandstats";
+
+pub const INFO: Spec = Spec::new(Group::Server, "1.0.0", "INFO [section [section ...]]")
+    .summary("Tells how the server is.")
+    .example("INFO persistence");
 
 pub fn info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), CommandError> {
     let asked = |name: &str| request.words_from(1).any(|word| is(word, name));

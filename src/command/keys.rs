@@ -1,5 +1,9 @@
 //! The commands on keys, whatever their values.
 
+use super::spec::{
+    Flag::{Denyoom, Fast, Readonly, Write},
+    Group, Spec,
+};
 use super::{CommandError, Context, integer, is};
 use crate::command::glob::Pattern;
 use crate::engine::local::entry::Entry;
@@ -10,11 +14,26 @@ use crate::value::View;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
+pub const DEL: Spec = Spec::new(Group::Generic, "1.0.0", "DEL key [key ...]")
+    .flags(&[Write])
+    .summary("Removes keys and tells how many there were.")
+    .example("DEL brouillon ancien");
+
+pub const UNLINK: Spec = Spec::new(Group::Generic, "4.0.0", "UNLINK key [key ...]")
+    .flags(&[Write, Fast])
+    .summary("Does what DEL does.")
+    .example("UNLINK brouillon");
+
 pub fn del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = context.session.del(request.words_from(1))?;
     context.replies.count(count);
     Ok(())
 }
+
+pub const EXISTS: Spec = Spec::new(Group::Generic, "1.0.0", "EXISTS key [key ...]")
+    .flags(&[Readonly, Fast])
+    .summary("Counts how many of the keys exist; a key named twice counts twice.")
+    .example("EXISTS ville");
 
 pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = context.session.exists(request.words_from(1));
@@ -22,11 +41,28 @@ pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const TOUCH: Spec = Spec::new(Group::Generic, "3.2.1", "TOUCH key [key ...]")
+    .flags(&[Readonly, Fast])
+    .summary("Counts how many of the keys exist.")
+    .example("TOUCH ville");
+
 pub fn touch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = request.words_from(1).filter(|key| context.session.touch(key)).count();
     context.replies.count(count);
     Ok(())
 }
+
+pub const KEYS: Spec = Spec::new(Group::Generic, "1.0.0", "KEYS pattern")
+    .flags(&[Readonly])
+    .summary("Lists the keys that match a pattern.")
+    .example("KEYS vil*")
+    .notes(&[
+        "*      any bytes",
+        "?      one byte",
+        "[a-c]  one of these",
+        "[^x]   one that is not",
+        "\\x     x itself",
+    ]);
 
 pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let pattern = Pattern::new(&request[1])?;
@@ -46,7 +82,12 @@ pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`
+pub const SCAN: Spec =
+    Spec::new(Group::Generic, "2.8.0", "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]")
+        .flags(&[Readonly])
+        .summary("Lists keys in steps: the cursor begins as 0, and ends as 0.")
+        .example("SCAN 0 MATCH vil* COUNT 100");
+
 pub fn scan(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     const COUNT: usize = 10;
     const COUNT_MAX: i64 = 100_000;
@@ -83,6 +124,11 @@ pub fn scan(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const RANDOMKEY: Spec = Spec::new(Group::Generic, "1.0.0", "RANDOMKEY")
+    .flags(&[Readonly])
+    .summary("Returns any key.")
+    .example("RANDOMKEY");
+
 pub fn random_key(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let replies = &mut context.replies;
     let found = context.session.random_key(|key| replies.bulk(key));
@@ -92,13 +138,22 @@ pub fn random_key(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Resu
     Ok(())
 }
 
+pub const TYPE: Spec = Spec::new(Group::Generic, "1.0.0", "TYPE key")
+    .flags(&[Readonly, Fast])
+    .summary("Returns string, or none if there is no such key.")
+    .example("TYPE ville");
+
 pub fn kind(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let exists = context.session.look(&request[1], |entry| entry.is_some());
     context.replies.status(if exists { "string" } else { "none" });
     Ok(())
 }
 
-/// `RENAME key newkey`
+pub const RENAME: Spec = Spec::new(Group::Generic, "1.0.0", "RENAME key newkey")
+    .flags(&[Write])
+    .summary("Gives a key another name.")
+    .example("RENAME brouillon ville");
+
 pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
     if context.session.transfer((here, &request[1]), (here, &request[2]), true, true)?.is_none() {
@@ -108,7 +163,11 @@ pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-/// `RENAMENX key newkey`
+pub const RENAMENX: Spec = Spec::new(Group::Generic, "1.0.0", "RENAMENX key newkey")
+    .flags(&[Write, Fast])
+    .summary("The same if there is no key of that name.")
+    .example("RENAMENX brouillon ville");
+
 pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
     match context.session.transfer((here, &request[1]), (here, &request[2]), false, true)? {
@@ -120,7 +179,12 @@ pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
     }
 }
 
-/// `COPY source destination [DB database] [REPLACE]`
+pub const COPY: Spec =
+    Spec::new(Group::Generic, "6.2.0", "COPY source destination [DB destination-db] [REPLACE]")
+        .flags(&[Write, Denyoom])
+        .summary("Copies a key.")
+        .example("COPY ville ancienne REPLACE");
+
 pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
     let (mut replace, mut there) = (false, here);
@@ -143,7 +207,11 @@ pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-/// `MOVE key database`
+pub const MOVE: Spec = Spec::new(Group::Generic, "1.0.0", "MOVE key db")
+    .flags(&[Write, Fast])
+    .summary("Moves a key to another database, unless it has such a key.")
+    .example("MOVE brouillon 1");
+
 pub fn move_key(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (here, there) = (context.session.database(), database(context.session, &request[2])?);
     if here == there {
@@ -166,6 +234,14 @@ pub fn encoding(entry: &Entry) -> &'static str {
     }
 }
 
+pub const OBJECT: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT subcommand")
+    .summary("Tells how a value is kept.")
+    .example("OBJECT ENCODING ville");
+
+pub const OBJECT_ENCODING: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT ENCODING key")
+    .flags(&[Readonly])
+    .summary("Returns int, embstr or raw.");
+
 pub fn object_encoding(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match context.session.look(&request[2], |entry| entry.map(encoding)) {
         Some(encoding) => context.replies.bulk(encoding.as_bytes()),
@@ -173,6 +249,10 @@ pub fn object_encoding(context: &mut Context<'_, '_>, request: &Request<'_>) -> 
     }
     Ok(())
 }
+
+pub const OBJECT_IDLETIME: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT IDLETIME key")
+    .flags(&[Readonly])
+    .summary("Returns for how many seconds nobody has asked for a key.");
 
 pub fn object_idle_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match context.session.idle_s(&request[2]) {
@@ -182,6 +262,10 @@ pub fn object_idle_time(context: &mut Context<'_, '_>, request: &Request<'_>) ->
     Ok(())
 }
 
+pub const OBJECT_REFCOUNT: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT REFCOUNT key")
+    .flags(&[Readonly])
+    .summary("Returns 1.");
+
 pub fn object_refcount(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match context.session.look(&request[2], |entry| entry.is_some()) {
         true => context.replies.integer(1),
@@ -189,6 +273,10 @@ pub fn object_refcount(context: &mut Context<'_, '_>, request: &Request<'_>) -> 
     }
     Ok(())
 }
+
+pub const OBJECT_FREQ: Spec = Spec::new(Group::Generic, "4.0.0", "OBJECT FREQ key")
+    .flags(&[Readonly])
+    .summary("Returns an error: nothing is counted.");
 
 /// `OBJECT FREQ`: nothing is counted, as in Redis unless its memory policy needs it.
 pub fn object_freq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -203,6 +291,15 @@ pub fn object_freq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Resu
         }
     }
 }
+
+pub const MEMORY: Spec = Spec::new(Group::Server, "4.0.0", "MEMORY subcommand")
+    .summary("Tells what a key takes.")
+    .example("MEMORY USAGE ville");
+
+pub const MEMORY_USAGE: Spec =
+    Spec::new(Group::Server, "4.0.0", "MEMORY USAGE key [SAMPLES count]")
+        .flags(&[Readonly])
+        .summary("Returns how much memory a key and its value take, in bytes.");
 
 /// `MEMORY USAGE key [SAMPLES count]`: what the key and its value take, in bytes.
 pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -227,6 +324,12 @@ fn database(session: &Session<'_>, word: &[u8]) -> Result<usize> {
     number.filter(exists).ok_or(CommandError::Database)
 }
 
+pub const SELECT: Spec = Spec::new(Group::Connection, "1.0.0", "SELECT index")
+    .flags(&[Fast])
+    .summary("Chooses the database for what follows; at first it is 0.")
+    .example("SELECT 1")
+    .notes(&["A key belongs to a database: each client can keep its own pairs apart."]);
+
 pub fn select(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let database = database(context.session, &request[1])?;
     context.select(database);
@@ -234,7 +337,11 @@ pub fn select(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-/// `SWAPDB database database`
+pub const SWAPDB: Spec = Spec::new(Group::Server, "4.0.0", "SWAPDB index1 index2")
+    .flags(&[Write, Fast])
+    .summary("Gives each of two databases the keys of the other.")
+    .example("SWAPDB 0 1");
+
 pub fn swap_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let index = |word: &[u8], error: &'static str| {
         database(context.session, word).map_err(|known| match known {

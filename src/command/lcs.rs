@@ -1,5 +1,6 @@
 //! `LCS`: the longest common subsequence of two values.
 
+use super::spec::{Flag::Readonly, Group, Spec};
 use super::{CommandError, Context, integer, is};
 use crate::engine::local::WriteError;
 use crate::engine::local::entry::Entry;
@@ -17,7 +18,21 @@ struct Match {
     length: usize,
 }
 
-/// `LCS key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]`
+pub const LCS: Spec = Spec::new(
+    Group::String,
+    "7.0.0",
+    "LCS key1 key2 [LEN] [IDX] [MINMATCHLEN min-match-len] [WITHMATCHLEN]",
+)
+.flags(&[Readonly])
+.summary("Returns the longest common subsequence of two values.")
+.example("LCS ville autre")
+.notes(&[
+    "LEN            only its length",
+    "IDX            where its parts stand in each value",
+    "MINMATCHLEN    only parts so long",
+    "WITHMATCHLEN   and how long each is",
+]);
+
 pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (mut only_length, mut places, mut with_lengths, mut shortest) = (false, false, false, 0);
     let mut words = request.words_from(3);

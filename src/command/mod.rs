@@ -1,7 +1,7 @@
-//! Requests to replies: finds a request's command in the one table, checks its arity, runs it.
+//! Requests to replies: finds a request's command, checks its arity, runs it.
 //!
-//! A command is declared in [`TABLE`] and nowhere else; help, `COMMAND` and the arity check read it
-//! there. What a command error costs is one `-ERR` reply; the connection goes on.
+//! A command is declared above its function, by a [`spec::Spec`], and `table` lists them all; help, `COMMAND` and the
+//! arity check follow from its usage line. What a command error costs is one `-ERR` reply; the connection goes on.
 
 mod client;
 mod config;
@@ -16,12 +16,14 @@ mod lcs;
 mod numbers;
 mod persist;
 mod server;
+mod spec;
 mod strings;
 mod table;
 mod transaction;
+mod usage;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::engine::local::{Session, WriteError};
@@ -31,8 +33,11 @@ use crate::protocol::request::Request;
 use crate::server::{Called, Client, Control, Done, Event, Feed, Paused};
 use crate::text;
 use crate::util::memory;
+use spec::Flag;
+use table::lookup_subcommand;
 
-pub use table::{Argument, Arity, Command, Flag, Group, TABLE};
+pub use spec::Keys;
+pub use table::{Command, CommandRef, commands, full_name, lookup, names};
 pub use transaction::Transaction;
 
 /// What was said on a connection that changes what comes.
@@ -290,22 +295,6 @@ const REDIS_VERSION: &str = "7.4.0";
 /// Longest part of a request that an error echoes, in bytes (Redis's own bound).
 const ECHO_BYTES_MAX: usize = 128;
 
-/// A command, or subcommand, and its number.
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    /// What the table says of it.
-    pub command: &'static Command,
-    /// Its place among all commands and subcommands.
-    number: usize,
-}
-
-impl Found {
-    /// As `reset`, or `slowlog|reset`: a subcommand may have the name of a command.
-    fn name(self) -> &'static str {
-        name(self.number)
-    }
-}
-
 /// What became of a request.
 #[derive(Clone, Copy)]
 pub enum Outcome {
@@ -314,74 +303,74 @@ pub enum Outcome {
     /// It is kept for `EXEC`.
     Kept,
     /// Its command was not run.
-    Rejected(Found),
+    Rejected(CommandRef),
     /// Its command was run.
     Ran {
         /// Which.
-        found: Found,
+        command: CommandRef,
         /// It was answered by an error.
         failed: bool,
     },
 }
 
 /// What a request names, and why that cannot be run, if it cannot.
-pub struct Asked {
-    found: Option<Found>,
+pub struct Resolved {
+    command: Option<CommandRef>,
     error: Option<CommandError>,
 }
 
-impl Asked {
+impl Resolved {
     /// The number of the command, if there is such a command.
     pub fn number(&self) -> Option<usize> {
-        self.found.map(|found| found.number)
+        self.command.map(|command| command.number)
     }
 }
 
 /// What is run while clients are paused, whatever is paused: it may end the pause.
-fn is_never_paused(found: Found) -> bool {
-    matches!(found.name(), "auth" | "hello" | "reset" | "client|unpause" | "shutdown" | "quit")
+fn is_never_paused(command: CommandRef) -> bool {
+    let name = command.full_name();
+    matches!(name, "auth" | "hello" | "reset" | "client|unpause" | "shutdown" | "quit")
 }
 
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
-pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> {
-    let Asked { found: Some(found), error: None } = asked else { return None };
-    let command = found.command;
+pub fn held_up_by(resolved: &Resolved, conversation: &Conversation) -> Option<Paused> {
+    let Resolved { command: Some(command), error: None } = resolved else { return None };
     let transaction = &conversation.transaction;
-    match conversation.authenticated && !is_never_paused(*found) {
+    match conversation.authenticated && !is_never_paused(command) {
         false => None,
-        // It is only kept.
+        // It is only queued.
         true if transaction.is_open() && command.name != "EXEC" => None,
         true if transaction.writes() => Some(Paused::Writes),
-        true if command.flags.contains(&Flag::Write) => Some(Paused::Writes),
+        true if command.flags.contains(Flag::Write) => Some(Paused::Writes),
         true => Some(Paused::All),
     }
 }
 
 /// Runs one request and writes its one reply.
-pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
+pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
     let start = context.replies.position();
     context.replies.speak(context.conversation.protocol);
-    let rejection = match asked.found {
-        None => asked.error,
-        Some(found) => asked.error.or_else(|| obstacle(found, context)),
+    let rejection = match resolved.command {
+        None => resolved.error,
+        Some(command) => resolved.error.or_else(|| obstacle(command, context)),
     };
-    let kept = match (asked.found, &rejection) {
-        (Some(found), None) => transaction::keep(found, request, context),
+    let kept = match (resolved.command, &rejection) {
+        (Some(command), None) => transaction::keep(command, request, context),
         _ => Ok(false),
     };
-    let (outcome, result) = match (asked.found, rejection) {
-        (Some(found), None) if !matches!(kept, Ok(false)) => {
-            let outcome = if kept.is_ok() { Outcome::Kept } else { Outcome::Rejected(found) };
+    let (outcome, result) = match (resolved.command, rejection) {
+        (Some(command), None) if !matches!(kept, Ok(false)) => {
+            let outcome = if kept.is_ok() { Outcome::Kept } else { Outcome::Rejected(command) };
             (outcome, kept.map(drop))
         }
-        (Some(found), None) => {
-            let result = execute(found, request, context);
-            (Outcome::Ran { found, failed: result.is_err() }, result)
+        (Some(command), None) => {
+            let result = execute(command, request, context);
+            (Outcome::Ran { command, failed: result.is_err() }, result)
         }
-        (found, rejection) => {
-            let outcome = found.map_or(Outcome::Unknown, Outcome::Rejected);
-            let error = rejection.map(|error| match found {
-                Some(found) => transaction::rejected(found, error, context),
+        (command, rejection) => {
+            let outcome = command.map_or(Outcome::Unknown, Outcome::Rejected);
+            let error = rejection.map(|error| match command {
+                Some(command) => transaction::rejected(command, error, context),
                 None => error,
             });
             (outcome, error.map_or(Ok(()), Err))
@@ -403,19 +392,19 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
 
 /// Runs a command and writes its reply; an error is for the caller to write.
 fn execute(
-    found: Found,
+    command: CommandRef,
     request: &Request<'_>,
     context: &mut Context<'_, '_>,
 ) -> Result<(), CommandError> {
     let start = context.replies.position();
-    let result = (found.command.run)(context, request);
+    let result = command.run(context, request);
     context.replies.recover(start)?;
     result
 }
 
 /// What forbids a command just now.
-fn obstacle(found: Found, context: &Context<'_, '_>) -> Option<CommandError> {
-    let is = |flag| found.command.flags.contains(&flag);
+fn obstacle(command: CommandRef, context: &Context<'_, '_>) -> Option<CommandError> {
+    let is = |flag| command.flags.contains(flag);
     if !context.conversation.authenticated && !is(Flag::NoAuth) {
         return Some(CommandError::NoAuth);
     }
@@ -425,9 +414,10 @@ fn obstacle(found: Found, context: &Context<'_, '_>) -> Option<CommandError> {
     if is(Flag::Denyoom) && memory::is_low() {
         return Some(CommandError::NoMemory);
     }
-    let allowed = matches!(found.name(), "ping" | "quit" | "reset" | "monitor");
-    (context.conversation.feed.is_some() && !allowed)
-        .then(|| CommandError::Watching(found.name().to_owned()))
+    context.conversation.feed.as_ref()?;
+    let name = command.full_name();
+    let is_allowed = matches!(name, "ping" | "quit" | "reset" | "monitor");
+    (!is_allowed).then(|| CommandError::Watching(name.to_owned()))
 }
 
 /// Tells those who want to know what became of a request: the counters, the slow log, who watches.
@@ -439,17 +429,17 @@ pub fn record(
     control: &Control,
     done: &mut Done,
 ) {
-    let (found, called) = match outcome {
+    let (command, called) = match outcome {
         Outcome::Unknown => return control.statistics.happened(Event::UnknownCommand),
         Outcome::Kept => return,
-        Outcome::Rejected(found) => (found, Called::not()),
-        Outcome::Ran { found, failed } => (found, Called::once(took, *failed)),
+        Outcome::Rejected(command) => (command, Called::not()),
+        Outcome::Ran { command, failed } => (command, Called::once(took, *failed)),
     };
-    control.statistics.count(client.id, done, found.number, called);
+    control.statistics.count(client.id, done, command.number, called);
     if matches!(outcome, Outcome::Rejected(_)) {
         return;
     }
-    let is = |flag| found.command.flags.contains(&flag);
+    let is = |flag| command.flags.contains(flag);
     if control.slowlog.is_slow(took) && !is(Flag::Secret) {
         control.slowlog.add(client, request.words_from(0), took);
     }
@@ -459,75 +449,24 @@ pub fn record(
 }
 
 /// The command, or subcommand, that a request names, and whether it has the right number of arguments.
-pub fn find(request: &Request<'_>) -> Asked {
-    let Some((index, command)) = lookup_numbered(&request[0]) else {
-        return Asked { found: None, error: Some(unknown(request)) };
+pub fn find(request: &Request<'_>) -> Resolved {
+    let Some(mut command) = lookup(&request[0]) else {
+        return Resolved { command: None, error: Some(unknown(request)) };
     };
-    let number = NUMBERS.first[index];
-    let found = match command.subcommands {
-        [_, ..] if request.len() > 1 => match find_subcommand(command, &request[1]) {
-            Ok((place, subcommand)) => Found { command: subcommand, number: number + 1 + place },
-            Err(error) => {
-                return Asked { found: Some(Found { command, number }), error: Some(error) };
+    let mut error = None;
+    if request.len() > 1 && !command.subcommands().is_empty() {
+        match lookup_subcommand(command, &request[1]) {
+            Some(subcommand) => command = subcommand,
+            None => {
+                let name = lossy(&request[1], ECHO_BYTES_MAX);
+                error = Some(CommandError::UnknownSubcommand { name, command: command.name });
             }
-        },
-        _ => Found { command, number },
-    };
-    let allowed = found.command.arity.allows(request.len());
-    let error = (!allowed).then(|| CommandError::Arity(name(found.number).to_owned()));
-    Asked { found: Some(found), error }
-}
-
-fn find_subcommand(
-    command: &'static Command,
-    name: &[u8],
-) -> Result<(usize, &'static Command), CommandError> {
-    let found = command.subcommands.iter().enumerate().find(|(_, known)| is(name, known.name));
-    found.ok_or_else(|| CommandError::UnknownSubcommand {
-        name: lossy(name, ECHO_BYTES_MAX),
-        command: command.name,
-    })
-}
-
-/// All commands and subcommands have numbers: a command's subcommands follow it.
-static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| {
-    let mut numbers = Numbers { first: Vec::new(), names: Vec::new() };
-    for command in TABLE {
-        let name = command.name.to_ascii_lowercase();
-        numbers.first.push(numbers.names.len());
-        let subcommand = |sub: &Command| format!("{name}|{}", sub.name.to_ascii_lowercase());
-        let subcommands: Vec<_> = command.subcommands.iter().map(subcommand).collect();
-        numbers.names.push(name);
-        numbers.names.extend(subcommands);
+        }
     }
-    numbers
-});
-
-struct Numbers {
-    /// By the place of a command in the table, its number.
-    first: Vec<usize>,
-    /// By number, the name, as `config|get`.
-    names: Vec<String>,
-}
-
-/// The names of all commands and subcommands, as `config|get`, by their numbers.
-pub fn names() -> &'static [String] {
-    &NUMBERS.names
-}
-
-fn name(number: usize) -> &'static str {
-    NUMBERS.names.get(number).map_or("NULL", String::as_str)
-}
-
-/// Finds a command by its name or alias, in any letter case.
-pub fn lookup(name: &[u8]) -> Option<&'static Command> {
-    lookup_numbered(name).map(|(_, command)| command)
-}
-
-fn lookup_numbered(name: &[u8]) -> Option<(usize, &'static Command)> {
-    TABLE.iter().enumerate().find(|(_, command)| {
-        is(name, command.name) || command.alias.is_some_and(|alias| is(name, alias))
-    })
+    if error.is_none() && !command.arity.allows(request.len()) {
+        error = Some(CommandError::Arity(command.full_name().to_owned()));
+    }
+    Resolved { command: Some(command), error }
 }
 
 fn unknown(request: &Request<'_>) -> CommandError {

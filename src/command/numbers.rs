@@ -6,6 +6,10 @@ use bigdecimal::num_bigint::BigInt;
 use bigdecimal::{BigDecimal, RoundingMode, Zero};
 
 use super::expiry::{Expiry, Unit};
+use super::spec::{
+    Flag::{Denyoom, Fast, Write},
+    Group, Spec,
+};
 use super::{CommandError, Context, integer, is};
 use crate::engine::local::Change;
 use crate::engine::local::entry::Entry;
@@ -15,17 +19,37 @@ use crate::value::View;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
+pub const INCR: Spec = Spec::new(Group::String, "1.0.0", "INCR key")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Adds 1 to a number and returns it.")
+    .example("INCR visites");
+
 pub fn incr(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     add(context, &request[1], 1)
 }
+
+pub const DECR: Spec = Spec::new(Group::String, "1.0.0", "DECR key")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Takes 1 from a number and returns it.")
+    .example("DECR stock");
 
 pub fn decr(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     add(context, &request[1], -1)
 }
 
+pub const INCRBY: Spec = Spec::new(Group::String, "1.0.0", "INCRBY key increment")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Adds to a number and returns it.")
+    .example("INCRBY visites 10");
+
 pub fn incr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     add(context, &request[1], integer(&request[2])?)
 }
+
+pub const DECRBY: Spec = Spec::new(Group::String, "1.0.0", "DECRBY key decrement")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Takes from a number and returns it.")
+    .example("DECRBY stock 10");
 
 pub fn decr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let less = integer(&request[2])?.checked_neg();
@@ -43,6 +67,12 @@ fn add(context: &mut Context<'_, '_>, key: &[u8], more: i64) -> Result {
     context.replies.integer(sum);
     Ok(())
 }
+
+pub const INCRBYFLOAT: Spec = Spec::new(Group::String, "2.6.0", "INCRBYFLOAT key increment:double")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Adds to a number, which may have decimals, and returns it.")
+    .example("INCRBYFLOAT solde 0.1")
+    .notes(&["It adds as one does on paper; 17 decimals are kept."]);
 
 pub fn incr_by_float(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let sum = context.session.update(&request[1], |old| {
@@ -233,6 +263,24 @@ impl<'r> Options<'r> {
         }
     }
 }
+
+pub const INCREX: Spec = Spec::new(
+    Group::String,
+    "8.8.0",
+    "INCREX key [BYFLOAT float|BYINT integer] [LBOUND lowerbound] [UBOUND upperbound] [SATURATE] \
+     [EX seconds|PX milliseconds|EXAT unix-time-seconds|PXAT unix-time-milliseconds|PERSIST] \
+     [ENX]",
+)
+.flags(&[Write, Denyoom, Fast])
+.summary("Adds to a number within bounds, and returns it and what was added.")
+.example("INCREX requetes:jean UBOUND 100 EX 60 ENX")
+.notes(&[
+    "BYINT, BYFLOAT    how much is added, else 1",
+    "LBOUND, UBOUND    a sum beyond them changes nothing: 0 was added",
+    "SATURATE          it becomes the bound instead",
+    "EX, PX, EXAT, PXAT, PERSIST    when it expires from now on, else as before",
+    "ENX               that only if it does not expire yet",
+]);
 
 /// `INCREX key [BYINT n | BYFLOAT n] [LBOUND n] [UBOUND n] [SATURATE] [EX s | PX ms | EXAT t | PXAT t | PERSIST] [ENX]`:
 /// the new number, and what was added.

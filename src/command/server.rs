@@ -4,11 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::spec::{
+    Arity,
+    Flag::{Admin, NoMulti},
+    Group, Spec,
+};
 use super::{CommandError, Context, integer, is};
 use crate::protocol::request::Request;
 use crate::server::{Feed, Stop};
 
 type Result = std::result::Result<(), CommandError>;
+
+pub const MONITOR: Spec = Spec::new(Group::Server, "1.0.0", "MONITOR")
+    .flags(&[NoMulti, Admin])
+    .summary("Shows every command that the server runs, until QUIT.")
+    .example("MONITOR");
 
 pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if context.conversation.feed.is_none() {
@@ -21,6 +31,15 @@ pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
     context.replies.status("OK");
     Ok(())
 }
+
+pub const SLOWLOG: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG subcommand")
+    .summary("Lists the commands that took long.")
+    .example("SLOWLOG GET 10");
+
+pub const SLOWLOG_GET: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG GET [count]")
+    .flags(&[Admin])
+    .arity(Arity::Between(2, 3))
+    .summary("Returns the newest entries, 10 if it is not said how many.");
 
 pub fn slowlog_get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     const DEFAULT: usize = 10;
@@ -48,16 +67,33 @@ pub fn slowlog_get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Resu
     Ok(())
 }
 
+pub const SLOWLOG_LEN: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG LEN")
+    .flags(&[Admin])
+    .summary("Returns the number of entries.");
+
 pub fn slowlog_len(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.replies.count(context.control.slowlog.len());
     Ok(())
 }
+
+pub const SLOWLOG_RESET: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG RESET")
+    .flags(&[Admin])
+    .summary("Forgets all entries.");
 
 pub fn slowlog_reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.control.slowlog.clear();
     context.replies.status("OK");
     Ok(())
 }
+
+pub const SHUTDOWN: Spec = Spec::new(Group::Server, "1.0.0", "SHUTDOWN [NOSAVE|SAVE]")
+    .flags(&[NoMulti, Admin])
+    .summary("Stops the server, with everything on disk.")
+    .example("SHUTDOWN")
+    .notes(&[
+        "While the data file is in trouble it is refused, unless NOSAVE or FORCE is said.",
+        "NOSAVE does not try to write a new file then. NOW changes nothing.",
+    ]);
 
 /// Stops the server, as SIGTERM does; there is no reply, the connection closes.
 pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -89,11 +125,28 @@ pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
     Ok(())
 }
 
+pub const LATENCY: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY subcommand")
+    .summary("Is there for programs that ask: no latency events are sampled.")
+    .example("LATENCY LATEST");
+
+pub const LATENCY_LATEST: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY LATEST")
+    .flags(&[Admin])
+    .summary("Returns the latest event of each kind: none.");
+
+pub const LATENCY_HISTORY: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY HISTORY event")
+    .flags(&[Admin])
+    .summary("Returns the events of a kind: none.");
+
 /// `LATENCY LATEST` and `LATENCY HISTORY event`: no event is ever sampled, as in Redis unless it is told to.
 pub fn latency_events(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.replies.array(0);
     Ok(())
 }
+
+pub const LATENCY_HISTOGRAM: Spec =
+    Spec::new(Group::Server, "7.0.0", "LATENCY HISTOGRAM [command [command ...]]")
+        .flags(&[Admin])
+        .summary("Returns how long each command took: none is kept.");
 
 /// `LATENCY HISTOGRAM [command ...]`: nobody keeps one.
 pub fn latency_histogram(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
@@ -101,10 +154,19 @@ pub fn latency_histogram(context: &mut Context<'_, '_>, _request: &Request<'_>) 
     Ok(())
 }
 
+pub const LATENCY_RESET: Spec =
+    Spec::new(Group::Server, "2.8.13", "LATENCY RESET [event [event ...]]")
+        .flags(&[Admin])
+        .summary("Forgets events, and tells of how many kinds.");
+
 pub fn latency_reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.replies.integer(0);
     Ok(())
 }
+
+pub const LATENCY_DOCTOR: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY DOCTOR")
+    .flags(&[Admin])
+    .summary("Tells where to look instead.");
 
 pub fn latency_doctor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let advice = "coffre samples no latency events: SLOWLOG GET lists the commands that took long, INFO commandstats \
@@ -113,11 +175,24 @@ pub fn latency_doctor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> 
     Ok(())
 }
 
+pub const MODULE: Spec = Spec::new(Group::Server, "4.0.0", "MODULE subcommand")
+    .summary("Is there for programs that ask: there are no modules.")
+    .example("MODULE LIST");
+
+pub const MODULE_LIST: Spec = Spec::new(Group::Server, "4.0.0", "MODULE LIST")
+    .flags(&[Admin])
+    .summary("Returns the modules: none.");
+
 /// `MODULE LIST`: there are no modules.
 pub fn module_list(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     context.replies.array(0);
     Ok(())
 }
+
+pub const CLUSTER: Spec = Spec::new(Group::Server, "3.0.0", "CLUSTER subcommand")
+    .arity(Arity::AtLeast(2))
+    .summary("Is refused: there is no cluster.")
+    .example("CLUSTER INFO");
 
 pub fn cluster(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     Err(CommandError::Value("This instance has cluster support disabled"))

@@ -1,6 +1,10 @@
 //! The commands on values: strings of bytes.
 
 use super::expiry::{Expiry, Unit};
+use super::spec::{
+    Flag::{Denyoom, Fast, Readonly, Write},
+    Group, Spec,
+};
 use super::{CommandError, Context, integer, is};
 use crate::engine::local::entry::Entry;
 use crate::engine::local::{Change, Compared, Expires, Session};
@@ -19,6 +23,11 @@ fn show(replies: &mut Replies, entry: Option<&Entry>) {
         None => replies.nil(),
     }
 }
+
+pub const GET: Spec = Spec::new(Group::String, "1.0.0", "GET key")
+    .flags(&[Readonly, Fast])
+    .summary("Returns the value of a key.")
+    .example("GET ville");
 
 pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let replies = &mut context.replies;
@@ -117,6 +126,25 @@ impl<'r> Options<'r> {
     }
 }
 
+pub const SET: Spec = Spec::new(
+    Group::String,
+    "1.0.0",
+    "SET key value [NX|XX|IFEQ ifeq-value|IFNE ifne-value] [GET] [EX seconds|PX milliseconds|EXAT \
+     unix-time-seconds|PXAT unix-time-milliseconds|KEEPTTL]",
+)
+.flags(&[Write, Denyoom])
+.summary("Sets a key to a value, whatever it held before.")
+.example("SET ville \"Saint-Denis la Plaine\"")
+.notes(&[
+    "Quotes keep blanks together; \\n, \\\" and \\xHH are escapes inside them.",
+    "NX, XX        only if the key is new, or is not",
+    "IFEQ, IFNE    only if it has that value, or has not",
+    "GET           returns the old value",
+    "EX, PX        it expires in so many seconds, milliseconds",
+    "EXAT, PXAT    it expires at a Unix time in seconds, milliseconds",
+    "KEEPTTL       it expires when it did",
+]);
+
 pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() == 3 {
         context.session.set(&request[1], &request[2])?;
@@ -161,6 +189,11 @@ fn unquoted(request: &Request<'_>, error: CommandError) -> CommandError {
     CommandError::Unquoted(format!("SET {} {}", quoted(&request[1]), quoted(&value)))
 }
 
+pub const SETNX: Spec = Spec::new(Group::String, "1.0.0", "SETNX key value")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Sets a key to a value if it does not exist.")
+    .example("SETNX ville Nantes");
+
 pub fn set_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let is_new = |old: Option<&Entry>| Ok::<_, CommandError>(old.is_none());
     let was_set = context.session.set_if(&request[1], &request[2], Expires::At(None), is_new)?;
@@ -168,12 +201,20 @@ pub fn set_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-/// `SETEX key seconds value`
+pub const SETEX: Spec = Spec::new(Group::String, "2.0.0", "SETEX key seconds value")
+    .flags(&[Write, Denyoom])
+    .summary("Sets a key to a value that expires in seconds.")
+    .example("SETEX session 60 abc");
+
 pub fn set_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     set_until(context, request, Unit::Ex, "setex")
 }
 
-/// `PSETEX key milliseconds value`
+pub const PSETEX: Spec = Spec::new(Group::String, "2.6.0", "PSETEX key milliseconds value")
+    .flags(&[Write, Denyoom])
+    .summary("Sets a key to a value that expires in milliseconds.")
+    .example("PSETEX session 1500 abc");
+
 pub fn pset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     set_until(context, request, Unit::Px, "psetex")
 }
@@ -191,6 +232,11 @@ fn set_until(
     Ok(())
 }
 
+pub const GETSET: Spec = Spec::new(Group::String, "1.0.0", "GETSET key value")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Sets a key to a value and returns the old one.")
+    .example("GETSET ville Nantes");
+
 pub fn get_set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let replies = &mut context.replies;
     context.session.set_if(&request[1], &request[2], Expires::At(None), |old| {
@@ -200,6 +246,11 @@ pub fn get_set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const GETDEL: Spec = Spec::new(Group::String, "6.2.0", "GETDEL key")
+    .flags(&[Write, Fast])
+    .summary("Returns the value of a key, and removes it.")
+    .example("GETDEL message");
+
 pub fn get_del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let replies = &mut context.replies;
     context.session.update(&request[1], |old| {
@@ -208,7 +259,16 @@ pub fn get_del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     })
 }
 
-/// `GETEX key [EX seconds | PX milliseconds | EXAT time | PXAT time | PERSIST]`
+pub const GETEX: Spec = Spec::new(
+    Group::String,
+    "6.2.0",
+    "GETEX key [EX seconds|PX milliseconds|EXAT unix-time-seconds|PXAT \
+     unix-time-milliseconds|PERSIST]",
+)
+.flags(&[Write, Fast])
+.summary("Returns the value of a key, and changes when it expires.")
+.example("GETEX session EX 60");
+
 pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (mut time, mut persist) = (None::<(Unit, &[u8])>, false);
     let mut words = request.words_from(2);
@@ -238,7 +298,12 @@ pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     })
 }
 
-/// `DELEX key [IFEQ value | IFNE value]`
+pub const DELEX: Spec =
+    Spec::new(Group::String, "8.4.0", "DELEX key [IFEQ ifeq-value|IFNE ifne-value]")
+        .flags(&[Write, Fast])
+        .summary("Removes a key if it has, or has not, a value.")
+        .example("DELEX verrou IFEQ jeton");
+
 pub fn del_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let condition = match request.len() {
         2 => Condition::Always,
@@ -250,7 +315,11 @@ pub fn del_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     delete_if(context, &request[1], condition)
 }
 
-/// `DELIFEQ key value`
+pub const DELIFEQ: Spec = Spec::new(Group::String, "9.0.0", "DELIFEQ key value")
+    .flags(&[Write, Fast])
+    .summary("Removes a key if it has a value; as in Valkey.")
+    .example("DELIFEQ verrou jeton");
+
 pub fn del_if_eq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     delete_if(context, &request[1], Condition::Equal(&request[2], None))
 }
@@ -266,6 +335,11 @@ fn delete_if(context: &mut Context<'_, '_>, key: &[u8], mut condition: Condition
     context.replies.integer(i64::from(was_there));
     Ok(())
 }
+
+pub const MGET: Spec = Spec::new(Group::String, "1.0.0", "MGET key [key ...]")
+    .flags(&[Readonly, Fast])
+    .summary("Returns the values of keys, read at one moment.")
+    .example("MGET ville fleuve");
 
 pub fn mget(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let Context { session, replies, .. } = context;
@@ -292,6 +366,11 @@ fn keys_and_values<'r>(
     (0..count).map(move |index| (&request[first + 2 * index], &request[first + 2 * index + 1]))
 }
 
+pub const MSET: Spec = Spec::new(Group::String, "1.0.1", "MSET key value [key value ...]")
+    .flags(&[Write, Denyoom])
+    .summary("Sets keys to values, all at one moment.")
+    .example("MSET ville Nantes fleuve Loire");
+
 pub fn mset(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = pairs(request, "mset")?;
     let pairs = keys_and_values(request, 1, count);
@@ -299,6 +378,11 @@ pub fn mset(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     context.replies.status("OK");
     Ok(())
 }
+
+pub const MSETNX: Spec = Spec::new(Group::String, "1.0.1", "MSETNX key value [key value ...]")
+    .flags(&[Write, Denyoom])
+    .summary("Sets keys to values if none of them exists.")
+    .example("MSETNX ville Nantes fleuve Loire");
 
 pub fn mset_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = pairs(request, "msetnx")?;
@@ -311,7 +395,17 @@ pub fn mset_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-/// `MSETEX count key value [key value ...] [NX | XX] [EX seconds | PX milliseconds | EXAT time | PXAT time | KEEPTTL]`
+pub const MSETEX: Spec = Spec::new(
+    Group::String,
+    "8.4.0",
+    "MSETEX numkeys key value [key value ...] [NX|XX] [EX seconds|PX milliseconds|EXAT \
+     unix-time-seconds|PXAT unix-time-milliseconds|KEEPTTL]",
+)
+.flags(&[Write, Denyoom])
+.summary("Sets so many keys to values at one moment, and when they expire.")
+.example("MSETEX 2 ville Nantes fleuve Loire EX 60")
+.notes(&["NX, XX    only if none of the keys exists, or all do"]);
+
 pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = integer(&request[1]).ok().and_then(|count| usize::try_from(count).ok());
     let count = count.filter(|count| *count > 0);
@@ -369,17 +463,37 @@ fn pairs(request: &Request<'_>, name: &'static str) -> Result<usize> {
     }
 }
 
+pub const APPEND: Spec = Spec::new(Group::String, "2.0.0", "APPEND key value")
+    .flags(&[Write, Denyoom, Fast])
+    .summary("Adds to the end of a value, or sets it, and returns its length in bytes.")
+    .example("APPEND ville \" sur Loire\"");
+
 pub fn append(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let length = context.session.append(&request[1], &request[2])?;
     context.replies.count(length);
     Ok(())
 }
 
+pub const STRLEN: Spec = Spec::new(Group::String, "2.2.0", "STRLEN key")
+    .flags(&[Readonly, Fast])
+    .summary("Returns the length of a value in bytes.")
+    .example("STRLEN ville");
+
 pub fn strlen(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let length = context.session.get(&request[1], |value| value.map_or(0, View::len));
     context.replies.count(length);
     Ok(())
 }
+
+pub const GETRANGE: Spec = Spec::new(Group::String, "2.4.0", "GETRANGE key start end")
+    .flags(&[Readonly])
+    .summary("Returns part of a value, both ends included; negative ones count from its end.")
+    .example("GETRANGE ville 0 -1");
+
+pub const SUBSTR: Spec = Spec::new(Group::String, "1.0.0", "SUBSTR key start end")
+    .flags(&[Readonly])
+    .summary("The same, by its old name.")
+    .example("SUBSTR ville 0 -1");
 
 /// `GETRANGE key start end`: both inclusive, negative ones from the end.
 pub fn get_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
@@ -397,6 +511,12 @@ pub fn get_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result
     });
     Ok(())
 }
+
+pub const SETRANGE: Spec = Spec::new(Group::String, "2.2.0", "SETRANGE key offset value")
+    .flags(&[Write, Denyoom])
+    .summary("Overwrites a value from an offset on and returns its length in bytes.")
+    .example("SETRANGE ville 0 O")
+    .notes(&["A value that is too short grows by NUL bytes."]);
 
 pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let offset = integer(&request[2])?;

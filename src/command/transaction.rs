@@ -12,7 +12,8 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{CommandError, Context, Conversation, Flag, Found, Group, Outcome, record};
+use super::spec::{Flag, Group, Spec};
+use super::{CommandError, CommandRef, Context, Conversation, Outcome, record};
 use crate::engine::local::{Session, ShardSet, Watch, WriteError};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::protocol::request::{Kept, Request};
@@ -34,7 +35,7 @@ pub struct Transaction {
 
 #[derive(Debug, Default)]
 struct Queue {
-    requests: Vec<(Found, Kept)>,
+    requests: Vec<(CommandRef, Kept)>,
     /// What they take, in bytes.
     bytes: usize,
     /// One could not be taken.
@@ -54,7 +55,7 @@ impl Transaction {
 
     /// Whether one of them may change keys.
     pub fn writes(&self) -> bool {
-        let writes = |(found, _): &(Found, Kept)| found.command.flags.contains(&Flag::Write);
+        let writes = |(command, _): &(CommandRef, Kept)| command.flags.contains(Flag::Write);
         self.queue.as_ref().is_some_and(|queue| queue.requests.iter().any(writes))
     }
 
@@ -67,18 +68,22 @@ impl Transaction {
 }
 
 /// Whether a command is run though a transaction has begun.
-fn is_run_at_once(found: Found) -> bool {
-    matches!(found.name(), "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
+fn is_run_at_once(command: CommandRef) -> bool {
+    matches!(command.full_name(), "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
 }
 
 /// Keeps a request for `EXEC`, if a transaction has begun; says whether it did.
-pub fn keep(found: Found, request: &Request<'_>, context: &mut Context<'_, '_>) -> Result<bool> {
+pub fn keep(
+    command: CommandRef,
+    request: &Request<'_>,
+    context: &mut Context<'_, '_>,
+) -> Result<bool> {
     let most = context.control.config.max_request;
     let Some(queue) = &mut context.conversation.transaction.queue else { return Ok(false) };
-    if is_run_at_once(found) {
+    if is_run_at_once(command) {
         return Ok(false);
     }
-    if found.command.flags.contains(&Flag::NoMulti) {
+    if command.flags.contains(Flag::NoMulti) {
         return Err(CommandError::Value("Command not allowed inside a transaction"));
     }
     let kept = Kept::new(request).map_err(|_| CommandError::NoMemory)?;
@@ -89,10 +94,15 @@ pub fn keep(found: Found, request: &Request<'_>, context: &mut Context<'_, '_>) 
         return Err(CommandError::NoMemory);
     }
     memory::try_to(|| queue.requests.try_reserve(1)).map_err(|_| CommandError::NoMemory)?;
-    queue.requests.push((found, kept));
+    queue.requests.push((command, kept));
     context.replies.status("QUEUED");
     Ok(true)
 }
+
+pub const MULTI: Spec = Spec::new(Group::Transactions, "1.2.0", "MULTI")
+    .flags(&[Flag::Fast])
+    .summary("Begins a transaction: what follows is kept until EXEC.")
+    .example("MULTI");
 
 pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let queue = &mut context.conversation.transaction.queue;
@@ -104,6 +114,11 @@ pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const DISCARD: Spec = Spec::new(Group::Transactions, "2.0.0", "DISCARD")
+    .flags(&[Flag::Fast])
+    .summary("Forgets what was kept.")
+    .example("DISCARD");
+
 pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if !context.conversation.transaction.is_open() {
         return Err(CommandError::Value("DISCARD without MULTI"));
@@ -112,6 +127,11 @@ pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
     context.replies.status("OK");
     Ok(())
 }
+
+pub const WATCH: Spec = Spec::new(Group::Transactions, "2.2.0", "WATCH key [key ...]")
+    .flags(&[Flag::Fast])
+    .summary("Lets EXEC do nothing if somebody changes one of the keys.")
+    .example("WATCH ville");
 
 pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     // In this table, and in the shard's.
@@ -143,6 +163,11 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
+pub const UNWATCH: Spec = Spec::new(Group::Transactions, "2.2.0", "UNWATCH")
+    .flags(&[Flag::Fast])
+    .summary("Forgets what is watched.")
+    .example("UNWATCH");
+
 pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Conversation { transaction, .. } = &mut *context.conversation;
     let queue = transaction.queue.take();
@@ -150,6 +175,10 @@ pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
     context.replies.status("OK");
     Ok(())
 }
+
+pub const EXEC: Spec = Spec::new(Group::Transactions, "1.2.0", "EXEC")
+    .summary("Runs what was kept, all at one moment.")
+    .example("EXEC");
 
 pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if !context.conversation.transaction.is_open() {
@@ -161,7 +190,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if queue.is_broken {
         return Err(CommandError::Aborted);
     }
-    let is_any = |flag| queue.requests.iter().any(|(found, _)| found.command.flags.contains(&flag));
+    let is_any = |flag| queue.requests.iter().any(|(command, _)| command.flags.contains(flag));
     // Decided once, for all of them.
     if is_any(Flag::Denyoom) && memory::is_full() {
         return Err(aborted_by(&CommandError::MaxMemory));
@@ -189,7 +218,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
         }
         replies.array(queue.requests.len());
         let mut context = Context { session, replies, conversation, client, control, done };
-        queue.requests.iter().try_for_each(|(found, kept)| run(*found, kept, &mut context))
+        queue.requests.iter().try_for_each(|(command, kept)| run(command, kept, &mut context))
     };
     let before = session.database();
     let done = match &shards {
@@ -207,17 +236,17 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 
 /// Runs one request of a transaction. One that fails changes nothing, and the others are run all the same, as in
 /// Redis; but where the server lacks what it needs, none of them is.
-fn run(found: Found, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
+fn run(command: CommandRef, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
     let (request, started) = (kept.request(), Instant::now());
     let start = context.replies.position();
     context.replies.speak(context.conversation.protocol);
     context.session.spend(work::COMMAND);
-    let is_greedy = found.command.flags.contains(&Flag::Denyoom);
+    let is_greedy = command.flags.contains(Flag::Denyoom);
     let result = match is_greedy && memory::is_low() {
         true => Err(CommandError::NoMemory),
-        false => super::execute(found, &request, context),
+        false => super::execute(command, &request, context),
     };
-    let outcome = Outcome::Ran { found, failed: result.is_err() };
+    let outcome = Outcome::Ran { command, failed: result.is_err() };
     let took = started.elapsed();
     record(&outcome, &request, took, context.client, context.control, context.done);
     match result {
@@ -238,13 +267,13 @@ fn shards(
     watched: &HashMap<(usize, Vec<u8>), bool>,
     session: &Session<'_>,
 ) -> Result<Option<ShardSet>> {
-    if queue.requests.iter().any(|(found, _)| needs_all(*found)) {
+    if queue.requests.iter().any(|(command, _)| needs_all(command)) {
         return Ok(None);
     }
     let mut shards = ShardSet::default();
-    for (found, kept) in &queue.requests {
+    for (command, kept) in &queue.requests {
         let request = kept.request();
-        let places = found.command.key_places(&request);
+        let places = command.key_places(&request);
         places.for_each(|place| shards.add(session.shard_of(&request[place])));
     }
     watched.keys().for_each(|(_, key)| shards.add(session.shard_of(key)));
@@ -252,8 +281,12 @@ fn shards(
 }
 
 /// What a command is answered that cannot be run: an `EXEC` then ends the transaction.
-pub fn rejected(found: Found, error: CommandError, context: &mut Context<'_, '_>) -> CommandError {
-    if found.command.name != "EXEC" {
+pub fn rejected(
+    command: CommandRef,
+    error: CommandError,
+    context: &mut Context<'_, '_>,
+) -> CommandError {
+    if command.name != "EXEC" {
         return error;
     }
     context.conversation.transaction = Transaction::default();
@@ -267,6 +300,6 @@ fn aborted_by(error: &CommandError) -> CommandError {
 }
 
 /// Whether a command may look at any key.
-fn needs_all(found: Found) -> bool {
-    found.command.keys.0 == 0 && found.command.group != Group::Connection
+fn needs_all(command: CommandRef) -> bool {
+    !command.keys.is_any() && command.spec.group != Group::Connection
 }

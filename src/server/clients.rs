@@ -75,7 +75,7 @@ pub struct Client {
     pub received: AtomicU64,
     /// Bytes sent.
     pub sent: AtomicU64,
-    /// The number of the command it last sent, in the table; [`Client::NO_COMMAND`] at first.
+    /// The number of the command it last sent; [`Client::NO_COMMAND`] at first.
     pub last_command: AtomicUsize,
     /// Bytes received of requests that are not complete.
     pub pending_bytes: AtomicUsize,

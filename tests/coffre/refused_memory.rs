@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use coffre::command::TABLE;
+use coffre::command::commands;
 
 use crate::harness::{
     COFFRE, Client, Reply, Server, folder, on_request, request, status_of, wait_until,
@@ -282,9 +282,9 @@ fn every_command_is_tried_with_a_long_argument() {
             [words[0].to_owned(), words[..2].join(" ")]
         })
         .collect();
-    for command in TABLE {
+    for command in commands() {
         assert!(tried.contains(command.name), "{} is not tried", command.name);
-        for sub in command.subcommands {
+        for sub in command.subcommands() {
             let name = format!("{} {}", command.name, sub.name);
             assert!(tried.contains(&name), "{name} is not tried");
         }
