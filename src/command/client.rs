@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::error::Code;
 use super::spec::{
     Arity,
     Flag::{Admin, Fast, NoAuth, Secret},
@@ -46,10 +47,13 @@ pub fn auth(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (user, guess) = match request.len() {
         2 => (None, &request[1]),
         3 => (Some(&request[1]), &request[2]),
-        _ => return Err(CommandError::Syntax),
+        _ => return Err(CommandError::SYNTAX),
     };
     if user.is_none() && context.control.config.password().is_none() {
-        return Err(CommandError::NoPassword);
+        return Err(CommandError::err(
+            "AUTH <password> called without any password configured for the default user. \
+             Are you sure your configuration is correct?",
+        ));
     }
     authenticate(context, user.unwrap_or(USER), guess)?;
     context.replies.status("OK");
@@ -76,7 +80,10 @@ fn authenticate(context: &mut Context<'_, '_>, user: &[u8], guess: &[u8]) -> Res
                     context.client.peer
                 );
             }
-            return Err(CommandError::WrongPassword);
+            return Err(CommandError::new(
+                Code::WrongPass,
+                "invalid username-password pair or user is disabled.",
+            ));
         }
     }
     Ok(())
@@ -99,10 +106,12 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         Some(word) => Some(match integer(word) {
             Ok(2) => Protocol::Resp2,
             Ok(3) => Protocol::Resp3,
-            Ok(_) => return Err(CommandError::NoProtocol),
+            Ok(_) => {
+                return Err(CommandError::new(Code::NoProto, "unsupported protocol version"));
+            }
             Err(_) => {
                 let error = "Protocol version is not an integer or out of range";
-                return Err(CommandError::Value(error));
+                return Err(CommandError::err(error));
             }
         }),
     };
@@ -118,7 +127,7 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             }
             _ => {
                 let option = lossy(option, ECHO_BYTES_MAX);
-                return Err(CommandError::NoSuch("Syntax error in HELLO option", option));
+                return Err(CommandError::err(format!("Syntax error in HELLO option '{option}'")));
             }
         }
     }
@@ -126,7 +135,12 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         authenticate(context, user, guess)?;
     }
     if !context.conversation.authenticated {
-        return Err(CommandError::HelloNoAuth);
+        return Err(CommandError::new(
+            Code::NoAuth,
+            "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+             <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+             the same time",
+        ));
     }
     if let Some(name) = name {
         context.client.rename(|names| names.name = name);
@@ -225,7 +239,10 @@ pub fn set_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
     let (index, attribute) = match &request[2] {
         word if is(word, "LIB-NAME") => (0, "lib-name"),
         word if is(word, "LIB-VER") => (1, "lib-ver"),
-        word => return Err(CommandError::Option(lossy(word, ECHO_BYTES_MAX))),
+        word => {
+            let option = lossy(word, ECHO_BYTES_MAX);
+            return Err(CommandError::err(format!("Unrecognized option '{option}'")));
+        }
     };
     let value = plain(&request[3], attribute)?;
     context.client.rename(|names| names.library[index] = value);
@@ -240,7 +257,9 @@ fn plain(word: &[u8], what: &'static str) -> std::result::Result<String, Command
         Ok(text) if word.iter().all(u8::is_ascii_graphic) && word.len() <= NAME_BYTES_MAX => {
             Ok(text.to_owned())
         }
-        _ => Err(CommandError::Name(what)),
+        _ => Err(CommandError::err(format!(
+            "{what} cannot contain spaces, newlines or special characters."
+        ))),
     }
 }
 
@@ -271,19 +290,19 @@ pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             let id = |word: &[u8]| integer(word).ok().and_then(|id| u64::try_from(id).ok());
             let mut ids = Vec::new();
             let room = memory::try_to(|| ids.try_reserve_exact(request.len()));
-            room.map_err(|_| CommandError::NoMemory)?;
+            room.map_err(|_| CommandError::NO_MEMORY)?;
             for word in request.words_from(3) {
-                ids.push(id(word).ok_or(CommandError::Value("Invalid client ID"))?);
+                ids.push(id(word).ok_or(CommandError::err("Invalid client ID"))?);
             }
             ids.sort_unstable();
             Wanted { ids: Some(ids), ..Wanted::default() }
         }
-        _ => return Err(CommandError::Syntax),
+        _ => return Err(CommandError::SYNTAX),
     };
     let mut text = Vec::new();
     for client in context.control.clients.all().iter().filter(|client| wanted.is(client)) {
         let line = line(client);
-        memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NoMemory)?;
+        memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NO_MEMORY)?;
         text.extend_from_slice(line.as_bytes());
     }
     context.replies.verbatim(&text);
@@ -364,7 +383,10 @@ fn kind(word: &[u8]) -> std::result::Result<Kind, CommandError> {
     match word {
         _ if is(word, "normal") => Ok(Kind::Normal),
         _ if others.iter().any(|other| is(word, other)) => Ok(Kind::Other),
-        _ => Err(CommandError::NoSuch("Unknown client type", lossy(word, ECHO_BYTES_MAX))),
+        _ => {
+            let kind = lossy(word, ECHO_BYTES_MAX);
+            Err(CommandError::err(format!("Unknown client type '{kind}'")))
+        }
     }
 }
 
@@ -400,7 +422,7 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() == 3 {
         let wanted = Wanted { peer: Some(address(&request[2])), ..Wanted::default() };
         return match end(context, &wanted) {
-            0 => Err(CommandError::Value("No such client")),
+            0 => Err(CommandError::err("No such client")),
             _ => {
                 context.replies.status("OK");
                 Ok(())
@@ -409,7 +431,7 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     }
     let mut wanted = Wanted { but: Some(context.client.id), ..Wanted::default() };
     if request.len() % 2 == 1 {
-        return Err(CommandError::Syntax);
+        return Err(CommandError::SYNTAX);
     }
     for index in (2..request.len()).step_by(2) {
         let (filter, value) = (&request[index], &request[index + 1]);
@@ -423,7 +445,8 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             _ if is(filter, "LADDR") => wanted.local = Some(address(value)),
             _ if is(filter, "USER") && value == b"default" => {}
             _ if is(filter, "USER") => {
-                return Err(CommandError::NoSuch("No such user", lossy(value, ECHO_BYTES_MAX)));
+                let user = lossy(value, ECHO_BYTES_MAX);
+                return Err(CommandError::err(format!("No such user '{user}'")));
             }
             _ if is(filter, "MAXAGE") => {
                 let age = at_least_one(value, "maxage is not an integer or out of range")?;
@@ -431,7 +454,7 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             }
             _ if is(filter, "SKIPME") && is(value, "yes") => wanted.but = Some(context.client.id),
             _ if is(filter, "SKIPME") && is(value, "no") => wanted.but = None,
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         }
     }
     let count = end(context, &wanted);
@@ -441,7 +464,7 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 
 fn at_least_one(word: &[u8], error: &'static str) -> std::result::Result<u64, CommandError> {
     let number = integer(word).ok().and_then(|number| u64::try_from(number).ok());
-    number.filter(|number| *number > 0).ok_or(CommandError::Value(error))
+    number.filter(|number| *number > 0).ok_or(CommandError::err(error))
 }
 
 /// Ends the clients that are meant, this one once it has its reply, and counts them.
@@ -484,7 +507,7 @@ fn on_or_off(word: &[u8]) -> std::result::Result<bool, CommandError> {
     match word {
         _ if is(word, "ON") => Ok(true),
         _ if is(word, "OFF") => Ok(false),
-        _ => Err(CommandError::Syntax),
+        _ => Err(CommandError::SYNTAX),
     }
 }
 
@@ -499,7 +522,7 @@ pub fn reply(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         // This command and the next.
         word if is(word, "SKIP") && *silence != Silence::All => Silence::Next(2),
         word if is(word, "SKIP") => Silence::All,
-        _ => return Err(CommandError::Syntax),
+        _ => return Err(CommandError::SYNTAX),
     };
     context.replies.status("OK");
     Ok(())
@@ -515,12 +538,11 @@ pub fn pause(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         3 => Paused::All,
         4 if is(&request[3], "ALL") => Paused::All,
         4 if is(&request[3], "WRITE") => Paused::Writes,
-        _ => return Err(CommandError::Value("CLIENT PAUSE mode must be WRITE or ALL")),
+        _ => return Err(CommandError::err("CLIENT PAUSE mode must be WRITE or ALL")),
     };
     let time = integer(&request[2]);
-    let time =
-        time.map_err(|_| CommandError::Value("timeout is not an integer or out of range"))?;
-    let time = u64::try_from(time).map_err(|_| CommandError::Value("timeout is negative"))?;
+    let time = time.map_err(|_| CommandError::err("timeout is not an integer or out of range"))?;
+    let time = u64::try_from(time).map_err(|_| CommandError::err("timeout is negative"))?;
     context.control.pause.begin(Duration::from_millis(time), what);
     context.replies.status("OK");
     Ok(())

@@ -160,15 +160,16 @@ pub const CONFIG_SET: Spec =
 /// `CONFIG SET parameter value [parameter value ...]`: all or nothing.
 pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if request.len() % 2 == 1 {
-        return Err(CommandError::Arity("config|set".to_owned()));
+        return Err(CommandError::arity("config|set"));
     }
     let known = parameters(context.control);
     let mut changes: Vec<(&'static str, Change)> = Vec::new();
     for index in (2..request.len()).step_by(2) {
         let Some((name, _)) = known.iter().find(|(name, _)| is(&request[index], name)) else {
             let shown = lossy(&request[index], ECHO_BYTES_MAX);
-            let error = "Unknown option or number of arguments for CONFIG SET -";
-            return Err(CommandError::NoSuch(error, shown));
+            return Err(CommandError::err(format!(
+                "Unknown option or number of arguments for CONFIG SET - '{shown}'"
+            )));
         };
         let change = match changes.iter().any(|(other, _)| other == name) {
             true => Err("duplicate parameter".to_owned()),
@@ -176,7 +177,11 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         };
         match change {
             Ok(change) => changes.push((name, change)),
-            Err(reason) => return Err(CommandError::Setting(name, reason)),
+            Err(reason) => {
+                return Err(CommandError::err(format!(
+                    "CONFIG SET failed (possibly related to argument '{name}') - {reason}"
+                )));
+            }
         }
     }
     for (name, change) in changes {
@@ -205,5 +210,5 @@ pub const CONFIG_REWRITE: Spec = Spec::new(Group::Server, "2.8.0", "CONFIG REWRI
 
 /// There is nothing to rewrite: settings are flags.
 pub fn rewrite(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    Err(CommandError::Value("The server is running without a config file"))
+    Err(CommandError::err("The server is running without a config file"))
 }

@@ -19,7 +19,7 @@ pub fn ping(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match request.len() {
         1 => context.replies.status("PONG"),
         2 => context.replies.bulk(&request[1]),
-        _ => return Err(CommandError::Arity("ping".to_owned())),
+        _ => return Err(CommandError::arity("ping")),
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ pub fn flush_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
 fn flush(context: &mut Context<'_, '_>, request: &Request<'_>, all: bool) -> Result {
     let known = |word: &[u8]| is(word, "ASYNC") || is(word, "SYNC");
     if request.len() > 2 || !request.words_from(1).all(known) {
-        return Err(CommandError::Syntax);
+        return Err(CommandError::SYNTAX);
     }
     context.session.flush(all)?;
     if !request.words_from(1).any(|word| is(word, "ASYNC")) {

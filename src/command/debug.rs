@@ -10,7 +10,7 @@ use super::spec::{
     Flag::{Admin, NoMulti},
     Group, Spec,
 };
-use super::{CommandError, Context, ECHO_BYTES_MAX, help, is, lookup, lossy};
+use super::{CommandError, Context, help, is, lookup};
 use crate::command::glob::Pattern;
 use crate::config::{Debug, is_of_this_machine};
 use crate::engine::local::entry::Entry;
@@ -45,7 +45,12 @@ pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match context.control.config.enable_debug_command {
         Debug::Yes => {}
         Debug::Local if is_of_this_machine(client.peer.ip(), local) => {}
-        _ => return Err(CommandError::NoDebug),
+        _ => {
+            return Err(CommandError::err(
+                "DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
+                 run it from a local connection, otherwise you need to set this option when you start the server.",
+            ));
+        }
     }
     match (&request[1], request.len()) {
         (word, 2) if is(word, "HELP") => {
@@ -57,21 +62,21 @@ pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         (word, 3) if is(word, "SLEEP") => {
             let seconds = str::from_utf8(&request[2]).ok().and_then(|text| text.parse().ok());
             let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            thread::sleep(time.ok_or(CommandError::Value("value is not a valid float"))?);
+            thread::sleep(time.ok_or(CommandError::NOT_A_FLOAT)?);
         }
         (word, 2 | 3) if is(word, "PANIC") => {
             let engine = context.session.engine();
             match request.words_from(2).next() {
                 Some(place) if is(place, "SHARD") => engine.panic_in_shard(),
                 Some(place) if is(place, "JOURNAL") => engine.panic_in_journal(),
-                Some(place) if !is(place, "CONNECTION") => return Err(CommandError::Syntax),
+                Some(place) if !is(place, "CONNECTION") => return Err(CommandError::SYNTAX),
                 _ => panic!("asked for by DEBUG PANIC"),
             }
         }
         (word, 3) if is(word, "SET-ACTIVE-EXPIRE") => match &request[2] {
             b"0" => context.session.engine().set_active_expiry(false),
             b"1" => context.session.engine().set_active_expiry(true),
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         },
         (word, 3) if is(word, "OBJECT") => return object(context, &request[2]),
         (word, _) if is(word, "RELOAD") || is(word, "LOADAOF") && request.len() == 2 => {
@@ -94,17 +99,14 @@ pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             const LENGTH_MAX: i64 = 1 << 24;
             let length =
                 text::integer(&request[2]).filter(|length| (0..=LENGTH_MAX).contains(length));
-            let subject = vec![b'a'; length.ok_or(CommandError::NotAnInteger)? as usize];
+            let subject = vec![b'a'; length.ok_or(CommandError::NOT_AN_INTEGER)? as usize];
             let matches = Pattern::new(&request[3])?.matches(&subject);
             context.replies.integer(i64::from(matches));
             return Ok(());
         }
         // What these do in Redis has no counterpart here, and nobody could tell.
         (word, 2 | 3) if ["JMAP", "CHANGE-REPL-ID"].iter().any(|name| is(word, name)) => {}
-        (word, _) => {
-            let name = lossy(word, ECHO_BYTES_MAX);
-            return Err(CommandError::UnknownSubcommand { name, command: "DEBUG" });
-        }
+        (word, _) => return Err(CommandError::unknown_subcommand(word, "DEBUG")),
     }
     context.replies.status("OK");
     Ok(())
@@ -122,7 +124,7 @@ fn object(context: &mut Context<'_, '_>, key: &[u8]) -> Result {
             )
         })
     });
-    context.replies.status(&shown.ok_or(CommandError::Value("no such key"))?);
+    context.replies.status(&shown.ok_or(CommandError::err("no such key"))?);
     Ok(())
 }
 
@@ -138,7 +140,7 @@ fn digest(session: &mut Session<'_>) -> Result<String> {
                     listed = keys.push(key);
                 }
             })?;
-            listed.map_err(|_| CommandError::NoMemory)?;
+            listed.map_err(|_| CommandError::NO_MEMORY)?;
             for key in keys.iter_from(0) {
                 let hash = session.look(key, |entry| entry.map_or(0, hash));
                 of_database = of_database.wrapping_add(hash);
@@ -165,8 +167,8 @@ fn hexadecimal(number: u64) -> String {
 impl From<VerifyError> for CommandError {
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::Refused(refused) => Self::Refused(refused),
-            error => Self::Failed(error.to_string()),
+            VerifyError::Refused(refused) => refused.into(),
+            error => Self::err(error.to_string()),
         }
     }
 }

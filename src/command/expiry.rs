@@ -71,7 +71,9 @@ impl Unit {
         }
         let time = integer(word)?;
         let time_ms = self.unix_ms(time, now_ms).filter(|_| time > 0);
-        time_ms.map(|time_ms| Expiry::At(time_ms.max(0) as u64)).ok_or(CommandError::Expiry(name))
+        time_ms
+            .map(|time_ms| Expiry::At(time_ms.max(0) as u64))
+            .ok_or_else(|| CommandError::expiry(name))
     }
 
     /// `time` in milliseconds of Unix time, if that is a number of 64 bits.
@@ -148,18 +150,19 @@ impl Conditions {
                 _ if is(word, "GT") => all.later = true,
                 _ if is(word, "LT") => all.sooner = true,
                 _ => {
-                    return Err(CommandError::Unsupported(lossy(word, ECHO_BYTES_MAX)));
+                    let option = lossy(word, ECHO_BYTES_MAX);
+                    return Err(CommandError::err(format!("Unsupported option {option}")));
                 }
             }
         }
         if all.new && (all.old || all.later || all.sooner) {
             let error = "NX and XX, GT or LT options at the same time are not compatible";
-            return Err(CommandError::Value(error));
+            return Err(CommandError::err(error));
         }
         match all.later && all.sooner {
             true => {
                 let error = "GT and LT options at the same time are not compatible";
-                Err(CommandError::Value(error))
+                Err(CommandError::err(error))
             }
             false => Ok(all),
         }
@@ -184,7 +187,7 @@ fn expire_in(
     let conditions = Conditions::parse(request.words_from(3))?;
     let time = integer(&request[2])?;
     let time_ms = unit.unix_ms(time, context.session.now_ms());
-    let time_ms = time_ms.ok_or(CommandError::Expiry(name))?;
+    let time_ms = time_ms.ok_or_else(|| CommandError::expiry(name))?;
     let was_changed = context.session.update(&request[1], |old| {
         Ok::<_, CommandError>(match old {
             Some(old) if conditions.hold(old.expires_ms(), time_ms) => {

@@ -39,7 +39,7 @@ pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     };
     let text = text.ok_or_else(|| {
         let shown: Vec<_> = words.iter().map(|word| lossy(word, ECHO_BYTES_MAX)).collect();
-        CommandError::NoHelp(shown.join(" "))
+        CommandError::err(format!("no command '{}'; HELP lists them", shown.join(" ")))
     })?;
     lines(context.replies, &text);
     Ok(())
@@ -144,9 +144,9 @@ pub fn command_list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
                 let pattern = Pattern::of_lower_case(&request[4])?;
                 found.retain(|command| pattern.matches(command.full_name().as_bytes()));
             }
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         },
-        _ => return Err(CommandError::Syntax),
+        _ => return Err(CommandError::SYNTAX),
     }
     context.replies.array(found.len());
     found.iter().for_each(|command| context.replies.bulk(command.full_name().as_bytes()));
@@ -159,14 +159,14 @@ pub const COMMAND_GETKEYS: Spec =
 
 pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let asked = request.without(2);
-    let command = lookup(&asked[0]).ok_or(CommandError::Value("Invalid command specified"))?;
+    let command = lookup(&asked[0]).ok_or(CommandError::err("Invalid command specified"))?;
     let subcommand = asked.words_from(1).next().and_then(|name| lookup_subcommand(command, name));
     let command = subcommand.unwrap_or(command);
     if !command.keys.is_any() {
-        return Err(CommandError::Value("The command has no key arguments"));
+        return Err(CommandError::err("The command has no key arguments"));
     }
     if !command.arity.allows(asked.len()) {
-        return Err(CommandError::Value("Invalid number of arguments specified for command"));
+        return Err(CommandError::err("Invalid number of arguments specified for command"));
     }
     let places = || command.key_places(&asked).filter(|place| *place < asked.len());
     context.replies.array(places().count());

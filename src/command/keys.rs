@@ -92,19 +92,19 @@ pub fn scan(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     const COUNT: usize = 10;
     const COUNT_MAX: i64 = 100_000;
     let cursor = str::from_utf8(&request[1]).ok().and_then(|word| word.parse().ok());
-    let cursor: u64 = cursor.ok_or(CommandError::Value("invalid cursor"))?;
+    let cursor: u64 = cursor.ok_or(CommandError::err("invalid cursor"))?;
     let (mut pattern, mut count, mut is_string) = (None, COUNT, true);
     let mut words = request.words_from(2);
     while let Some(option) = words.next() {
-        let value = words.next().ok_or(CommandError::Syntax)?;
+        let value = words.next().ok_or(CommandError::SYNTAX)?;
         match option {
             _ if is(option, "MATCH") => pattern = Some(Pattern::new(value)?),
             _ if is(option, "COUNT") => match integer(value)? {
                 number @ 1.. => count = number.min(COUNT_MAX) as usize,
-                _ => return Err(CommandError::Syntax),
+                _ => return Err(CommandError::SYNTAX),
             },
             _ if is(option, "TYPE") => is_string = is(value, "string"),
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         }
     }
     let (start, mut found) = (context.replies.position(), 0);
@@ -157,7 +157,7 @@ pub const RENAME: Spec = Spec::new(Group::Generic, "1.0.0", "RENAME key newkey")
 pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
     if context.session.transfer((here, &request[1]), (here, &request[2]), true, true)?.is_none() {
-        return Err(CommandError::Value("no such key"));
+        return Err(CommandError::err("no such key"));
     }
     context.replies.status("OK");
     Ok(())
@@ -171,7 +171,7 @@ pub const RENAMENX: Spec = Spec::new(Group::Generic, "1.0.0", "RENAMENX key newk
 pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let here = context.session.database();
     match context.session.transfer((here, &request[1]), (here, &request[2]), false, true)? {
-        None => Err(CommandError::Value("no such key")),
+        None => Err(CommandError::err("no such key")),
         Some(was_done) => {
             context.replies.integer(i64::from(was_done));
             Ok(())
@@ -195,12 +195,12 @@ pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             _ if is(word, "DB") && words.len() > 0 => {
                 there = database(context.session, words.next().unwrap_or_default())?;
             }
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         }
     }
     let (from, to) = ((here, &request[1]), (there, &request[2]));
     if from == to {
-        return Err(CommandError::Value("source and destination objects are the same"));
+        return Err(CommandError::err("source and destination objects are the same"));
     }
     let was_done = context.session.transfer(from, to, replace, false)?;
     context.replies.integer(i64::from(was_done == Some(true)));
@@ -215,7 +215,7 @@ pub const MOVE: Spec = Spec::new(Group::Generic, "1.0.0", "MOVE key db")
 pub fn move_key(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let (here, there) = (context.session.database(), database(context.session, &request[2])?);
     if here == there {
-        return Err(CommandError::Value("source and destination objects are the same"));
+        return Err(CommandError::err("source and destination objects are the same"));
     }
     let was_done =
         context.session.transfer((here, &request[1]), (there, &request[1]), false, true)?;
@@ -281,7 +281,7 @@ pub const OBJECT_FREQ: Spec = Spec::new(Group::Generic, "4.0.0", "OBJECT FREQ ke
 /// `OBJECT FREQ`: nothing is counted, as in Redis unless its memory policy needs it.
 pub fn object_freq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     match context.session.look(&request[2], |entry| entry.is_some()) {
-        true => Err(CommandError::Value(
+        true => Err(CommandError::err(
             "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
              switching between policies at runtime LRU and LFU data will take some time to adjust.",
         )),
@@ -308,7 +308,7 @@ pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
         5 if is(&request[3], "SAMPLES") => {
             integer(&request[4])?;
         }
-        _ => return Err(CommandError::Syntax),
+        _ => return Err(CommandError::SYNTAX),
     }
     match context.session.look(&request[2], |entry| entry.map(Entry::capacity)) {
         Some(bytes) => context.replies.count(bytes),
@@ -321,7 +321,7 @@ pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Res
 fn database(session: &Session<'_>, word: &[u8]) -> Result<usize> {
     let number = usize::try_from(integer(word)?).ok();
     let exists = |number: &usize| *number < session.engine().databases();
-    number.filter(exists).ok_or(CommandError::Database)
+    number.filter(exists).ok_or(CommandError::DATABASE)
 }
 
 pub const SELECT: Spec = Spec::new(Group::Connection, "1.0.0", "SELECT index")
@@ -345,15 +345,15 @@ pub const SWAPDB: Spec = Spec::new(Group::Server, "4.0.0", "SWAPDB index1 index2
 pub fn swap_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let index = |word: &[u8], error: &'static str| {
         database(context.session, word).map_err(|known| match known {
-            CommandError::NotAnInteger => CommandError::Value(error),
-            other => other,
+            known if known == CommandError::NOT_AN_INTEGER => CommandError::err(error),
+            known => known,
         })
     };
     let one = index(&request[1], "invalid first DB index");
     let two = index(&request[2], "invalid second DB index");
     // As Redis does: numbers first, whatever they are.
     let (one, two) = match (one, two) {
-        (Err(CommandError::Database), Err(error @ CommandError::Value(_))) => return Err(error),
+        (Err(one), Err(two)) if one == CommandError::DATABASE => return Err(two),
         (one, two) => (one?, two?),
     };
     if one != two {

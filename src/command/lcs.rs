@@ -44,12 +44,12 @@ pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             _ if is(word, "MINMATCHLEN") && words.len() > 0 => {
                 shortest = integer(words.next().unwrap_or_default())?.max(0) as usize;
             }
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         }
     }
     if only_length && places {
         let error = "If you want both the length and indexes, please just use IDX.";
-        return Err(CommandError::Value(error));
+        return Err(CommandError::err(error));
     }
     let [one, two] = [&request[1], &request[2]];
     let shared = context.session.look_at([one, two].into_iter(), |session| {
@@ -114,7 +114,7 @@ fn cells(one: usize, two: usize, only_length: bool) -> Result<(usize, u64)> {
     let cells = (height as u64).checked_mul(width as u64).filter(|cells| *cells <= LCS_CELLS_MAX);
     match (kept, cells) {
         (Some(_), Some(cells)) => Ok((rows, cells)),
-        _ => Err(CommandError::Value(ERROR)),
+        _ => Err(CommandError::err(ERROR)),
     }
 }
 
@@ -134,10 +134,10 @@ impl Lengths {
         let width = two.len() + 1;
         let count = rows * width;
         if !memory::has_room(count * size_of::<u32>()) {
-            return Err(CommandError::NoMemory);
+            return Err(CommandError::NO_MEMORY);
         }
         let mut table = Vec::new();
-        memory::try_to(|| table.try_reserve_exact(count)).map_err(|_| CommandError::NoMemory)?;
+        memory::try_to(|| table.try_reserve_exact(count)).map_err(|_| CommandError::NO_MEMORY)?;
         table.resize(count, 0);
         let mut lengths = Self { table, rows, width, longest: 0 };
         for (i, a) in one.iter().enumerate() {

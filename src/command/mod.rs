@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod data;
 mod debug;
+mod error;
 mod expiry;
 pub mod glob;
 mod help;
@@ -26,9 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::engine::local::{Session, WriteError};
-use crate::journal::WriteRefused;
-use crate::protocol::reply::{Lost, Protocol, Replies};
+use crate::engine::local::Session;
+use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
 use crate::server::{Called, Client, Control, Done, Event, Feed, Paused};
 use crate::text;
@@ -36,6 +36,7 @@ use crate::util::memory;
 use spec::Flag;
 use table::lookup_subcommand;
 
+pub use error::CommandError;
 pub use spec::Keys;
 pub use table::{Command, CommandRef, commands, full_name, lookup, names};
 pub use transaction::Transaction;
@@ -116,176 +117,6 @@ impl Context<'_, '_> {
     fn select(&mut self, database: usize) {
         self.session.select(database);
         self.client.database.store(database, Ordering::Relaxed);
-    }
-}
-
-/// Why a command was not run. The text is the reply.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// No such command.
-    #[error("ERR unknown command '{name}', with args beginning with: {arguments}")]
-    Unknown {
-        /// As sent, at most 128 bytes.
-        name: String,
-        /// The first arguments in single quotes, about 128 bytes.
-        arguments: String,
-    },
-    /// No such subcommand.
-    #[error("ERR unknown subcommand '{name}'. Try {command} HELP.")]
-    UnknownSubcommand {
-        /// As sent, at most 128 bytes.
-        name: String,
-        /// The command it is no part of.
-        command: &'static str,
-    },
-    /// Too few or too many arguments.
-    #[error("ERR wrong number of arguments for '{0}' command")]
-    Arity(String),
-    /// An argument that means nothing here.
-    #[error("ERR syntax error")]
-    Syntax,
-    /// The same, typed by a person who forgot the quotes.
-    #[error("ERR syntax error, put the value in quotes: {0}")]
-    Unquoted(String),
-    /// No canonical decimal integer, or one beyond 64 bits.
-    #[error("ERR value is not an integer or out of range")]
-    NotAnInteger,
-    /// A time that is not positive, or too far away.
-    #[error("ERR invalid expire time in '{0}' command")]
-    Expiry(&'static str),
-    /// An option of `EXPIRE` that it has not.
-    #[error("ERR Unsupported option {0}")]
-    Unsupported(String),
-    /// A database that there is not.
-    #[error("ERR DB index is out of range")]
-    Database,
-    /// A negative offset.
-    #[error("ERR offset is out of range")]
-    Offset,
-    /// `EXEC` after a request that could not be kept.
-    #[error("EXECABORT Transaction discarded because of previous errors.")]
-    Aborted,
-    /// `EXEC` that could not be run.
-    #[error("EXECABORT Transaction discarded because of: {0}")]
-    AbortedBy(String),
-    /// A client name with a blank or a line end in it.
-    #[error("ERR {0} cannot contain spaces, newlines or special characters.")]
-    Name(&'static str),
-    /// `CLIENT SETINFO` of something else than the library's name and version.
-    #[error("ERR Unrecognized option '{0}'")]
-    Option(String),
-    /// An argument whose value is none that it may have.
-    #[error("ERR {0}")]
-    Value(&'static str),
-    /// `CONFIG SET` of what it cannot be set to.
-    #[error("ERR CONFIG SET failed (possibly related to argument '{0}') - {1}")]
-    Setting(&'static str, String),
-    /// Something went wrong, for this reason.
-    #[error("ERR {0}")]
-    Failed(String),
-    /// The same, with what it was.
-    #[error("ERR {0} '{1}'")]
-    NoSuch(&'static str, String),
-    /// `HELP` on what is no command.
-    #[error("ERR no command '{0}'; HELP lists them")]
-    NoHelp(String),
-    /// The client has yet to give the password.
-    #[error("NOAUTH Authentication required.")]
-    NoAuth,
-    /// The same, of a client that wants to know who it speaks with.
-    #[error(
-        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
-         <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
-         the same time"
-    )]
-    HelloNoAuth,
-    /// `HELLO` with another version than 2 and 3.
-    #[error("NOPROTO unsupported protocol version")]
-    NoProtocol,
-    /// A wrong password, or another user than `default`.
-    #[error("WRONGPASS invalid username-password pair or user is disabled.")]
-    WrongPassword,
-    /// A password where none is asked for.
-    #[error(
-        "ERR AUTH <password> called without any password configured for the default user. \
-         Are you sure your configuration is correct?"
-    )]
-    NoPassword,
-    /// The journal takes no writes, or not this one.
-    #[error("MISCONF Errors writing to the AOF file: {0}")]
-    Refused(#[from] WriteRefused),
-    /// What was asked for is under way.
-    #[error("ERR {0} already in progress")]
-    Busy(&'static str),
-    /// A value beyond the limit.
-    #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
-    TooLong,
-    /// More memory is used than `--maxmemory` allows.
-    #[error("OOM command not allowed when used memory > 'maxmemory'.")]
-    MaxMemory,
-    /// There is no memory for what it would add, or for its reply.
-    #[error("OOM command not allowed: out of memory")]
-    NoMemory,
-    /// It would hold up others for too long.
-    #[error(
-        "ERR this would keep its keys locked for too long: name fewer keys, or do it in several steps"
-    )]
-    TooMuchWork,
-    /// Its reply was given up.
-    #[error("ERR {0}")]
-    TooLarge(Lost),
-    /// It watches every command.
-    #[error(
-        "ERR Can't execute '{0}': only PING, QUIT, RESET and MONITOR are allowed while monitoring"
-    )]
-    Watching(String),
-    /// `DEBUG` without `--enable-debug-command`.
-    #[error(
-        "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
-         run it from a local connection, otherwise you need to set this option when you start the server."
-    )]
-    NoDebug,
-    /// `SHUTDOWN` while the data file is in trouble.
-    #[error("ERR Errors trying to SHUTDOWN. Check logs.")]
-    Shutdown,
-    /// See [`glob::TooLong`].
-    #[error("ERR {0}")]
-    Pattern(#[from] glob::TooLong),
-}
-
-impl From<WriteError> for CommandError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Refused(refused) => Self::Refused(refused),
-            WriteError::TooLong => Self::TooLong,
-            WriteError::Full if !memory::is_low() => Self::MaxMemory,
-            WriteError::Full | WriteError::NoMemory(_) => Self::NoMemory,
-            WriteError::TooMuchWork => Self::TooMuchWork,
-        }
-    }
-}
-
-impl From<Lost> for CommandError {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::NoMemory => Self::NoMemory,
-            Lost::TooLarge => Self::TooLarge(lost),
-        }
-    }
-}
-
-impl CommandError {
-    /// Whether it says nothing of the command, but of what the server can do just now: in a transaction it undoes
-    /// all of it.
-    fn is_for_want(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused(_)
-                | Self::MaxMemory
-                | Self::NoMemory
-                | Self::TooMuchWork
-                | Self::TooLarge(_)
-        )
     }
 }
 
@@ -406,18 +237,22 @@ fn execute(
 fn obstacle(command: CommandRef, context: &Context<'_, '_>) -> Option<CommandError> {
     let is = |flag| command.flags.contains(flag);
     if !context.conversation.authenticated && !is(Flag::NoAuth) {
-        return Some(CommandError::NoAuth);
+        return Some(CommandError::NO_AUTH);
     }
     if is(Flag::Denyoom) && memory::is_full() {
-        return Some(CommandError::MaxMemory);
+        return Some(CommandError::MAX_MEMORY);
     }
     if is(Flag::Denyoom) && memory::is_low() {
-        return Some(CommandError::NoMemory);
+        return Some(CommandError::NO_MEMORY);
     }
     context.conversation.feed.as_ref()?;
     let name = command.full_name();
     let is_allowed = matches!(name, "ping" | "quit" | "reset" | "monitor");
-    (!is_allowed).then(|| CommandError::Watching(name.to_owned()))
+    (!is_allowed).then(|| {
+        CommandError::err(format!(
+            "Can't execute '{name}': only PING, QUIT, RESET and MONITOR are allowed while monitoring"
+        ))
+    })
 }
 
 /// Tells those who want to know what became of a request: the counters, the slow log, who watches.
@@ -457,14 +292,11 @@ pub fn find(request: &Request<'_>) -> Resolved {
     if request.len() > 1 && !command.subcommands().is_empty() {
         match lookup_subcommand(command, &request[1]) {
             Some(subcommand) => command = subcommand,
-            None => {
-                let name = lossy(&request[1], ECHO_BYTES_MAX);
-                error = Some(CommandError::UnknownSubcommand { name, command: command.name });
-            }
+            None => error = Some(CommandError::unknown_subcommand(&request[1], command.name)),
         }
     }
     if error.is_none() && !command.arity.allows(request.len()) {
-        error = Some(CommandError::Arity(command.full_name().to_owned()));
+        error = Some(CommandError::arity(command.full_name()));
     }
     Resolved { command: Some(command), error }
 }
@@ -478,7 +310,8 @@ fn unknown(request: &Request<'_>) -> CommandError {
         let room = ECHO_BYTES_MAX - arguments.len();
         arguments.push_str(&format!("'{}' ", lossy(word, room)));
     }
-    CommandError::Unknown { name: lossy(&request[0], ECHO_BYTES_MAX), arguments }
+    let name = lossy(&request[0], ECHO_BYTES_MAX);
+    CommandError::err(format!("unknown command '{name}', with args beginning with: {arguments}"))
 }
 
 fn lossy(bytes: &[u8], most: usize) -> String {
@@ -486,7 +319,7 @@ fn lossy(bytes: &[u8], most: usize) -> String {
 }
 
 fn integer(word: &[u8]) -> Result<i64, CommandError> {
-    text::integer(word).ok_or(CommandError::NotAnInteger)
+    text::integer(word).ok_or(CommandError::NOT_AN_INTEGER)
 }
 
 /// Whether a word is this one, in any letter case.

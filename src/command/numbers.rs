@@ -53,14 +53,14 @@ pub const DECRBY: Spec = Spec::new(Group::String, "1.0.0", "DECRBY key decrement
 
 pub fn decr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let less = integer(&request[2])?.checked_neg();
-    add(context, &request[1], less.ok_or(CommandError::Value("decrement would overflow"))?)
+    add(context, &request[1], less.ok_or(CommandError::err("decrement would overflow"))?)
 }
 
 /// Adds to the number that a value is, or to 0; it goes on expiring when it did.
 fn add(context: &mut Context<'_, '_>, key: &[u8], more: i64) -> Result {
     let sum = context.session.update(key, |old| {
         let sum = i64::of(old)?.checked_add(more);
-        let sum = sum.ok_or(CommandError::Value("increment or decrement would overflow"))?;
+        let sum = sum.ok_or(CommandError::err("increment or decrement would overflow"))?;
         let value = sum.to_string().into_bytes();
         Ok::<_, CommandError>((Change::Set(value, old.and_then(Entry::expires_ms)), sum))
     })?;
@@ -78,7 +78,7 @@ pub fn incr_by_float(context: &mut Context<'_, '_>, request: &Request<'_>) -> Re
     let sum = context.session.update(&request[1], |old| {
         let (before, more) = both(BigDecimal::of(old), BigDecimal::parse(&request[2]))?;
         let sum = before.plus(&more);
-        let sum = sum.ok_or(CommandError::Value("increment would produce NaN or Infinity"))?;
+        let sum = sum.ok_or(CommandError::err("increment would produce NaN or Infinity"))?;
         let text = sum.text();
         let expires_ms = old.and_then(Entry::expires_ms);
         Ok::<_, CommandError>((Change::Set(text.clone().into_bytes(), expires_ms), text))
@@ -89,14 +89,12 @@ pub fn incr_by_float(context: &mut Context<'_, '_>, request: &Request<'_>) -> Re
 
 /// Two numbers; that one is none at all is said before that one is infinite.
 fn both<N>(one: Result<N>, two: Result<N>) -> Result<(N, N)> {
-    let is_none = |number: &Result<N>| matches!(number, Err(CommandError::Value(NOT_A_FLOAT)));
+    let is_none = |number: &Result<N>| number.as_ref().err() == Some(&CommandError::NOT_A_FLOAT);
     match is_none(&two) && !is_none(&one) {
         true => two.and_then(|two| Ok((one?, two))),
         false => Ok((one?, two?)),
     }
 }
-
-const NOT_A_FLOAT: &str = "value is not a valid float";
 
 /// A number as a value of a key.
 trait Number: Clone + Ord {
@@ -160,12 +158,12 @@ impl Number for BigDecimal {
     /// As C's `strtold` reads it, but for hexadecimal digits, and only where Redis's numbers have room.
     fn parse(word: &[u8]) -> Result<Self> {
         const TEXT_BYTES_MAX: usize = 255;
-        const ERROR: CommandError = CommandError::Value(NOT_A_FLOAT);
+        const ERROR: CommandError = CommandError::NOT_A_FLOAT;
         let text = str::from_utf8(word).ok().filter(|text| text.len() <= TEXT_BYTES_MAX);
         let text = text.ok_or(ERROR)?;
         let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
         if ["inf", "infinity"].iter().any(|name| unsigned.eq_ignore_ascii_case(name)) {
-            return Err(CommandError::Value("increment would produce NaN or Infinity"));
+            return Err(CommandError::err("increment would produce NaN or Infinity"));
         }
         let (digits, exponent) = match unsigned.split_once(['e', 'E']) {
             Some((digits, exponent)) => (digits, i32::from_str(exponent).map_err(|_| ERROR)?),
@@ -241,7 +239,7 @@ impl<'r> Options<'r> {
         while let Some(word) = words.next() {
             let Options { more, lowest, highest, expiry, persist, .. } = &options;
             let has_expiry = expiry.is_some() || *persist;
-            let mut value = || words.next().ok_or(CommandError::Syntax);
+            let mut value = || words.next().ok_or(CommandError::SYNTAX);
             match word {
                 _ if is(word, "BYINT") && more.is_none() => options.more = Some((value()?, false)),
                 _ if is(word, "BYFLOAT") && more.is_none() => options.more = Some((value()?, true)),
@@ -252,13 +250,13 @@ impl<'r> Options<'r> {
                 _ if is(word, "PERSIST") && !has_expiry => options.persist = true,
                 _ => match Unit::parse(word).filter(|_| !has_expiry) {
                     Some(unit) => options.expiry = Some((unit, value()?)),
-                    None => return Err(CommandError::Syntax),
+                    None => return Err(CommandError::SYNTAX),
                 },
             }
         }
         match options.only_if_never && options.expiry.is_none() {
-            true if options.persist => Err(CommandError::Syntax),
-            true => Err(CommandError::Value("ENX flag requires an expiration")),
+            true if options.persist => Err(CommandError::SYNTAX),
+            true => Err(CommandError::err("ENX flag requires an expiration")),
             false => Ok(options),
         }
     }
@@ -303,7 +301,7 @@ fn add_within<N: Number>(
     if let (Some(lowest), Some(highest)) = (&lowest, &highest)
         && lowest > highest
     {
-        return Err(CommandError::Value("LBOUND can't be greater than UBOUND"));
+        return Err(CommandError::err("LBOUND can't be greater than UBOUND"));
     }
     let now_ms = context.session.now_ms();
     let expiry = options.expiry.map(|(unit, word)| unit.expiry(word, now_ms, "increx"));

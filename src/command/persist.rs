@@ -15,7 +15,7 @@ pub const BGREWRITEAOF: Spec = Spec::new(Group::Server, "1.0.0", "BGREWRITEAOF")
 
 pub fn bgrewriteaof(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if !context.session.engine().request_compaction() {
-        return Err(CommandError::Busy("Background append only file rewriting"));
+        return Err(CommandError::err("Background append only file rewriting already in progress"));
     }
     context.replies.status("Background append only file rewriting started");
     Ok(())
@@ -28,13 +28,13 @@ pub const BGSAVE: Spec = Spec::new(Group::Server, "1.0.0", "BGSAVE [SCHEDULE]")
 pub fn bgsave(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let schedule = request.words_from(1).all(|word| is(word, "SCHEDULE"));
     if !schedule {
-        return Err(CommandError::Syntax);
+        return Err(CommandError::SYNTAX);
     }
     let engine = context.session.engine();
     if engine.request_compaction() {
         context.replies.status("Background saving started");
     } else if request.len() == 1 {
-        return Err(CommandError::Busy("Background save"));
+        return Err(CommandError::err("Background save already in progress"));
     } else {
         engine.schedule_compaction();
         context.replies.status("Background saving scheduled");

@@ -48,7 +48,7 @@ pub fn slowlog_get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Resu
         _ => match integer(&request[2]).unwrap_or(i64::MIN) {
             -1 => usize::MAX,
             count => usize::try_from(count)
-                .map_err(|_| CommandError::Value("count should be greater than or equal to -1"))?,
+                .map_err(|_| CommandError::err("count should be greater than or equal to -1"))?,
         },
     };
     let entries = context.control.slowlog.newest(most);
@@ -106,18 +106,18 @@ pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
             // There are no replicas to wait for.
             _ if is(word, "NOW") => {}
             _ if is(word, "ABORT") && request.len() == 2 => {
-                return Err(CommandError::Value("No shutdown in progress."));
+                return Err(CommandError::err("No shutdown in progress."));
             }
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         }
     }
     if save && no_save {
-        return Err(CommandError::Syntax);
+        return Err(CommandError::SYNTAX);
     }
     // Memory may be all there is. A signal stops it in any case.
     if let (Some(reason), false) = (context.session.engine().trouble(), no_save || force) {
         log::error!("SHUTDOWN refused: not everything can be saved: {reason}");
-        return Err(CommandError::Shutdown);
+        return Err(CommandError::err("Errors trying to SHUTDOWN. Check logs."));
     }
     log::info!("client {} at {} said SHUTDOWN", context.client.id, context.client.peer);
     context.control.stop(if no_save { Stop::NoSave } else { Stop::Save });
@@ -195,5 +195,5 @@ pub const CLUSTER: Spec = Spec::new(Group::Server, "3.0.0", "CLUSTER subcommand"
     .example("CLUSTER INFO");
 
 pub fn cluster(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    Err(CommandError::Value("This instance has cluster support disabled"))
+    Err(CommandError::err("This instance has cluster support disabled"))
 }

@@ -114,7 +114,7 @@ impl<'r> Options<'r> {
                     Some(unit) if with_value && expiry.is_none_or(|(old, _)| old == unit) => {
                         expiry = Some((unit, words.next().unwrap_or_default()));
                     }
-                    _ => return Err(CommandError::Syntax),
+                    _ => return Err(CommandError::SYNTAX),
                 },
             }
         }
@@ -181,12 +181,13 @@ fn unquoted(request: &Request<'_>, error: CommandError) -> CommandError {
     const VALUE_BYTES_MAX: usize = 128;
     let length: usize = request.words_from(2).map(|word| word.len() + 1).sum();
     let is_option = SET_OPTIONS.iter().any(|known| is(&request[3], known));
-    let is_syntax = matches!(error, CommandError::Syntax);
+    let is_syntax = error == CommandError::SYNTAX;
     if !is_syntax || !request.inline || is_option || length > VALUE_BYTES_MAX {
         return error;
     }
     let value = request.words_from(2).collect::<Vec<_>>().join(&b' ');
-    CommandError::Unquoted(format!("SET {} {}", quoted(&request[1]), quoted(&value)))
+    let (key, value) = (quoted(&request[1]), quoted(&value));
+    CommandError::err(format!("syntax error, put the value in quotes: SET {key} {value}"))
 }
 
 pub const SETNX: Spec = Spec::new(Group::String, "1.0.0", "SETNX key value")
@@ -276,10 +277,10 @@ pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         match Unit::parse(word) {
             // Again is as good as once.
             Some(unit) if !persist && time.is_none_or(|(old, _)| old == unit) => {
-                time = Some((unit, words.next().ok_or(CommandError::Syntax)?));
+                time = Some((unit, words.next().ok_or(CommandError::SYNTAX)?));
             }
             None if is(word, "PERSIST") && time.is_none() => persist = true,
-            _ => return Err(CommandError::Syntax),
+            _ => return Err(CommandError::SYNTAX),
         }
     }
     let expiry = match time {
@@ -309,8 +310,8 @@ pub fn del_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         2 => Condition::Always,
         4 if is(&request[2], "IFEQ") => Condition::Equal(&request[3], None),
         4 if is(&request[2], "IFNE") => Condition::Different(&request[3], None),
-        4 => return Err(CommandError::Value("Invalid condition. Use IFEQ or IFNE")),
-        _ => return Err(CommandError::Arity("delex".to_owned())),
+        4 => return Err(CommandError::err("Invalid condition. Use IFEQ or IFNE")),
+        _ => return Err(CommandError::arity("delex")),
     };
     delete_if(context, &request[1], condition)
 }
@@ -409,20 +410,20 @@ pub const MSETEX: Spec = Spec::new(
 pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let count = integer(&request[1]).ok().and_then(|count| usize::try_from(count).ok());
     let count = count.filter(|count| *count > 0);
-    let count = count.ok_or(CommandError::Value("invalid numkeys value"))?;
+    let count = count.ok_or(CommandError::err("invalid numkeys value"))?;
     let end = count.saturating_mul(2).saturating_add(2);
     if end > request.len() {
-        return Err(CommandError::Value("wrong number of key-value pairs"));
+        return Err(CommandError::err("wrong number of key-value pairs"));
     }
     let options = Options::parse(request, end, context.session.now_ms(), "msetex")?;
     if options.get {
-        return Err(CommandError::Syntax);
+        return Err(CommandError::SYNTAX);
     }
     let is_met = |exists: bool| match options.condition {
         Condition::New => Ok(!exists),
         Condition::Old => Ok(exists),
         Condition::Always => Ok(true),
-        Condition::Equal(..) | Condition::Different(..) => Err(CommandError::Syntax),
+        Condition::Equal(..) | Condition::Different(..) => Err(CommandError::SYNTAX),
     };
     is_met(true)?;
     let pairs = keys_and_values(request, 2, count);
@@ -459,7 +460,7 @@ pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 fn pairs(request: &Request<'_>, name: &'static str) -> Result<usize> {
     match request.len() % 2 {
         1 => Ok(request.len() / 2),
-        _ => Err(CommandError::Arity(name.to_owned())),
+        _ => Err(CommandError::arity(name)),
     }
 }
 
@@ -520,9 +521,10 @@ pub const SETRANGE: Spec = Spec::new(Group::String, "2.2.0", "SETRANGE key offse
 
 pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let offset = integer(&request[2])?;
-    let offset = usize::try_from(offset).map_err(|_| CommandError::Offset)?;
+    let offset =
+        usize::try_from(offset).map_err(|_| CommandError::err("offset is out of range"))?;
     if offset > VALUE_BYTES_MAX && !request[3].is_empty() {
-        return Err(CommandError::TooLong);
+        return Err(CommandError::TOO_LONG);
     }
     let length = context.session.set_range(&request[1], offset, &request[3])?;
     context.replies.count(length);

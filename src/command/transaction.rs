@@ -12,6 +12,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::error::Code;
 use super::spec::{Flag, Group, Spec};
 use super::{CommandError, CommandRef, Context, Conversation, Outcome, record};
 use crate::engine::local::{Session, ShardSet, Watch, WriteError};
@@ -84,16 +85,16 @@ pub fn keep(
         return Ok(false);
     }
     if command.flags.contains(Flag::NoMulti) {
-        return Err(CommandError::Value("Command not allowed inside a transaction"));
+        return Err(CommandError::err("Command not allowed inside a transaction"));
     }
-    let kept = Kept::new(request).map_err(|_| CommandError::NoMemory)?;
+    let kept = Kept::new(request).map_err(|_| CommandError::NO_MEMORY)?;
     queue.bytes += kept.bytes();
     if queue.bytes > most || queue.bytes > TRANSACTION_BYTES_SURE && !memory::has_room(kept.bytes())
     {
         queue.bytes -= kept.bytes();
-        return Err(CommandError::NoMemory);
+        return Err(CommandError::NO_MEMORY);
     }
-    memory::try_to(|| queue.requests.try_reserve(1)).map_err(|_| CommandError::NoMemory)?;
+    memory::try_to(|| queue.requests.try_reserve(1)).map_err(|_| CommandError::NO_MEMORY)?;
     queue.requests.push((command, kept));
     context.replies.status("QUEUED");
     Ok(true)
@@ -107,7 +108,7 @@ pub const MULTI: Spec = Spec::new(Group::Transactions, "1.2.0", "MULTI")
 pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let queue = &mut context.conversation.transaction.queue;
     if queue.is_some() {
-        return Err(CommandError::Value("MULTI calls can not be nested"));
+        return Err(CommandError::err("MULTI calls can not be nested"));
     }
     *queue = Some(Queue::default());
     context.replies.status("OK");
@@ -121,7 +122,7 @@ pub const DISCARD: Spec = Spec::new(Group::Transactions, "2.0.0", "DISCARD")
 
 pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if !context.conversation.transaction.is_open() {
-        return Err(CommandError::Value("DISCARD without MULTI"));
+        return Err(CommandError::err("DISCARD without MULTI"));
     }
     context.conversation.transaction = Transaction::default();
     context.replies.status("OK");
@@ -138,23 +139,23 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     const ENTRY_BYTES: usize = 256;
     let transaction = &mut context.conversation.transaction;
     if transaction.is_open() {
-        return Err(CommandError::Value("WATCH inside MULTI is not allowed"));
+        return Err(CommandError::err("WATCH inside MULTI is not allowed"));
     }
     let database = context.session.database();
     for key in request.words_from(1) {
         if key.len() > WATCH_BYTES_MAX {
-            return Err(CommandError::Value("too many keys are watched, or too long ones"));
+            return Err(CommandError::err("too many keys are watched, or too long ones"));
         }
-        let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NoMemory)?;
+        let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NO_MEMORY)?;
         memory::try_to(|| transaction.watched.try_reserve(1))
-            .map_err(|_| CommandError::NoMemory)?;
+            .map_err(|_| CommandError::NO_MEMORY)?;
         let Entry::Vacant(place) = transaction.watched.entry((database, copy)) else { continue };
         let bytes = transaction.watched_bytes + key.len() + ENTRY_BYTES;
         if bytes > WATCH_BYTES_MAX {
-            return Err(CommandError::Value("too many keys are watched, or too long ones"));
+            return Err(CommandError::err("too many keys are watched, or too long ones"));
         }
         if bytes > TRANSACTION_BYTES_SURE && !memory::has_room(key.len() + ENTRY_BYTES) {
-            return Err(CommandError::MaxMemory);
+            return Err(CommandError::MAX_MEMORY);
         }
         place.insert(context.session.watch(key, &transaction.watch).map_err(WriteError::from)?);
         transaction.watched_bytes = bytes;
@@ -182,26 +183,27 @@ pub const EXEC: Spec = Spec::new(Group::Transactions, "1.2.0", "EXEC")
 
 pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if !context.conversation.transaction.is_open() {
-        return Err(CommandError::Value("EXEC without MULTI"));
+        return Err(CommandError::err("EXEC without MULTI"));
     }
     let Transaction { queue, watch, watched, .. } =
         std::mem::take(&mut context.conversation.transaction);
     let queue = queue.unwrap_or_default();
     if queue.is_broken {
-        return Err(CommandError::Aborted);
+        let text = "Transaction discarded because of previous errors.";
+        return Err(CommandError::new(Code::ExecAbort, text));
     }
     let is_any = |flag| queue.requests.iter().any(|(command, _)| command.flags.contains(flag));
     // Decided once, for all of them.
     if is_any(Flag::Denyoom) && memory::is_full() {
-        return Err(aborted_by(&CommandError::MaxMemory));
+        return Err(aborted_by(&CommandError::MAX_MEMORY));
     }
     if is_any(Flag::Denyoom) && memory::is_low() {
-        return Err(aborted_by(&CommandError::NoMemory));
+        return Err(aborted_by(&CommandError::NO_MEMORY));
     }
     let shards = shards(&queue, &watched, context.session)?;
     let Context { session, replies, conversation, client, control, done } = context;
     let is_refused = |session: &Session<'_>| {
-        session.check_writes().map_err(|refused| aborted_by(&CommandError::Refused(refused)))
+        session.check_writes().map_err(|refused| aborted_by(&refused.into()))
     };
     let work = |session: &mut Session<'_>| {
         // An expired watched key counts as modified. All are looked at: the reply tells of each.
@@ -229,7 +231,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
         context.select(before);
     }
     done.map_err(|error| match error {
-        aborted @ CommandError::AbortedBy(_) => aborted,
+        aborted if aborted.code() == Code::ExecAbort => aborted,
         error => aborted_by(&error),
     })
 }
@@ -243,7 +245,7 @@ fn run(command: CommandRef, kept: &Kept, context: &mut Context<'_, '_>) -> Resul
     context.session.spend(work::COMMAND);
     let is_greedy = command.flags.contains(Flag::Denyoom);
     let result = match is_greedy && memory::is_low() {
-        true => Err(CommandError::NoMemory),
+        true => Err(CommandError::NO_MEMORY),
         false => super::execute(command, &request, context),
     };
     let outcome = Outcome::Ran { command, failed: result.is_err() };
@@ -296,7 +298,8 @@ pub fn rejected(
 /// What `EXEC` is answered where `error` keeps it from being run.
 fn aborted_by(error: &CommandError) -> CommandError {
     let reason = error.to_string();
-    CommandError::AbortedBy(reason.strip_prefix("ERR ").unwrap_or(&reason).to_owned())
+    let reason = reason.strip_prefix("ERR ").unwrap_or(&reason);
+    CommandError::new(Code::ExecAbort, format!("Transaction discarded because of: {reason}"))
 }
 
 /// Whether a command may look at any key.

@@ -152,7 +152,9 @@ impl<'a> Connection<'a> {
                         self.control.statistics.happened(Event::TimedOut);
                         return self.dismiss("ERR Protocol error: it took too long");
                     }
-                    Received::NoMemory => return self.dismiss(&CommandError::NoMemory.to_string()),
+                    Received::NoMemory => {
+                        return self.dismiss(&CommandError::NO_MEMORY.to_string());
+                    }
                 },
             }
         }
@@ -243,7 +245,7 @@ impl<'a> Connection<'a> {
         }
         match error {
             ProtocolError::Http => {}
-            ProtocolError::NoMemory => self.say(&CommandError::NoMemory.to_string()),
+            ProtocolError::NoMemory => self.say(&CommandError::NO_MEMORY.to_string()),
             _ => self.say(&format!("ERR Protocol error: {error}")),
         }
     }

@@ -1,0 +1,150 @@
+//! Why a command was not run: a code, and a text. Both together are the reply.
+//!
+//! Texts are Redis's own where Redis has one. One that several commands answer is declared here, the others stand where
+//! they are answered.
+
+use std::borrow::Cow;
+
+use super::{ECHO_BYTES_MAX, glob, lossy};
+use crate::engine::local::WriteError;
+use crate::journal::WriteRefused;
+use crate::protocol::reply::Lost;
+use crate::util::memory;
+
+/// What an error reply begins with, by which client programs tell errors apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    Err,
+    /// The same, of a bound of the server: of time under locks, or of the length of a reply.
+    Bound,
+    ExecAbort,
+    Misconf,
+    NoAuth,
+    NoProto,
+    Oom,
+    WrongPass,
+}
+
+impl Code {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Err | Self::Bound => "ERR",
+            Self::ExecAbort => "EXECABORT",
+            Self::Misconf => "MISCONF",
+            Self::NoAuth => "NOAUTH",
+            Self::NoProto => "NOPROTO",
+            Self::Oom => "OOM",
+            Self::WrongPass => "WRONGPASS",
+        }
+    }
+}
+
+/// Why a command was not run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {text}", code.name())]
+pub struct CommandError {
+    code: Code,
+    text: Cow<'static, str>,
+}
+
+impl CommandError {
+    /// An argument that means nothing here.
+    pub const SYNTAX: Self = Self::constant(Code::Err, "syntax error");
+    /// No canonical decimal integer, or one beyond 64 bits.
+    pub const NOT_AN_INTEGER: Self =
+        Self::constant(Code::Err, "value is not an integer or out of range");
+    /// No number, or one with another text than numbers have.
+    pub const NOT_A_FLOAT: Self = Self::constant(Code::Err, "value is not a valid float");
+    /// A database that there is not.
+    pub const DATABASE: Self = Self::constant(Code::Err, "DB index is out of range");
+    /// A value beyond the limit.
+    pub const TOO_LONG: Self =
+        Self::constant(Code::Err, "string exceeds maximum allowed size (proto-max-bulk-len)");
+    /// The client has yet to give the password.
+    pub const NO_AUTH: Self = Self::constant(Code::NoAuth, "Authentication required.");
+    /// More memory is used than `--maxmemory` allows.
+    pub const MAX_MEMORY: Self =
+        Self::constant(Code::Oom, "command not allowed when used memory > 'maxmemory'.");
+    /// There is no memory for what it would add, or for its reply.
+    pub const NO_MEMORY: Self = Self::constant(Code::Oom, "command not allowed: out of memory");
+    /// It would hold up others for too long.
+    const TOO_MUCH_WORK: Self = Self::constant(
+        Code::Bound,
+        "this would keep its keys locked for too long: name fewer keys, or do it in several steps",
+    );
+
+    /// One whose text is known when the program is built.
+    const fn constant(code: Code, text: &'static str) -> Self {
+        Self { code, text: Cow::Borrowed(text) }
+    }
+
+    /// One with a code of its own.
+    pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// One of the code that most have.
+    pub fn err(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Err, text)
+    }
+
+    /// Too few or too many arguments for the command of this name.
+    pub fn arity(name: &str) -> Self {
+        Self::err(format!("wrong number of arguments for '{name}' command"))
+    }
+
+    /// A time that is not positive, or too far away.
+    pub fn expiry(name: &str) -> Self {
+        Self::err(format!("invalid expire time in '{name}' command"))
+    }
+
+    /// What is no subcommand of `command`.
+    pub fn unknown_subcommand(name: &[u8], command: &str) -> Self {
+        let name = lossy(name, ECHO_BYTES_MAX);
+        Self::err(format!("unknown subcommand '{name}'. Try {command} HELP."))
+    }
+
+    /// What it begins with.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// Whether it says nothing of the command, but of what the server can do just now: in a transaction it undoes
+    /// all of it.
+    pub fn is_for_want(&self) -> bool {
+        matches!(self.code, Code::Misconf | Code::Oom | Code::Bound)
+    }
+}
+
+impl From<WriteRefused> for CommandError {
+    fn from(refused: WriteRefused) -> Self {
+        Self::new(Code::Misconf, format!("Errors writing to the AOF file: {refused}"))
+    }
+}
+
+impl From<WriteError> for CommandError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Refused(refused) => refused.into(),
+            WriteError::TooLong => Self::TOO_LONG,
+            WriteError::Full if !memory::is_low() => Self::MAX_MEMORY,
+            WriteError::Full | WriteError::NoMemory(_) => Self::NO_MEMORY,
+            WriteError::TooMuchWork => Self::TOO_MUCH_WORK,
+        }
+    }
+}
+
+impl From<Lost> for CommandError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::NoMemory => Self::NO_MEMORY,
+            Lost::TooLarge => Self::new(Code::Bound, lost.to_string()),
+        }
+    }
+}
+
+impl From<glob::TooLong> for CommandError {
+    fn from(error: glob::TooLong) -> Self {
+        Self::err(error.to_string())
+    }
+}
