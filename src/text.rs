@@ -9,7 +9,7 @@
 
 use std::ops::{Index, Range};
 
-/// A line's words, decoded, in buffers that are used again for the next line.
+/// The decoded words of a line, in buffers that the next line reuses.
 #[derive(Debug, Default)]
 pub struct Words {
     bytes: Vec<u8>,
@@ -32,12 +32,12 @@ impl Words {
         self.spans.iter().map(|span| &self.bytes[span.clone()])
     }
 
-    /// The decoded bytes of all words, and where in them each word stands.
+    /// The decoded bytes of all words, and the range of each word in them.
     pub fn parts(&self) -> (&[u8], &[Range<usize>]) {
         (&self.bytes, &self.spans)
     }
 
-    /// Forgets the words, and the memory of an unusually long line.
+    /// Removes the words, and frees the memory of an unusually long line.
     pub fn clear(&mut self, spare_bytes_max: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(spare_bytes_max);
@@ -54,17 +54,17 @@ impl Index<usize> for Words {
     }
 }
 
-/// A quote that is never closed, or is followed by something else than a blank.
+/// A quote that is not closed, or is closed before something other than a blank.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unbalanced quotes")]
 pub struct Unbalanced;
 
-/// Splits `line`, which holds no line end, into `words`; what they held before is forgotten.
+/// Splits `line`, which holds no line end, into `words`, which it clears first.
 pub fn split(line: &[u8], words: &mut Words) -> Result<(), Unbalanced> {
     split_up_to(usize::MAX, line, words).map(drop)
 }
 
-/// The same of at most `words_max` words, and whether they are all.
+/// Splits off at most `words_max` words, as [`split`]; returns whether these are all.
 pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<bool, Unbalanced> {
     words.bytes.clear();
     words.spans.clear();
@@ -83,8 +83,8 @@ pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<b
     }
 }
 
-/// Decodes the word that begins at `at` and returns where it ends. A quote may open inside a word;
-/// where it closes, the word ends.
+/// Decodes the word that begins at `at` and returns where it ends. A quote may open inside a word; the word ends
+/// where the quote closes.
 fn word(line: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
     let is_end = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'\'');
     let plain = line[at..].iter().take_while(|byte| !is_end(byte)).count();
@@ -101,7 +101,7 @@ fn word(line: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> 
     }
 }
 
-/// Decodes up to the closing `"` and returns the place after it.
+/// Decodes up to the closing `"` and returns the position after it.
 fn double_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
     loop {
         let stop = memchr::memchr2(b'"', b'\\', &line[at..]).ok_or(Unbalanced)?;
@@ -131,7 +131,7 @@ fn double_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize,
     }
 }
 
-/// Decodes up to the closing `'` and returns the place after it.
+/// Decodes up to the closing `'` and returns the position after it.
 fn single_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
     loop {
         let stop = memchr::memchr2(b'\'', b'\\', &line[at..]).ok_or(Unbalanced)?;
@@ -160,23 +160,38 @@ fn hex_digit(byte: u8) -> Option<u8> {
     (byte as char).to_digit(16).map(|digit| digit as u8)
 }
 
-/// Appends `word` to `out` as a person would type it: bare where that is unambiguous, else in double
-/// quotes, with UTF-8 left readable, and as escapes what is [invisible](is_invisible) and what is no UTF-8.
+/// Appends `word` to `out` as a person would type it: bare where that is unambiguous, else in double quotes, with
+/// readable UTF-8 as it is, and with escapes for [invisible](is_invisible) characters and bytes that are not UTF-8.
 pub fn quote(word: &[u8], out: &mut Vec<u8>) {
-    if is_bare(word) {
-        out.extend_from_slice(word);
-        return;
-    }
-    out.push(b'"');
-    for chunk in word.utf8_chunks() {
-        escape_text(chunk.valid(), out);
-        escape_bytes(chunk.invalid(), out);
-    }
-    out.push(b'"');
+    quote_to(word, |piece| out.extend_from_slice(piece));
 }
 
-/// Whether the last word of a line is an HTTP version, `HTTP/1.1` in any letter case, and not in quotes: inline such a
-/// line is the first of an HTTP request.
+/// How many bytes [`quote`] appends.
+pub fn quoted_bytes(word: &[u8]) -> usize {
+    let mut bytes = 0;
+    quote_to(word, |piece| bytes += piece.len());
+    bytes
+}
+
+/// What [`quote`] writes, as a string for messages.
+pub fn quoted(word: &[u8]) -> String {
+    let mut out = Vec::new();
+    quote(word, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[inline]
+fn quote_to(word: &[u8], mut put: impl FnMut(&[u8])) {
+    if is_bare(word) {
+        return put(word);
+    }
+    put(b"\"");
+    escape(word, |character| matches!(character, '"' | '\\') || is_invisible(character), &mut put);
+    put(b"\"");
+}
+
+/// Whether the last word of a line is an unquoted HTTP version, such as `HTTP/1.1`, in any letter case: such an inline
+/// line begins an HTTP request.
 pub fn ends_in_http_version(line: &[u8]) -> bool {
     let end = line.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
     let (before, word) = line[..end].split_at(end.saturating_sub("HTTP/1.1".len()));
@@ -188,61 +203,39 @@ fn is_http_version(word: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"HTTP/") && major.is_ascii_digit() && minor.is_ascii_digit()
 }
 
-/// Whether `word` needs no quotes. A line that ends in an HTTP version would not be taken as a request, so that word
-/// does.
+/// Whether `word` needs no quotes. An HTTP version needs them, as a line that ended in it bare would be refused as an
+/// HTTP request.
 fn is_bare(word: &[u8]) -> bool {
     let is_bare = |byte: u8| byte.is_ascii_graphic() & !matches!(byte, b'"' | b'\'' | b'\\');
-    // Sixteen at a time, without a branch for each: every write asks this of its key and its value.
+    // Sixteen bytes at a time without a branch for each: every write checks its key and its value.
     let mut chunks = word.chunks(16);
     let all = |chunk: &[u8]| chunk.iter().fold(true, |all, byte| all & is_bare(*byte));
     !word.is_empty() && chunks.all(all) && !is_http_version(word)
 }
 
-/// How many bytes [`quote`] appends.
-pub fn quoted_bytes(word: &[u8]) -> usize {
-    if is_bare(word) {
-        return word.len();
-    }
-    let chunk = |chunk: std::str::Utf8Chunk<'_>| {
-        let text = chunk.valid();
-        let escapes = text.chars().map(|character| match character {
-            '"' | '\\' | '\n' | '\r' | '\t' => 1,
-            character if is_invisible(character) => 3 * character.len_utf8(),
-            _ => 0,
-        });
-        text.len() + escapes.sum::<usize>() + 4 * chunk.invalid().len()
-    };
-    2 + word.utf8_chunks().map(chunk).sum::<usize>()
-}
-
-/// What [`quote`] writes as a string of its own, for messages.
-pub fn quoted(word: &[u8]) -> String {
-    let mut out = Vec::new();
-    quote(word, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// `count` and the noun it counts, in the plural unless it is one: "1 batch", "2 batches".
+/// `count` and the noun that it counts: "1 batch", "2 batches".
 pub fn counted(count: u64, noun: &str) -> String {
-    let plural = if noun.ends_with("ch") { "es" } else { "s" };
-    format!("{count} {noun}{}", if count == 1 { "" } else { plural })
+    format!("{count} {noun}{}", if count == 1 { "" } else { plural_ending(noun) })
 }
 
 /// A range of numbered things: "line 3", "lines 3 to 5".
 pub fn numbered(first: u64, last: u64, noun: &str) -> String {
-    let plural = if noun.ends_with("ch") { "es" } else { "s" };
     match first == last {
         true => format!("{noun} {first}"),
-        false => format!("{noun}{plural} {first} to {last}"),
+        false => format!("{noun}{} {first} to {last}", plural_ending(noun)),
     }
 }
 
-/// Whether a character is not seen where text is shown, or changes how the text around it is shown: a client
-/// must not be able to disguise a line of the file, nor to send orders to a terminal.
+fn plural_ending(noun: &str) -> &'static str {
+    if noun.ends_with("ch") { "es" } else { "s" }
+}
+
+/// Whether a character is invisible in displayed text, or changes how the text around it is displayed. Escaping these
+/// keeps clients from disguising a line of the file and from controlling a terminal.
 ///
-/// That are control characters (C0, DEL and C1), the line and paragraph separators, the anchors of interlinear
-/// annotations, and what Unicode calls Default_Ignorable_Code_Point (in version 16): soft hyphens, joiners, marks
-/// and overrides of the direction, fillers, variation selectors, tags.
+/// They are the control characters (C0, DEL and C1), the line and paragraph separators, the anchors of interlinear
+/// annotations, and Unicode 16's Default_Ignorable_Code_Point: soft hyphens, joiners, direction marks and overrides,
+/// fillers, variation selectors, tags.
 pub fn is_invisible(character: char) -> bool {
     match character as u32 {
         code @ 0..0xad => matches!(code, 0x00..=0x1f | 0x7f..=0x9f),
@@ -268,51 +261,47 @@ pub fn is_invisible(character: char) -> bool {
     }
 }
 
-/// `bytes` of a file as a message shows them: what is invisible and what is no UTF-8 stands as escapes, and all else
-/// as it is.
+/// `bytes` of a file as a message shows them: [invisible](is_invisible) characters and bytes that are not UTF-8 as
+/// escapes, all else as it is.
 pub fn visible(bytes: &[u8]) -> String {
     let mut out = Vec::new();
-    for chunk in bytes.utf8_chunks() {
-        escape(chunk.valid(), is_invisible, &mut out);
-        escape_bytes(chunk.invalid(), &mut out);
-    }
+    escape(bytes, is_invisible, &mut |piece| out.extend_from_slice(piece));
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Appends `text` with quotes, backslashes and what is invisible as escapes.
-fn escape_text(text: &str, out: &mut Vec<u8>) {
-    escape(text, |character| matches!(character, '"' | '\\') || is_invisible(character), out);
-}
-
-/// Appends `text` with the characters that `is_hidden` names as escapes.
-fn escape(text: &str, is_hidden: impl Fn(char) -> bool, out: &mut Vec<u8>) {
-    let mut run = 0;
-    for (at, character) in text.char_indices().filter(|(_, character)| is_hidden(*character)) {
-        let end = at + character.len_utf8();
-        out.extend_from_slice(&text.as_bytes()[run..at]);
-        match character {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
-            _ => escape_bytes(&text.as_bytes()[at..end], out),
+/// Passes `bytes` to `put` in pieces, with escapes for the characters that `needs_escape` names and for bytes that are
+/// not UTF-8.
+fn escape(bytes: &[u8], needs_escape: impl Fn(char) -> bool, put: &mut impl FnMut(&[u8])) {
+    for chunk in bytes.utf8_chunks() {
+        let text = chunk.valid();
+        let mut plain_from = 0;
+        for (at, character) in text.char_indices().filter(|(_, character)| needs_escape(*character))
+        {
+            put(&text.as_bytes()[plain_from..at]);
+            plain_from = at + character.len_utf8();
+            match character {
+                '"' => put(b"\\\""),
+                '\\' => put(b"\\\\"),
+                '\n' => put(b"\\n"),
+                '\r' => put(b"\\r"),
+                '\t' => put(b"\\t"),
+                _ => escape_bytes(&text.as_bytes()[at..plain_from], put),
+            }
         }
-        run = end;
+        put(&text.as_bytes()[plain_from..]);
+        escape_bytes(chunk.invalid(), put);
     }
-    out.extend_from_slice(&text.as_bytes()[run..]);
 }
 
-fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+fn escape_bytes(bytes: &[u8], put: &mut impl FnMut(&[u8])) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
-        let (high, low) = (byte >> 4, byte & 15);
-        out.extend_from_slice(&[b'\\', b'x', DIGITS[high as usize], DIGITS[low as usize]]);
+        put(&[b'\\', b'x', DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]);
     }
 }
 
-/// Whether `byte` may stand in a data file as it is: everything but control characters (a tab is
-/// none). Whether the bytes are UTF-8 is asked apart.
+/// Whether `byte` may stand in a data file unescaped: all but the ASCII control characters, of which a tab is allowed.
+/// Callers check apart that the bytes are UTF-8.
 pub fn is_text_byte(byte: u8) -> bool {
     !matches!(byte, 0x00..=0x08 | 0x0a..=0x1f | 0x7f)
 }
