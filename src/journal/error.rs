@@ -1,4 +1,5 @@
-//! Why a data file cannot be used.
+//! The errors of opening and rewriting a data file, with what to do next. What is wrong inside a file is
+//! [`super::scan`]'s to say.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,20 +8,20 @@ use super::format::RecordError;
 use super::load::Source;
 use super::scan::{Cause, Encoding, Redis, Refusal, ScanError};
 
-/// Why a data file cannot be opened, or not be rewritten. The file is as it was.
+/// Why a data file cannot be opened or rewritten. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system refused.
+    /// A system call failed.
     #[error("{}: {action}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried.
+        /// What failed.
         action: &'static str,
         /// The system's reason.
         source: io::Error,
     },
-    /// A folder, a pipe, a device.
+    /// A folder, a pipe or a device.
     #[error("{}: it is {kind}, the data file must be a regular file", path.display())]
     NotAFile {
         /// The path given.
@@ -28,15 +29,15 @@ pub enum Error {
         /// What it is.
         kind: &'static str,
     },
-    /// Another server has the file.
+    /// Another process holds the lock on the file.
     #[error("{}: {holder} holds it, and one file has one server", path.display())]
     Held {
         /// The data file.
         path: PathBuf,
-        /// Who holds it, as far as the system tells.
+        /// That process, as far as the system tells.
         holder: String,
     },
-    /// The file is gone, but a rewrite of it was left half done.
+    /// The file is missing, but an unfinished rewrite of it exists.
     #[error(
         "{}: it does not exist, but {} does: restore the data file, or remove the other to begin anew",
         path.display(), leftover.display()
@@ -44,15 +45,15 @@ pub enum Error {
     LeftoverOnly {
         /// The data file.
         path: PathBuf,
-        /// The file beside it.
+        /// The unfinished rewrite.
         leftover: PathBuf,
     },
-    /// The file is damaged, or is none of ours.
+    /// The file is damaged, or is not a data file.
     #[error("{}: {refusal}. Nothing was changed. {next}", path.display())]
     Refused {
         /// The data file.
         path: PathBuf,
-        /// Where and why.
+        /// Where and why it is refused.
         refusal: Box<Refusal>,
         /// What to do.
         next: String,
@@ -60,7 +61,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A scan of the file at `path` ended so.
+    /// The error of a scan or a pass over the file at `path`.
     pub fn of_scan(path: &Path, source: Source, error: ScanError) -> Self {
         let refusal = match error {
             ScanError::Io(source) => {
@@ -68,60 +69,65 @@ impl Error {
             }
             ScanError::Refused(refusal) => refusal,
         };
-        let shown = path.display();
-        let next = match (&refusal.cause, source) {
-            (Cause::Newer(_), _) => "Or start on another file with --file.".to_owned(),
-            (Cause::Record(RecordError::CarriageReturn), _) => {
-                format!("`tr -d '\\r' < {shown} > NEW` writes it with the line ends it must have.")
-            }
-            (Cause::Encoding(Encoding::Marked), _) => {
-                format!("`sed '1s/^\\xef\\xbb\\xbf//' {shown} > NEW` writes it without the mark.")
-            }
-            (Cause::Encoding(Encoding::Utf16), _) => {
-                format!("`iconv -f UTF-16 -t UTF-8 {shown} > NEW` writes it as it must be.")
-            }
-            (Cause::Redis(Redis::Aof), _) => format!(
-                "Start on another file with --file, and send it this one: `redis-cli -p PORT --pipe < \
-                 {shown}`."
-            ),
-            (Cause::Redis(Redis::Manifest), _) => {
-                "Start on another file with --file, and send it each part, in order: `redis-cli -p PORT \
-                 --pipe < PART`."
-                    .to_owned()
-            }
-            (Cause::Redis(Redis::Rdb), _) => {
-                "Let a redis-server with `--aof-use-rdb-preamble no` load it, and tell it `CONFIG SET \
-                 appendonly yes`: that writes appendonlydir/NAME.base.aof. Start on another file with \
-                 --file, and send it that one: `redis-cli -p PORT --pipe < NAME.base.aof`."
-                    .to_owned()
-            }
-            (Cause::Databases { database, .. }, _) => {
-                format!("Start with --databases {} or more.", database + 1)
-            }
-            (Cause::Record(_), Source::Handwritten) => {
-                "Correct the line, or start on another file with --file.".to_owned()
-            }
-            (Cause::CutInBase { .. }, _) => format!(
-                "If it is a copy, copy it again, or restore a backup; or keep what can be proved with \
-                 `coffre repair {shown} --output NEW`; or accept the lines as they are, if you edited \
-                 them, with `coffre seal {shown}`."
-            ),
-            (Cause::Header(_), _) => format!(
-                "Restore a backup; or read the lines with `less {shown}` and accept them as they are \
-                 with `coffre seal {shown}`."
-            ),
-            _ => format!(
-                "Restore a backup; or keep what can be proved with `coffre repair {shown} --output \
-                 NEW`; or accept the lines as they are, if you edited them, with `coffre seal {shown}`."
-            ),
-        };
+        let next = next_step(path, &refusal.cause, source);
         Self::Refused { path: path.to_owned(), refusal: Box::new(refusal), next }
     }
 }
 
-/// Says where and at what an I/O error happened.
+/// What a person can do about a file that was refused.
+fn next_step(path: &Path, cause: &Cause, source: Source) -> String {
+    let shown = path.display();
+    match (cause, source) {
+        (Cause::Newer(_), _) => "Or start on another file with --file.".to_owned(),
+        (Cause::Record(RecordError::CarriageReturn), _) => {
+            format!("`tr -d '\\r' < {shown} > NEW` writes it with the line ends it must have.")
+        }
+        (Cause::Encoding(Encoding::Marked), _) => {
+            format!("`sed '1s/^\\xef\\xbb\\xbf//' {shown} > NEW` writes it without the mark.")
+        }
+        (Cause::Encoding(Encoding::Utf16), _) => {
+            format!("`iconv -f UTF-16 -t UTF-8 {shown} > NEW` writes it as it must be.")
+        }
+        (Cause::Redis(Redis::Aof), _) => format!(
+            "Start on another file with --file, and send it this one: `redis-cli -p PORT --pipe < \
+             {shown}`."
+        ),
+        (Cause::Redis(Redis::Manifest), _) => {
+            "Start on another file with --file, and send it each part, in order: `redis-cli -p PORT \
+             --pipe < PART`."
+                .to_owned()
+        }
+        (Cause::Redis(Redis::Rdb), _) => {
+            "Let a redis-server with `--aof-use-rdb-preamble no` load it, and tell it `CONFIG SET \
+             appendonly yes`: that writes appendonlydir/NAME.base.aof. Start on another file with \
+             --file, and send it that one: `redis-cli -p PORT --pipe < NAME.base.aof`."
+                .to_owned()
+        }
+        (Cause::Databases { database, .. }, _) => {
+            format!("Start with --databases {} or more.", database + 1)
+        }
+        (Cause::Record(_), Source::Handwritten) => {
+            "Correct the line, or start on another file with --file.".to_owned()
+        }
+        (Cause::CutInBase { .. }, _) => format!(
+            "If it is a copy, copy it again, or restore a backup; or keep what can be proved with \
+             `coffre repair {shown} --output NEW`; or accept the lines as they are, if you edited \
+             them, with `coffre seal {shown}`."
+        ),
+        (Cause::Header(_), _) => format!(
+            "Restore a backup; or read the lines with `less {shown}` and accept them as they are \
+             with `coffre seal {shown}`."
+        ),
+        _ => format!(
+            "Restore a backup; or keep what can be proved with `coffre repair {shown} --output \
+             NEW`; or accept the lines as they are, if you edited them, with `coffre seal {shown}`."
+        ),
+    }
+}
+
+/// Adds to an I/O error where it happened.
 pub trait Context<T> {
-    /// The error, with the file or folder at `path` and the action that failed.
+    /// Adds the file or folder at `path` and the action that failed.
     fn at(self, path: &Path, action: &'static str) -> Result<T, Error>;
 }
 

@@ -1,13 +1,15 @@
-//! Reads a file's lines without keeping them: a line may be gigabytes long, or be no line at all.
+//! Reads lines of any length in bounded memory: a line may be gigabytes long, or binary data.
+//!
+//! What the lines mean is left to [`super::scan`].
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::format::SEAL_BYTES_MAX;
 
-/// How much is read at once, in bytes.
+/// How much one read asks for, in bytes.
 pub const READ_BYTES: usize = 256 << 10;
 
-/// A file's lines, of which only the first bytes are kept.
+/// The lines of a file. Only the first and the last bytes of a line are kept.
 pub struct Lines<R> {
     reader: BufReader<R>,
     /// Number of the last line read, from 1.
@@ -24,11 +26,11 @@ pub struct Line<'a> {
     pub number: u64,
     /// Where it begins.
     pub offset: u64,
-    /// With its line end.
+    /// In bytes, with its line end.
     pub length: u64,
-    /// It has a line end.
+    /// Whether it has a line end.
     pub terminated: bool,
-    /// It holds nothing but blanks.
+    /// Whether it holds nothing but blanks.
     pub blank: bool,
     /// Whether `head` is all of it.
     pub whole: bool,
@@ -39,12 +41,12 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// The head without the line end.
+    /// `head` without the line end.
     pub fn text(&self) -> &[u8] {
         self.head.strip_suffix(b"\n").unwrap_or(self.head)
     }
 
-    /// The line's end, of which a seal would fit, without the LF.
+    /// Its last bytes without the LF: enough for a seal.
     pub fn ending(&self) -> &[u8] {
         let end = if self.whole { self.head } else { self.tail };
         end.strip_suffix(b"\n").unwrap_or(end)
@@ -57,7 +59,7 @@ impl Line<'_> {
 }
 
 impl<R: Read> Lines<R> {
-    /// Seals, and headers, are shorter.
+    /// Longer than any seal or header.
     const HEAD_BYTES: usize = 2 * SEAL_BYTES_MAX;
 
     /// The lines of `source`.
@@ -66,7 +68,7 @@ impl<R: Read> Lines<R> {
         Self { reader, number: 0, offset: 0, head: Vec::new(), tail: Vec::new() }
     }
 
-    /// Reads the next line; one that is longer than its head goes to `long`, piece by piece.
+    /// Reads the next line. Passes a line that is not [`whole`](Line::whole) to `long`, piece by piece.
     pub fn next(&mut self, mut long: impl FnMut(&[u8])) -> io::Result<Option<Line<'_>>> {
         self.head.clear();
         self.tail.clear();

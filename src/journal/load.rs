@@ -1,5 +1,8 @@
-//! Parses lines into records: the second pass over a file, after the scan has found which of its
-//! bytes are good; and the only one over a hand-written file and over a broken batch.
+//! Parses lines into records. It is the second pass over a sealed file, once the scan has found its good bytes, and
+//! the only one over a hand-written file or a bad batch.
+//!
+//! Only one line is in memory at a time, and a long one only if it looks like a record. Applying records is left to the
+//! caller.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
@@ -7,52 +10,52 @@ use std::ops::Range;
 use super::disk::{self, DiskFile};
 use super::format::{self, HEADER_START, Record, RecordError, SEAL_START};
 use super::lines::READ_BYTES;
-use super::scan::{Cause, Refusal, ScanError};
+use super::scan::{Cause, ScanError, refuse};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::text::{self, Words};
 
-/// Where the lines come from.
+/// The kind of file that lines come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A file with a header, where seals are comments like any other.
+    /// With a header: seals are comments.
     Sealed,
-    /// A file without, where a seal vouches for nothing and is refused.
+    /// Without a header: a seal proves nothing and is refused.
     Handwritten,
 }
 
-/// A record, and where it stands.
+/// A record and its position.
 #[derive(Debug)]
 pub struct Located<'a> {
-    /// What the line says.
+    /// The record.
     pub record: Record<'a>,
     /// The database it concerns.
     pub database: usize,
-    /// Its number, counted from the start of what is read.
+    /// The number of its line, counted from the start of what is read.
     pub line: u64,
-    /// Where it begins, and where the next line does, in bytes.
+    /// From the start of its line to the start of the next, in bytes.
     pub bytes: Range<u64>,
-    /// The time that a comment before it tells, in seconds of Unix time.
+    /// The time that the comment before it tells, in seconds of Unix time.
     pub time_s: Option<u64>,
 }
 
-/// Parses the lines in `range` of `file` and hands each record to `apply`, whose error ends it, and refuses the
-/// line if it holds a [`Cause`]; the first line that is no record, comment or blank refuses. Line numbers count
-/// from the start of the range.
+/// Parses the lines in `range` of `file`, passes each record to `apply`, and returns the number of lines. The first
+/// line that is no record, comment or blank line is refused. An error of `apply` ends the pass; if it holds a [`Cause`],
+/// the line is refused for it. Line numbers count from the start of the range.
 pub fn for_each_record(
     file: &dyn DiskFile,
     range: Range<u64>,
     source: Source,
     mut apply: impl FnMut(Located<'_>) -> io::Result<()>,
-) -> Result<(), ScanError> {
+) -> Result<u64, ScanError> {
     let (mut number, mut offset) = (1, range.start);
     let mut reader = BufReader::with_capacity(READ_BYTES, disk::read(file, range));
     let (mut line, mut words) = (Vec::new(), Words::default());
     let (mut time_s, mut database) = (None, 0);
     loop {
         line.clear();
-        let refuse = |cause: Cause| ScanError::Refused(Refusal { line: number, offset, cause });
+        let refuse = |cause: Cause| refuse(number, offset, cause);
         let length = match read_line(&mut reader, &mut line)? {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(number - 1),
             Ok(length) => length,
             Err(error) => return Err(refuse(error.into())),
         };
@@ -73,18 +76,18 @@ pub fn for_each_record(
         } else if let Some(time) = format::time_s(text) {
             time_s = Some(time);
         } else if source == Source::Sealed && text.starts_with(SEAL_START.as_bytes()) {
-            // A batch says all by itself; a time at its end is the seal's.
+            // Each batch begins in database 0, and a time at its end is the seal's.
             (database, time_s) = (0, None);
         }
         number += 1;
         offset += length;
-        // One huge line must not keep its memory to the end.
+        // Free the memory of a huge line.
         line.shrink_to(READ_BYTES);
         words.clear(READ_BYTES);
     }
 }
 
-/// What is wrong with a comment or a blank line, if anything.
+/// Why a comment or a blank line is refused, if it is.
 fn comment_fault(line: &[u8], source: Source) -> Option<Cause> {
     let begins = |start: &str| line.starts_with(start.as_bytes());
     if source == Source::Handwritten && (begins(SEAL_START) || begins(HEADER_START)) {
@@ -93,8 +96,8 @@ fn comment_fault(line: &[u8], source: Source) -> Option<Cause> {
     RecordError::of_bytes(line).map(Cause::from)
 }
 
-/// Reads one line with its end into `line` and returns its length, 0 at the end of the file. A long
-/// line must look like a record before the rest of it takes memory.
+/// Reads one line with its end into `line` and returns its length, 0 at the end of the file. Of a long line, it reads
+/// the rest into memory only if the line begins like a record or a comment.
 fn read_line(
     reader: &mut impl BufRead,
     line: &mut Vec<u8>,

@@ -23,4 +23,6 @@ pub use group_commit::{
     Addition, Flush, Flushing, Fsync, Journal, Mark, SwitchError, Tee, Waiter, WriteRefused,
 };
 pub use new_file::Draft;
-pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};
+pub use recovery::{
+    Recovery, copy_lines, holder, lock_file, numbered_names, replace, resolve, resolve_missing,
+};

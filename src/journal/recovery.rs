@@ -1,8 +1,11 @@
-//! Opens the data file, in the order that makes every failure harmless: find and lock it, scan it,
-//! load it, and only then create, adopt or cut. Until [`Recovery::finish`] nothing on disk changes.
+//! Opens the data file: finds and locks it, scans it, loads it, and only then creates it, seals it or cuts its torn
+//! tail off. So every failure is harmless: until [`Recovery::finish`] nothing on disk changes.
+//!
+//! The verdict is [`super::scan`]'s. Appending to the file is left to the [`Journal`] that recovery ends in.
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,25 +23,28 @@ use super::pace::Pace;
 use super::scan::{self, Sealed, Tail, Verdict};
 use crate::text::counted;
 
-/// What the name of a rewrite ends in while it is no more than that.
+/// The suffix of a compacted file until it replaces the data file.
 pub const COMPACTING: &str = ".tmp";
-/// The same of one that is to heal a file.
+/// The suffix of a file that repairs the data file, until it replaces it.
 pub const HEALING: &str = ".heal";
 
-/// A data file on its way to being used.
+/// A data file that is being opened.
 #[derive(Debug)]
 pub struct Recovery {
     disk: Arc<dyn Disk>,
-    /// Absolute, symbolic links resolved.
+    /// Absolute, with symbolic links resolved.
     path: PathBuf,
-    found: Found,
+    /// The file, if it exists.
+    found: Option<Found>,
 }
 
+/// A file that was scanned.
 #[derive(Debug)]
-enum Found {
-    Missing,
-    /// Open, locked and scanned.
-    File(Arc<dyn DiskFile>, Status, Verdict),
+struct Found {
+    /// Locked, unless it is only [looked at](Recovery::look_at).
+    file: Arc<dyn DiskFile>,
+    status: Status,
+    verdict: Verdict,
 }
 
 impl Recovery {
@@ -51,71 +57,77 @@ impl Recovery {
         Self::on(Arc::new(System), path)
     }
 
-    /// The same on any disk; `path` is absolute and no link.
+    /// The same on any disk; `path` is absolute and not a symbolic link.
     pub fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, Error> {
         let Some(file) = open_locked(&*disk, &path)? else {
-            let leftovers = [COMPACTING, HEALING].map(|suffix| beside(&path, suffix));
+            let leftovers = rewrites(&path);
             if let Some(leftover) = leftovers.into_iter().find(|left| disk.look(left).is_ok()) {
                 return Err(Error::LeftoverOnly { path, leftover });
             }
-            return Ok(Self { disk, path, found: Found::Missing });
+            return Ok(Self { disk, path, found: None });
         };
         let status = file.status().at(&path, "open")?;
         let mut pace = Pace::new(status.length);
-        let verdict = scan::scan(&*file, status.length, &mut |offset| {
+        let mut progress = |offset| {
             if let Some(pace) = pace.reach(offset) {
                 log::info!("checking the data file: {pace}");
             }
-        });
-        let verdict = verdict.map_err(|error| Error::of_scan(&path, Source::Handwritten, error))?;
-        Ok(Self { disk, path, found: Found::File(file, status, verdict) })
+        };
+        Self::scanned(disk, path, file, status, &mut progress)
     }
 
-    /// The same of a file that somebody else writes, to be looked at only.
+    /// The same of a file that another process may be writing, only to read it.
     pub fn look_at(path: &Path) -> Result<Self, Error> {
         let disk: Arc<dyn Disk> = Arc::new(System);
         let file = disk.open(path).at(path, "open")?;
         let status = file.status().at(path, "open")?;
-        let verdict = scan::scan(&*file, status.length, &mut |_| {});
-        let verdict = verdict.map_err(|error| Error::of_scan(path, Source::Handwritten, error))?;
-        Ok(Self { disk, path: path.to_owned(), found: Found::File(file, status, verdict) })
+        Self::scanned(disk, path.to_owned(), file, status, &mut |_| {})
     }
 
-    /// Length of the file, in bytes.
+    fn scanned(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        status: Status,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, Error> {
+        let verdict = scan::scan(&*file, status.length, progress)
+            .map_err(|error| Error::of_scan(&path, Source::Handwritten, error))?;
+        Ok(Self { disk, path, found: Some(Found { file, status, verdict }) })
+    }
+
+    /// The file's length, in bytes.
     pub fn bytes(&self) -> u64 {
-        match &self.found {
-            Found::Missing => 0,
-            Found::File(_, status, _) => status.length,
-        }
+        self.found.as_ref().map_or(0, |found| found.status.length)
     }
 
-    /// Hands every record of the good batches to `apply`, in order.
+    /// Passes every record of the good batches to `apply`, in order.
     pub fn load(&self, apply: impl FnMut(Located<'_>) -> io::Result<()>) -> Result<(), Error> {
-        let Found::File(file, status, verdict) = &self.found else { return Ok(()) };
+        let Some(Found { file, status, verdict }) = &self.found else { return Ok(()) };
         let (end, source) = match verdict {
             Verdict::Empty => return Ok(()),
             Verdict::Handwritten => (status.length, Source::Handwritten),
             Verdict::Intact(sealed) | Verdict::Torn(sealed, _) => (sealed.end, Source::Sealed),
         };
         let loaded = for_each_record(&**file, 0..end, source, apply);
-        loaded.map_err(|error| Error::of_scan(&self.path, source, error))
+        loaded.map(drop).map_err(|error| Error::of_scan(&self.path, source, error))
     }
 
-    /// Makes the file ready to be appended to: creates a missing one, seals a hand-written one, cuts
-    /// a torn tail and keeps it aside, and waits until all of it is on disk.
+    /// Prepares the file for appending: creates a missing one, seals a hand-written one, moves a torn tail to a file of
+    /// its own, and syncs all of it.
     pub fn finish(self, fsync: Fsync) -> Result<Journal, Error> {
         let Self { disk, path, found } = self;
         let segment = match found {
-            Found::Missing => create(&disk, &path)?,
-            Found::File(file, status, verdict) => {
+            None => create(&disk, &path)?,
+            Some(Found { file, status, verdict }) => {
                 remove_leftovers(&*disk, &path);
                 match verdict {
-                    Verdict::Empty => begin_anew(&disk, &path, &status)?,
-                    Verdict::Handwritten => adopt(&disk, &path, &*file, &status)?,
-                    Verdict::Intact(sealed) => go_on(&*disk, &path, file, &sealed)?,
+                    Verdict::Empty => initialize(&disk, &path, &status)?,
+                    Verdict::Handwritten => seal_handwritten(&disk, &path, &*file, &status)?,
+                    Verdict::Intact(sealed) => reopen(&*disk, &path, file, &sealed)?,
                     Verdict::Torn(sealed, tail) => {
                         cut(&*disk, &path, &*file, &sealed, &tail)?;
-                        go_on(&*disk, &path, file, &sealed)?
+                        reopen(&*disk, &path, file, &sealed)?
                     }
                 }
             }
@@ -124,8 +136,8 @@ impl Recovery {
     }
 }
 
-/// Makes sure that the good batches, all there is in the file, are on disk.
-fn go_on(
+/// Makes the good batches, which are all that the file holds, durable.
+fn reopen(
     disk: &dyn Disk,
     path: &Path,
     file: Arc<dyn DiskFile>,
@@ -134,15 +146,16 @@ fn go_on(
     if sealed.unterminated {
         file.append(b"\n").at(path, "write")?;
     }
-    // A sync of the run before may have failed, and ours would then succeed for nothing.
+    // If an fsync of the run before failed, the system may have dropped the pages: an fsync now would succeed without
+    // writing them.
     file.renew(sealed.unmarked_from()..sealed.end).at(path, "write")?;
-    // Also what a run without fsync, or one that ended between rename and fsync, left undone.
+    // A run without fsync, or one that ended between rename and fsync, left this undone.
     file.sync_all().at(path, "fsync")?;
     sync_folder(disk, path)?;
     Segment::after(sealed, file).at(path, "open")
 }
 
-/// The path with its links resolved, `None` if nothing is there.
+/// The path with its symbolic links resolved; `None` if no file exists there.
 pub fn resolve(path: &Path) -> Result<Option<PathBuf>, Error> {
     let metadata = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -161,7 +174,7 @@ pub fn resolve(path: &Path) -> Result<Option<PathBuf>, Error> {
     Err(Error::NotAFile { path: path.to_owned(), kind })
 }
 
-/// The absolute path of a file that does not exist yet, in a folder that must.
+/// The absolute path of a file that does not exist yet, in a folder that must exist.
 pub fn resolve_missing(path: &Path) -> Result<PathBuf, Error> {
     if path.is_symlink() {
         let source = io::Error::new(io::ErrorKind::NotFound, "a symbolic link to nothing");
@@ -179,7 +192,7 @@ pub fn resolve_missing(path: &Path) -> Result<PathBuf, Error> {
     Ok(folder.join(name))
 }
 
-/// Opens and locks the file at `path`, `None` if there is none.
+/// Opens and locks the file at `path`; `None` if it does not exist.
 fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>, Error> {
     loop {
         let file = match disk.open(path) {
@@ -191,14 +204,14 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>
             let holder = holder(&ours).unwrap_or_else(|| "another process".to_owned());
             return Err(Error::Held { path: path.to_owned(), holder });
         }
-        // Between open and lock the holder before us may have replaced the file.
+        // Between open and lock, the previous holder may have replaced the file.
         if disk.look(path).at(path, "open")?.identity == ours.identity {
             return Ok(Some(file));
         }
     }
 }
 
-/// Locks the file at `path` for as long as the result is kept.
+/// Locks the file at `path` until the result is dropped.
 pub fn lock_file(path: &Path) -> Result<Arc<dyn DiskFile>, Error> {
     let resolved = disk::canonical(path).at(path, "open")?;
     match open_locked(&System, &resolved)? {
@@ -207,17 +220,17 @@ pub fn lock_file(path: &Path) -> Result<Arc<dyn DiskFile>, Error> {
     }
 }
 
-/// Who holds the lock on a file, as far as the system tells.
+/// The process that holds the lock on a file, as far as the system tells.
 pub fn holder(file: &Status) -> Option<String> {
-    // The list is not read at one moment: while others come and go, one may be skipped.
+    // The list is not a snapshot: while other locks come and go, reading it may miss one.
     let process = (0..10).find_map(|_| locking_process(file.identity))?;
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     Some(format!("process {process} ({})", name.trim()))
 }
 
-/// Looks the lock up where Linux lists them.
+/// Finds the lock in Linux's list of locks.
 fn locking_process((device, inode): (u64, u64)) -> Option<String> {
-    // As the C library's `major` and `minor` take it apart.
+    // As the C library's `major` and `minor`.
     let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
     let minor = (device & 0xff) | (device >> 12 & 0xffff_ff00);
     let locked = format!("{major:02x}:{minor:02x}:{inode}");
@@ -228,10 +241,15 @@ fn locking_process((device, inode): (u64, u64)) -> Option<String> {
     })
 }
 
-/// Removes what a crash left beside the file, which is whole without it: a rewrite, unless someone
-/// holds it, and the first name of a file that was being created (`.new-ID`).
+/// The names of unfinished rewrites of the file at `path`.
+fn rewrites(path: &Path) -> [PathBuf; 2] {
+    [COMPACTING, HEALING].map(|suffix| beside(path, suffix))
+}
+
+/// Removes what a crash left beside the file: an unfinished rewrite, unless another process holds it, and the first
+/// name of a file that was being created (`.new-ID`).
 fn remove_leftovers(disk: &dyn Disk, path: &Path) {
-    let rewrites = [COMPACTING, HEALING].map(|suffix| beside(path, suffix));
+    let rewrites = rewrites(path);
     let held =
         |path: &Path| disk.open(path).is_ok_and(|file| file.try_lock().is_ok_and(|locked| !locked));
     let created = beside(path, ".new-");
@@ -256,7 +274,7 @@ fn create(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
     let draft = Draft::create(Arc::clone(disk), name.clone(), None).at(&name, "create")?;
     let segment = draft.link(path);
     if segment.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-        // Another server was faster: say who, if it still runs.
+        // Another server was faster. If it still runs, the error of locking names it.
         open_locked(&**disk, path)?;
     }
     let segment = segment.at(path, "create")?;
@@ -264,14 +282,14 @@ fn create(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
     Ok(segment)
 }
 
-/// Gives an empty file a header.
-fn begin_anew(disk: &Arc<dyn Disk>, path: &Path, old: &Status) -> Result<Segment, Error> {
+/// Replaces an empty file by a new data file.
+fn initialize(disk: &Arc<dyn Disk>, path: &Path, old: &Status) -> Result<Segment, Error> {
     let segment = replace(disk, path, old, |_| Ok(()))?;
     log::info!("{}: it was empty and became a new data file", path.display());
     Ok(segment)
 }
 
-/// Replaces the file at `path`, which is `old`, by a complete new one.
+/// Replaces the file at `path`, of status `old`, by a complete new one.
 pub fn replace(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -285,15 +303,15 @@ pub fn replace(
     replaced.at(path, "replace")
 }
 
-/// Makes the names in the folder of `path` durable.
+/// Makes the names of the files in the folder of `path` durable.
 fn sync_folder(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
     let folder = disk::folder(path);
     disk.sync_folder(folder).at(folder, "fsync the folder")
 }
 
-/// Rewrites a hand-written file with a header before its lines and seals between them; the lines
-/// themselves, comments too, stay as they are.
-fn adopt(
+/// Rewrites a hand-written file with a header before its lines and seals between them. The lines, comments too, stay as
+/// they are.
+fn seal_handwritten(
     disk: &Arc<dyn Disk>,
     path: &Path,
     old: &dyn DiskFile,
@@ -306,8 +324,8 @@ fn adopt(
     Ok(segment)
 }
 
-/// Copies the lines of `source` that `wanted` wants, each with a line end. They begin in database 0; which one they
-/// select is told by the draft's own lines. A comment that tells the time of a seal goes with the seal.
+/// Copies the lines of `source` that `wanted` accepts, each with a line end. They begin in database 0, and `draft` writes
+/// `SELECT` records of its own in place of theirs. The time comment before a seal is dropped with the seal.
 pub fn copy_lines(
     source: impl io::Read,
     draft: &mut Draft,
@@ -352,7 +370,7 @@ pub fn copy_lines(
     }
 }
 
-/// Cuts a torn tail off, after a copy of it is safe.
+/// Cuts a torn tail off, once a copy of it is durable.
 fn cut(
     disk: &dyn Disk,
     path: &Path,
@@ -378,20 +396,15 @@ fn cut(
     Ok(())
 }
 
-/// Copies the bytes of `range` to a file beside `path`, durably, and returns its path. A crash may
-/// have been here before: a copy that is there already is not made again.
+/// Copies the bytes of `range` durably to a file beside `path` and returns its path. A copy that an earlier start made
+/// before a crash is used again.
 fn keep_aside(
     disk: &dyn Disk,
     path: &Path,
     file: &dyn DiskFile,
-    range: std::ops::Range<u64>,
+    range: Range<u64>,
 ) -> Result<PathBuf, Error> {
-    for number in 1.. {
-        let suffix = match number {
-            1 => format!(".torn-{}", range.start),
-            _ => format!(".torn-{}-{number}", range.start),
-        };
-        let aside = beside(path, &suffix);
+    for aside in numbered_names(path, &format!(".torn-{}", range.start)) {
         let copy = match disk.create(&aside) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if !is_copy(disk, &aside, file, range.clone()).at(&aside, "read")? {
@@ -410,15 +423,23 @@ fn keep_aside(
         sync_folder(disk, path)?;
         return Ok(aside);
     }
-    unreachable!("numbers do not end")
+    unreachable!("the names do not end")
 }
 
-/// Whether the file called `copy` holds just the bytes of `range`, and will after a power cut.
+/// The names `path` and `suffix`, then the same with -2, -3 and so on.
+pub fn numbered_names(path: &Path, suffix: &str) -> impl Iterator<Item = PathBuf> {
+    (1..).map(move |number| match number {
+        1 => beside(path, suffix),
+        _ => beside(path, &format!("{suffix}-{number}")),
+    })
+}
+
+/// Whether the file called `copy` holds exactly the bytes of `range`; makes it durable if so.
 fn is_copy(
     disk: &dyn Disk,
     copy: &Path,
     file: &dyn DiskFile,
-    range: std::ops::Range<u64>,
+    range: Range<u64>,
 ) -> io::Result<bool> {
     let copy = disk.open(copy)?;
     let length = range.end - range.start;
@@ -428,12 +449,12 @@ fn is_copy(
     let (mut ours, mut theirs) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
     let mut offset = 0;
     while offset < length {
-        let most = READ_BYTES.min(usize::try_from(length - offset).unwrap_or(READ_BYTES));
-        let count = file.read_at(&mut ours[..most], range.start + offset)?;
-        if count == 0 || copy.read_at(&mut theirs[..count], offset)? != count {
-            return Ok(false);
-        }
-        if ours[..count] != theirs[..count] {
+        let wanted = READ_BYTES.min(usize::try_from(length - offset).unwrap_or(READ_BYTES));
+        let count = file.read_at(&mut ours[..wanted], range.start + offset)?;
+        if count == 0
+            || copy.read_at(&mut theirs[..count], offset)? != count
+            || ours[..count] != theirs[..count]
+        {
             return Ok(false);
         }
         offset += count as u64;
@@ -443,7 +464,7 @@ fn is_copy(
     Ok(true)
 }
 
-/// Writes to the end of a file.
+/// Appends to a file, for [`io::copy`].
 struct Appender<'a>(&'a dyn DiskFile);
 
 impl io::Write for Appender<'_> {

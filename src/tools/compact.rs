@@ -1,4 +1,5 @@
-//! `coffre compact`: one record per key, sorted.
+//! `coffre compact`: rewrites a data file with one record per key, sorted. The records are [`super`]'s to write,
+//! and the file [`crate::journal`]'s to replace.
 
 use std::io::Write;
 use std::path::Path;

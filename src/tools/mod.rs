@@ -1,8 +1,8 @@
-//! What `coffre` does with data files while no server runs: `check`, `repair`, `seal`, `compact`.
+//! The tools for data files: `check`, `repair`, `seal`, `compact`.
 //!
-//! A report goes to standard output, a bar to a terminal once a file takes more than a second. Nothing is
-//! written but what was asked for: `seal` and `compact` replace the file whole or not at all, as the
-//! server's own compaction does, and `--output` never overwrites.
+//! A tool reports on standard output and shows a progress bar on a terminal once it has run for a second. It writes
+//! only what was asked for: `seal` and `compact` replace the file whole or not at all, as the server's own compaction
+//! does, and `--output` never overwrites.
 
 mod check;
 mod compact;
@@ -24,6 +24,7 @@ use crate::engine::local::entry::Entry;
 use crate::engine::local::store::Store;
 use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile, beside};
 use crate::journal::format::FileId;
+use crate::journal::scan::{ScanError, Verdict, scan};
 use crate::journal::snapshot::{piece, write_piece};
 use crate::journal::{Context, Draft, Error, resolve, resolve_missing};
 use crate::text::visible;
@@ -71,10 +72,10 @@ pub enum Tool {
     },
 }
 
-/// Why a tool did not do its work. Files are as they were.
+/// Why a tool failed. The data file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    /// The data file, or the new one.
+    /// An error of the data file or of the new file.
     #[error(transparent)]
     File(#[from] Error),
     /// `--until` names a line that is not among the good ones.
@@ -82,12 +83,12 @@ pub enum ToolError {
     NoSuchLine {
         /// The data file.
         path: PathBuf,
-        /// As asked.
+        /// The line of `--until`.
         line: u64,
-        /// The last good one.
+        /// The last good line.
         last: u64,
     },
-    /// Nothing in the file vouches for anything.
+    /// No seal in the file proves anything.
     #[error(
         "{}: {reason}, so nothing in it can be proved. Restore a backup; or read it with `less {0}` and \
          accept its lines as they are with `coffre seal {0}`",
@@ -96,10 +97,10 @@ pub enum ToolError {
     Unprovable {
         /// The data file.
         path: PathBuf,
-        /// What is missing.
+        /// What is wrong.
         reason: String,
     },
-    /// There is no byte in the file.
+    /// The file is empty.
     #[error("{}: it is empty: there is nothing to repair, and a start makes it a new data file", path.display())]
     Nothing {
         /// The data file.
@@ -124,7 +125,7 @@ impl ToolError {
 /// The exit code of `check` on a torn file.
 const TORN: u8 = 6;
 
-/// Does what was asked for; returns the program's exit code.
+/// Runs a tool; returns the program's exit code.
 pub fn run(tool: &Tool) -> Result<u8, ToolError> {
     let mut report = io::stdout().lock();
     match tool {
@@ -140,12 +141,15 @@ pub fn run(tool: &Tool) -> Result<u8, ToolError> {
     }
 }
 
+/// The result of a scan.
+type Scanned = Result<Verdict, ScanError>;
+
 /// A data file that is only read.
 struct Input {
-    /// As given.
+    /// As given on the command line.
     path: PathBuf,
     file: SystemFile,
-    /// As it was when it was opened: a server may go on writing.
+    /// When the file was opened: a server may be writing it.
     status: Status,
 }
 
@@ -159,7 +163,13 @@ impl Input {
         Ok(Self { path: path.to_owned(), file, status })
     }
 
-    /// Whether it is still what stands at its path.
+    /// Scans the file, with a progress bar.
+    fn scan(&self) -> Scanned {
+        let mut progress = Progress::new("checking", self.length());
+        scan(&self.file, self.length(), &mut |offset| progress.reach(offset))
+    }
+
+    /// Whether the file still has its path, and was not replaced.
     fn is_in_place(&self) -> Result<bool, Error> {
         match resolve(&self.path)? {
             Some(resolved) => {
@@ -170,7 +180,7 @@ impl Input {
         }
     }
 
-    /// Whether it is longer or shorter than when it was opened.
+    /// Whether the length of the file has changed since it was opened.
     fn has_changed(&self) -> Result<bool, Error> {
         Ok(self.file.status().at(&self.path, "open")?.length != self.status.length)
     }
@@ -179,8 +189,8 @@ impl Input {
         self.status.length
     }
 
-    /// Its lines in `range`, at most `most` of them and each shortened, as a report shows them.
-    fn show(&self, range: Range<u64>, most: usize, out: &mut dyn Write) -> io::Result<()> {
+    /// Shows the lines in `range`: at most `lines_max` of them, each shortened.
+    fn show(&self, range: Range<u64>, lines_max: usize, out: &mut dyn Write) -> io::Result<()> {
         const LINE_BYTES_MAX: usize = 160;
         let mut reader = BufReader::new(disk::read(&self.file, range));
         for shown in 0.. {
@@ -194,7 +204,7 @@ impl Input {
                 reader.skip_until(b'\n')?;
                 line.extend_from_slice(b"...");
             }
-            if shown == most {
+            if shown == lines_max {
                 writeln!(out, "    ...")?;
                 break;
             }
@@ -205,7 +215,7 @@ impl Input {
     }
 }
 
-/// A new data file for `--output`, which gets its name only once it is whole.
+/// A new data file for `--output`, which gets its name once it is whole.
 struct Output {
     path: PathBuf,
     draft: Draft,
@@ -222,7 +232,7 @@ impl Output {
         Ok(Self { path, draft })
     }
 
-    /// Writes it and gives it its name.
+    /// Writes the file and gives it its name.
     fn write(mut self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<(), Error> {
         write(&mut self.draft).at(&self.path, "write")?;
         self.draft.link(&self.path).at(&self.path, "create")?;
@@ -269,7 +279,7 @@ fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut Draft) -> io::Res
     }
 }
 
-/// A bar on the terminal, once it has taken more than a second.
+/// A progress bar, which appears after a second.
 struct Progress {
     action: &'static str,
     total: u64,

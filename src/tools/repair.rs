@@ -1,116 +1,68 @@
-//! `coffre repair`: of a damaged file, what its seals still prove.
+//! `coffre repair`: keeps what the seals of a damaged file still prove, in a new file.
 //!
-//! A batch whose seal is good is proved, wherever it stands: its number says where it belongs. The rest
-//! is dropped: nobody can say what it was. Its bytes are kept beside the new file for a person to read.
+//! A batch with a good seal is proved wherever it is in the file, and its number says where it belongs. All else is
+//! dropped, as no one can tell what it was; its bytes go to a file beside the new one, for a person to read. In a
+//! hand-written file each line is judged by itself.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Input, Output, Progress, ToolError};
-use crate::journal::format::{HEADER_START, SEAL_START};
+use crate::journal::format::is_structure;
 use crate::journal::lines::Lines;
 use crate::journal::load::{Source, for_each_record};
-use crate::journal::scan::{Batches, Beginning, ScanError, Verdict, scan};
-use crate::journal::{Context, Draft, Error, copy_lines, disk};
+use crate::journal::scan::{Batches, Beginning, ScanError, Verdict};
+use crate::journal::{Context, Error, copy_lines, disk};
 use crate::text::{counted, numbered};
 
-/// Proved batches that follow each other in the file and in their numbers.
+/// Consecutive lines that are kept: proved batches with consecutive numbers, or good lines of a hand-written file.
 #[derive(Debug)]
 struct Run {
+    /// Numbers of the batches; empty for a hand-written file.
     numbers: Range<u64>,
     records: u64,
     bytes: Range<u64>,
 }
 
-/// Lines that are dropped, and why.
+/// Consecutive lines that are dropped.
 #[derive(Debug)]
 struct Dropped {
+    /// The numbers of the first and the last.
     lines: (u64, u64),
     bytes: Range<u64>,
     records: u64,
     reason: String,
 }
 
+/// What is kept of a file, and what is dropped.
+#[derive(Debug, Default)]
+struct Split {
+    kept: Vec<Run>,
+    dropped: Vec<Dropped>,
+    /// The file ends before its base does.
+    has_no_base_end: bool,
+}
+
 /// Writes what can be proved of the file at `path` to `output`, and lists the rest.
 pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), ToolError> {
     let input = Input::open(path)?;
     let output = Output::create(output)?;
-    let mut is_cut = false;
-    // What a crash or nothing did to it is no damage: what is whole then is all there was.
-    let verdict = scan(&input.file, input.length(), &mut |_| {});
-    let (runs, dropped) = match Batches::begin(disk::read(&input.file, 0..input.length())) {
-        Ok(Beginning::Sealed(mut batches)) => {
-            let sorted = sort_out(&input, &mut batches)?;
-            is_cut = batches.has_no_base_end();
-            sorted
-        }
-        Ok(Beginning::Handwritten) => handwritten(&input)?,
-        Ok(Beginning::Empty) => {
-            return Err(ToolError::Nothing { path: path.to_owned() });
-        }
-        Err(error) if !error.is_of_known_format() => {
-            return Err(Error::of_scan(path, Source::Handwritten, error).into());
-        }
-        Err(ScanError::Refused(refusal)) => {
-            let reason = refusal.to_string();
-            return Err(ToolError::Unprovable { path: path.to_owned(), reason });
-        }
-        Err(ScanError::Io(error)) => return Err(error).at(path, "read")?,
-    };
-
-    let records: u64 = runs.iter().map(|run| run.records).sum();
-    if records == 0
-        && verdict.is_err()
-        && let Some(first) = dropped.iter().find(|part| part.records > 0).or(dropped.first())
-    {
-        let lines = numbered(first.lines.0, first.lines.1, "line");
-        let (lost, why) = (counted(first.records, "record"), &first.reason);
-        let reason = format!("of its records none is whole: {lines}, {lost}: {why}");
-        return Err(ToolError::Unprovable { path: path.to_owned(), reason });
+    let scanned = input.scan();
+    let split = split(&input)?;
+    // If the scan finds no damage, there may be no records at all.
+    if scanned.is_err() {
+        split.check_not_empty(path)?;
     }
     let new = output.path.clone();
-    let aside = disk::beside(&new, ".dropped");
-    if !dropped.is_empty() {
-        keep(&input, &dropped, &aside).at(&aside, "keep what is dropped")?;
-    }
-    let mut progress = Progress::new("writing", input.length());
-    let written = output.write(|draft| {
-        let mut written = 0;
-        runs.iter().try_for_each(|run| {
-            copy_run(&input, run, draft)?;
-            written += run.bytes.end - run.bytes.start;
-            progress.reach(written);
-            Ok(())
-        })
-    });
-    if written.is_err() && !dropped.is_empty() {
-        let _ = std::fs::remove_file(&aside);
-    }
-    written?;
-    drop(progress);
-    let batches: u64 = runs.iter().map(|run| run.numbers.end - run.numbers.start).sum();
-    if let Ok(Verdict::Intact(_) | Verdict::Handwritten) = verdict {
+    let aside = split.write(&input, output)?;
+    if let Ok(Verdict::Intact(_) | Verdict::Handwritten) = scanned {
         writeln!(report, "{}: whole: there is nothing to repair", path.display())?;
     }
-    let (new, records) = (new.display(), counted(records, "record"));
-    match runs.iter().any(|run| run.numbers.start > 0) {
-        true => writeln!(report, "{new}: {} kept, with {records}", counted(batches, "batch"))?,
-        false => writeln!(report, "{new}: {records} kept")?,
-    }
-    for pair in runs.windows(2).filter(|pair| pair[0].numbers.end < pair[1].numbers.start) {
-        let (first, last) = (pair[0].numbers.end, pair[1].numbers.start - 1);
-        let batches = numbered(first, last, "batch");
-        let verb = if first == last { "is" } else { "are" };
-        writeln!(report, "missing: {batches} {verb} nowhere whole")?;
-    }
-    if is_cut {
-        writeln!(report, "missing: the end of the base, and whatever followed it")?;
-    }
-    list(&input, &dropped, report)?;
-    if !dropped.is_empty() {
+    split.report(&input, &new, report)?;
+    if let Some(aside) = aside {
         writeln!(
             report,
             "The bytes of what was dropped are in {}: read them, and type again what you trust.",
@@ -120,108 +72,170 @@ pub fn repair(path: &Path, output: &Path, report: &mut dyn Write) -> Result<(), 
     Ok(())
 }
 
-/// Which batches are proved, in the order of their numbers, and which lines are not.
-fn sort_out<R: io::Read>(
-    input: &Input,
-    batches: &mut Batches<R>,
-) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
-    let (mut runs, mut dropped) = (Vec::<Run>::new(), Vec::new());
+/// Sorts the lines of a file into those that are kept and those that are dropped.
+fn split(input: &Input) -> Result<Split, ToolError> {
+    let path = || input.path.clone();
+    match Batches::begin(disk::read(&input.file, 0..input.length())) {
+        Ok(Beginning::Sealed(batches)) => split_sealed(input, batches),
+        Ok(Beginning::Handwritten) => split_handwritten(input),
+        Ok(Beginning::Empty) => Err(ToolError::Nothing { path: path() }),
+        Err(error) if error.is_damage() => {
+            Err(ToolError::Unprovable { path: path(), reason: error.to_string() })
+        }
+        Err(error) => Err(Error::of_scan(&input.path, Source::Handwritten, error).into()),
+    }
+}
+
+fn split_sealed<R: io::Read>(input: &Input, mut batches: Batches<R>) -> Result<Split, ToolError> {
+    let mut split = Split::default();
     let mut progress = Progress::new("checking", input.length());
     while let Some(batch) = batches.read().at(&input.path, "read")? {
         progress.reach(batch.end);
         let bytes = batch.offset..batch.end;
-        let reason = match batch.good_seal() {
-            Some(seal) if runs.iter().any(|run| run.numbers.contains(&seal.number)) => {
-                format!("batch {} is repeated", seal.number)
+        let reason = match batch.good_seal().map(|seal| seal.number) {
+            Some(number) if split.kept.iter().any(|run| run.numbers.contains(&number)) => {
+                format!("batch {number} is repeated")
             }
-            Some(seal) => {
-                let number = seal.number;
-                match runs.last_mut() {
-                    Some(run) if run.numbers.end == number && run.bytes.end == bytes.start => {
-                        (run.numbers.end, run.bytes.end) = (number + 1, bytes.end);
-                        run.records += batch.records;
-                    }
-                    _ => {
-                        let (numbers, records) = (number..number + 1, batch.records);
-                        runs.push(Run { numbers, records, bytes });
-                    }
-                }
+            Some(number) => {
+                split.keep(number..number + 1, bytes, batch.records);
                 continue;
             }
-            None => match batch.mismatch(batch.seal.map_or(0, |seal| seal.number)) {
-                Some(mismatch) => mismatch.to_string(),
-                None => "no seal follows".to_owned(),
-            },
+            None => {
+                let number = batch.seal.map_or(0, |seal| seal.number);
+                batch.mismatch(number).unwrap_or_else(|| "no seal follows".to_owned())
+            }
         };
         let lines = (batch.line, batch.last_line);
-        dropped.push(Dropped { lines, bytes, records: batch.records, reason });
+        split.dropped.push(Dropped { lines, bytes, records: batch.records, reason });
     }
-    runs.sort_by_key(|run| run.numbers.start);
-    Ok((runs, dropped))
+    split.kept.sort_by_key(|run| run.numbers.start);
+    split.has_no_base_end = batches.has_no_base_end();
+    Ok(split)
 }
 
-/// A hand-written file: each line speaks for itself.
-fn handwritten(input: &Input) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
-    let (mut runs, mut dropped) = (Vec::<Run>::new(), Vec::new());
+fn split_handwritten(input: &Input) -> Result<Split, ToolError> {
+    let mut split = Split::default();
     let mut lines = Lines::new(disk::read(&input.file, 0..input.length()));
     while let Some(line) = lines.next(|_| {}).at(&input.path, "read")? {
         let bytes = line.offset..line.offset + line.length;
-        let number = line.number;
         let records = u64::from(line.is_record());
         match for_each_record(&input.file, bytes.clone(), Source::Handwritten, |_| Ok(())) {
-            Ok(()) => match runs.last_mut() {
-                Some(run) if run.bytes.end == bytes.start => {
-                    run.bytes.end = bytes.end;
-                    run.records += records;
-                }
-                _ => runs.push(Run { numbers: 0..0, records, bytes }),
-            },
+            Ok(_) => split.keep(0..0, bytes, records),
             Err(ScanError::Refused(mut refusal)) => {
                 let reason = refusal.cause.to_string();
-                refusal.line = number;
+                refusal.line = line.number;
                 let error = ScanError::Refused(refusal);
-                if !error.is_of_known_format() {
+                if !error.is_damage() {
                     return Err(Error::of_scan(&input.path, Source::Handwritten, error).into());
                 }
-                dropped.push(Dropped { lines: (number, number), bytes, records, reason });
+                let lines = (line.number, line.number);
+                split.dropped.push(Dropped { lines, bytes, records, reason });
             }
             Err(ScanError::Io(error)) => return Err(error).at(&input.path, "read")?,
         }
     }
-    Ok((runs, dropped))
+    Ok(split)
 }
 
-/// Copies the lines of a run, without their seals: they are sealed anew.
-fn copy_run(input: &Input, run: &Run, draft: &mut Draft) -> io::Result<()> {
-    let is_structure = |line: &[u8]| {
-        line.starts_with(SEAL_START.as_bytes()) || line.starts_with(HEADER_START.as_bytes())
-    };
-    copy_lines(disk::read(&input.file, run.bytes.clone()), draft, |line| !is_structure(line))
-}
-
-/// Copies the bytes that are dropped to a file of their own.
-fn keep(input: &Input, dropped: &[Dropped], aside: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
-    for part in dropped {
-        io::copy(&mut disk::read(&input.file, part.bytes.clone()), &mut file)?;
+impl Split {
+    /// Keeps lines, which join the last run if they continue it.
+    fn keep(&mut self, numbers: Range<u64>, bytes: Range<u64>, records: u64) {
+        match self.kept.last_mut() {
+            Some(run) if run.numbers.end == numbers.start && run.bytes.end == bytes.start => {
+                (run.numbers.end, run.bytes.end) = (numbers.end, bytes.end);
+                run.records += records;
+            }
+            _ => self.kept.push(Run { numbers, records, bytes }),
+        }
     }
-    file.sync_all()
+
+    fn records(&self) -> u64 {
+        self.kept.iter().map(|run| run.records).sum()
+    }
+
+    /// Refuses a file of which no record would be kept.
+    fn check_not_empty(&self, path: &Path) -> Result<(), ToolError> {
+        let with_records = self.dropped.iter().find(|part| part.records > 0);
+        let Some(first) = with_records.or(self.dropped.first()) else { return Ok(()) };
+        if self.records() > 0 {
+            return Ok(());
+        }
+        let lines = numbered(first.lines.0, first.lines.1, "line");
+        let (lost, why) = (counted(first.records, "record"), &first.reason);
+        let reason = format!("of its records none is whole: {lines}, {lost}: {why}");
+        Err(ToolError::Unprovable { path: path.to_owned(), reason })
+    }
+
+    /// Writes what is kept to `output`, and what is dropped, if anything is, to a file beside it, whose path it returns.
+    fn write(&self, input: &Input, output: Output) -> Result<Option<PathBuf>, ToolError> {
+        let aside = match self.dropped.is_empty() {
+            true => None,
+            false => Some(disk::beside(&output.path, ".dropped")),
+        };
+        if let Some(aside) = &aside {
+            self.write_dropped(input, aside).at(aside, "keep what is dropped")?;
+        }
+        let mut progress = Progress::new("writing", input.length());
+        let mut copied = 0;
+        let written = output.write(|draft| {
+            for run in &self.kept {
+                // The new file has seals of its own.
+                let lines = disk::read(&input.file, run.bytes.clone());
+                copy_lines(lines, draft, |line| !is_structure(line))?;
+                copied += run.bytes.end - run.bytes.start;
+                progress.reach(copied);
+            }
+            Ok(())
+        });
+        if let (Err(_), Some(aside)) = (&written, &aside) {
+            let _ = fs::remove_file(aside);
+        }
+        written?;
+        Ok(aside)
+    }
+
+    fn write_dropped(&self, input: &Input, aside: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
+        for part in &self.dropped {
+            io::copy(&mut disk::read(&input.file, part.bytes.clone()), &mut file)?;
+        }
+        file.sync_all()
+    }
+
+    /// Reports what was kept in `new`, what is missing, and what was dropped.
+    fn report(&self, input: &Input, new: &Path, report: &mut dyn Write) -> io::Result<()> {
+        let (new, records) = (new.display(), counted(self.records(), "record"));
+        match self.kept.iter().map(|run| run.numbers.end - run.numbers.start).sum() {
+            0 => writeln!(report, "{new}: {records} kept")?,
+            batches => {
+                writeln!(report, "{new}: {} kept, with {records}", counted(batches, "batch"))?
+            }
+        }
+        for pair in self.kept.windows(2).filter(|pair| pair[0].numbers.end < pair[1].numbers.start)
+        {
+            let (first, last) = (pair[0].numbers.end, pair[1].numbers.start - 1);
+            let verb = if first == last { "is" } else { "are" };
+            writeln!(report, "missing: {} {verb} nowhere whole", numbered(first, last, "batch"))?;
+        }
+        if self.has_no_base_end {
+            writeln!(report, "missing: the end of the base, and whatever followed it")?;
+        }
+        self.dropped.iter().try_for_each(|part| part.report(input, report))
+    }
 }
 
-/// Lists what is dropped.
-fn list(input: &Input, dropped: &[Dropped], report: &mut dyn Write) -> io::Result<()> {
-    const LINES_MAX: usize = 10;
-    for part in dropped {
-        let Dropped { lines: (first, last), bytes, records, reason } = part;
-        let (offset, length) = (bytes.start, bytes.end - bytes.start);
+impl Dropped {
+    fn report(&self, input: &Input, report: &mut dyn Write) -> io::Result<()> {
+        const LINES_MAX: usize = 10;
+        let Self { lines: (first, last), bytes, records, reason } = self;
         writeln!(
             report,
-            "dropped: {}, offset {offset}, {}, {}: {reason}",
+            "dropped: {}, offset {}, {}, {}: {reason}",
             numbered(*first, *last, "line"),
-            counted(length, "byte"),
+            bytes.start,
+            counted(bytes.end - bytes.start, "byte"),
             counted(*records, "record")
         )?;
-        input.show(bytes.clone(), LINES_MAX, report)?;
+        input.show(bytes.clone(), LINES_MAX, report)
     }
-    Ok(())
 }

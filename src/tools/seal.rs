@@ -1,4 +1,4 @@
-//! `coffre seal`: takes a file as a person edited it and vouches for it anew.
+//! `coffre seal`: accepts a file as a person edited it. Shows which lines no seal proves, and seals all of them anew.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 
 use super::{Input, Output, Progress, ToolError, system};
 use crate::journal::disk::{Disk, DiskFile, System};
-use crate::journal::format::{HEADER_START, Header, SEAL_START};
+use crate::journal::format::is_structure;
 use crate::journal::load::{Located, Source, for_each_record};
-use crate::journal::scan::{Batch, Batches, Beginning, ScanError, Verdict, scan};
-use crate::journal::{Context, Draft, Error, Record, copy_lines, disk, lock_file, replace};
+use crate::journal::scan::{Batch, Batches, Beginning, Verdict};
+use crate::journal::{
+    Context, Draft, Error, Record, copy_lines, disk, lock_file, numbered_names, replace,
+};
 use crate::text::{Words, counted, numbered, quote, split};
 
 /// Seals the lines of the file at `path` as they are, in its place or in `output`.
 pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Result<(), ToolError> {
-    // Held until the end: no server may begin meanwhile, or have done something since.
+    // The lock is held until the end, so that no server changes the file meanwhile.
     let locked = match output {
         Some(_) => None,
         None => Some(lock_file(path)?),
@@ -22,12 +24,12 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
     let input = Input::open(path)?;
     let shown = path.display();
     let length = input.length();
-    match scan(&input.file, length, &mut |_| {}) {
+    match input.scan() {
         Ok(Verdict::Intact(_)) => {
             writeln!(report, "{shown}: whole: there is nothing to accept")?;
             return Ok(());
         }
-        Err(error) if !error.is_of_known_format() => {
+        Err(error) if !error.is_damage() => {
             return Err(Error::of_scan(path, Source::Handwritten, error).into());
         }
         _ => {}
@@ -45,7 +47,7 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
 
     let write = |draft: &mut Draft| {
         let source = disk::read(&input.file, 0..length);
-        copy_lines(source, draft, |line| !is_seal_or_header(line))
+        copy_lines(source, draft, |line| !is_structure(line))
     };
     let sealed = match (output, locked) {
         (Some(output), _) => {
@@ -59,7 +61,7 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
             let target = disk::canonical(path).at(path, "resolve")?;
             let before = keep(&*file, &target)?;
             if let Err(error) = replace(&system(), &target, &input.status, write) {
-                // It keeps its own name, and needs no other.
+                // The file still has its own name and needs no second one.
                 if input.is_in_place().is_ok_and(|in_place| in_place) {
                     let _ = System.remove(&before);
                 }
@@ -73,16 +75,11 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
     Ok(())
 }
 
-/// Gives the file at `path` a second name, where nothing is, which it keeps when another takes its place.
+/// Gives the file at `path` a second name, which it keeps when another file replaces it.
 fn keep(file: &dyn DiskFile, path: &Path) -> Result<PathBuf, Error> {
-    // An editor may not have done so.
+    // The editor may not have synced it.
     file.sync_all().at(path, "fsync")?;
-    for number in 1.. {
-        let suffix = match number {
-            1 => ".before-seal".to_owned(),
-            _ => format!(".before-seal-{number}"),
-        };
-        let before = disk::beside(path, &suffix);
+    for before in numbered_names(path, ".before-seal") {
         match System.link(path, &before) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             linked => {
@@ -93,21 +90,16 @@ fn keep(file: &dyn DiskFile, path: &Path) -> Result<PathBuf, Error> {
             }
         }
     }
-    unreachable!("numbers do not end")
+    unreachable!("the names do not end")
 }
 
-fn is_seal_or_header(line: &[u8]) -> bool {
-    let begins = |start: &str| line.starts_with(start.as_bytes());
-    begins(SEAL_START) || begins(HEADER_START) || Header::is_almost(line)
-}
-
-/// Lines of a batch are shown as they are up to so many.
+/// A batch of at most so many lines is shown in full.
 const LINES_MAX: usize = 20;
 
-/// The file is read once more for each changed batch of more lines, but no more often than that.
+/// The changes in at most so many longer batches are looked into, as each takes another pass over the file.
 const LONG_BATCHES_MAX: usize = 8;
 
-/// Says where the lines of a changed batch are that is too long to be shown.
+/// Reports where the lines of a changed batch are that is too long to be shown.
 fn show_range(input: &Input, batch: &Batch, report: &mut dyn Write) -> io::Result<()> {
     let (first, last) = (batch.line, batch.last_line - 1);
     let shown = input.path.display();
@@ -118,13 +110,9 @@ fn show_range(input: &Input, batch: &Batch, report: &mut dyn Write) -> io::Resul
     )
 }
 
-/// The same of what its lines say: some cannot matter any more, and some do not read as coffre writes them. Reads
-/// the file from there to its end.
-fn show_what_can_be_told(
-    input: &Input,
-    batch: &Batch,
-    report: &mut dyn Write,
-) -> Result<(), ToolError> {
+/// Reports what can be told of the edits in a long batch: which of its records later ones supersede, and which are not
+/// written as coffre writes them. Reads the file from the batch to the end.
+fn show_clues(input: &Input, batch: &Batch, report: &mut dyn Write) -> Result<(), ToolError> {
     let (mut effective, mut total) = (Effective::default(), 0_u64);
     let mut odd = Vec::new();
     let read =
@@ -132,7 +120,7 @@ fn show_what_can_be_told(
             let is_in_batch = found.bytes.start < batch.body_end;
             total += u64::from(is_in_batch);
             effective.take(&found, is_in_batch.then_some(batch.line + found.line - 1));
-            if is_in_batch && odd.len() <= LINES_MAX && !reads_as_written(input, &found)? {
+            if is_in_batch && odd.len() <= LINES_MAX && !is_canonical(input, &found)? {
                 odd.push(found.bytes.clone());
             }
             Ok(())
@@ -164,8 +152,8 @@ fn show_what_can_be_told(
     Ok(())
 }
 
-/// Whether the line of a record is what coffre would write for its words.
-fn reads_as_written(input: &Input, found: &Located<'_>) -> io::Result<bool> {
+/// Whether the line of a record is as coffre would write it.
+fn is_canonical(input: &Input, found: &Located<'_>) -> io::Result<bool> {
     let mut line = Vec::new();
     disk::read(&input.file, found.bytes.clone()).read_to_end(&mut line)?;
     let line = line.strip_suffix(b"\n").unwrap_or(&line);
@@ -181,17 +169,17 @@ fn reads_as_written(input: &Input, found: &Located<'_>) -> io::Result<bool> {
     Ok(written == line)
 }
 
-/// Which records of a batch no later record of the file supersedes, by their lines.
+/// The lines of those records of a batch that no later record of the file supersedes.
 #[derive(Default)]
 struct Effective {
     /// By database and key.
     of_keys: HashMap<usize, HashMap<Vec<u8>, Vec<u64>>>,
-    /// Those that do not concern just one key.
+    /// Of records that do not concern exactly one key.
     others: Vec<u64>,
 }
 
 impl Effective {
-    /// Takes the next record of the file; it is of the batch if it has a `line`.
+    /// Adds the next record of the file. `line` is its line if it belongs to the batch.
     fn take(&mut self, found: &Located<'_>, line: Option<u64>) {
         let keys = self.of_keys.entry(found.database).or_default();
         match &found.record {
@@ -231,7 +219,7 @@ impl Effective {
         }
     }
 
-    /// Their lines, in order.
+    /// The lines, in ascending order.
     fn lines(self) -> Vec<u64> {
         let of_keys = self.of_keys.into_values().flat_map(HashMap::into_values).flatten();
         let mut lines: Vec<_> = of_keys.chain(self.others).collect();
@@ -240,7 +228,7 @@ impl Effective {
     }
 }
 
-/// Says which lines no seal vouches for, and shows them.
+/// Reports which lines no seal proves, and shows them.
 fn show_changes(input: &Input, report: &mut dyn Write) -> Result<(), ToolError> {
     let shown = input.path.display();
     let mut batches = match Batches::begin(disk::read(&input.file, 0..input.length())) {
@@ -249,41 +237,36 @@ fn show_changes(input: &Input, report: &mut dyn Write) -> Result<(), ToolError> 
             writeln!(report, "{shown}: it has no header: all of it is taken as it is")?;
             return Ok(());
         }
-        Err(ScanError::Refused(refusal)) => {
-            writeln!(report, "{shown}: {refusal}: all of it is taken as it is")?;
+        Err(error) if error.is_damage() => {
+            writeln!(report, "{shown}: {error}: all of it is taken as it is")?;
             return Ok(());
         }
-        Err(ScanError::Io(error)) => return Err(error).at(&input.path, "read")?,
+        Err(error) => return Err(Error::of_scan(&input.path, Source::Handwritten, error).into()),
     };
-    let (mut expected, mut long) = (1, 0);
+    let (mut expected, mut long_batches) = (1, 0);
     while let Some(batch) = batches.read().at(&input.path, "read")? {
         if let Some(seal) = batch.good_seal() {
             if seal.number != expected {
-                let line = batch.line;
-                writeln!(
-                    report,
-                    "line {line}: batch {} follows batch {}",
-                    seal.number,
-                    expected - 1
-                )?;
+                let (line, before) = (batch.line, expected - 1);
+                writeln!(report, "line {line}: batch {} follows batch {before}", seal.number)?;
             }
             expected = seal.number + 1;
             continue;
         }
         match batch.mismatch(expected) {
-            Some(mismatch) => {
-                writeln!(report, "changed: {mismatch}")?;
-                expected = mismatch.number() + 1;
-                if batch.last_line - batch.line > LINES_MAX as u64 {
-                    long += 1;
-                    show_range(input, &batch, report)?;
-                    if long <= LONG_BATCHES_MAX {
-                        show_what_can_be_told(input, &batch, report)?;
-                    }
-                    continue;
-                }
-            }
+            Some(mismatch) => writeln!(report, "changed: {mismatch}")?,
             None => writeln!(report, "new: {}", numbered(batch.line, batch.last_line, "line"))?,
+        }
+        if let Some(seal) = batch.seal {
+            expected = seal.number + 1;
+            if batch.last_line - batch.line > LINES_MAX as u64 {
+                show_range(input, &batch, report)?;
+                if long_batches < LONG_BATCHES_MAX {
+                    show_clues(input, &batch, report)?;
+                }
+                long_batches += 1;
+                continue;
+            }
         }
         input.show(batch.offset..batch.body_end, LINES_MAX, report)?;
     }
