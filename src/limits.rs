@@ -19,10 +19,10 @@ pub const HEADER_BYTES_MAX: usize = 32;
 pub const REQUEST_BYTES_MAX: usize = 1 << 30;
 
 /// Most arguments of a request before `AUTH`, where a password is asked for (Redis's bound).
-pub const STRANGER_ARGUMENTS_MAX: usize = 10;
+pub const UNAUTHENTICATED_ARGUMENTS_MAX: usize = 10;
 
 /// Longest argument or line of a request before `AUTH`, in bytes (Redis's bound).
-pub const STRANGER_BYTES_MAX: usize = 16 << 10;
+pub const UNAUTHENTICATED_ARGUMENT_BYTES_MAX: usize = 16 << 10;
 
 /// A connection's read buffer at first, and once its client has been idle for [`TICK_MS`], in bytes. Ten
 /// thousand of them are to be cheap; a request that is longer makes it grow.

@@ -17,7 +17,7 @@ use super::spec::{Flag, Group, Spec};
 use super::{CommandError, CommandRef, Context, Conversation, Outcome, record};
 use crate::engine::local::{Session, ShardSet, Watch, WriteError};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
-use crate::protocol::request::{Kept, Request};
+use crate::protocol::request::{QueuedRequest, Request};
 use crate::util::memory;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
@@ -36,7 +36,7 @@ pub struct Transaction {
 
 #[derive(Debug, Default)]
 struct Queue {
-    requests: Vec<(CommandRef, Kept)>,
+    requests: Vec<(CommandRef, QueuedRequest)>,
     /// What they take, in bytes.
     bytes: usize,
     /// One could not be taken.
@@ -56,7 +56,8 @@ impl Transaction {
 
     /// Whether one of them may change keys.
     pub fn writes(&self) -> bool {
-        let writes = |(command, _): &(CommandRef, Kept)| command.flags.contains(Flag::Write);
+        let writes =
+            |(command, _): &(CommandRef, QueuedRequest)| command.flags.contains(Flag::Write);
         self.queue.as_ref().is_some_and(|queue| queue.requests.iter().any(writes))
     }
 
@@ -87,7 +88,7 @@ pub fn keep(
     if command.flags.contains(Flag::NoMulti) {
         return Err(CommandError::err("Command not allowed inside a transaction"));
     }
-    let kept = Kept::new(request).map_err(|_| CommandError::NO_MEMORY)?;
+    let kept = QueuedRequest::new(request).map_err(|_| CommandError::NO_MEMORY)?;
     queue.bytes += kept.bytes();
     if queue.bytes > most || queue.bytes > TRANSACTION_BYTES_SURE && !memory::has_room(kept.bytes())
     {
@@ -238,7 +239,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 
 /// Runs one request of a transaction. One that fails changes nothing, and the others are run all the same, as in
 /// Redis; but where the server lacks what it needs, none of them is.
-fn run(command: CommandRef, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
+fn run(command: CommandRef, kept: &QueuedRequest, context: &mut Context<'_, '_>) -> Result {
     let (request, started) = (kept.request(), Instant::now());
     let start = context.replies.position();
     context.replies.speak(context.conversation.protocol);

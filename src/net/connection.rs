@@ -21,10 +21,12 @@ use crate::engine::local::{Engine, Session};
 use crate::journal::Fsync;
 use crate::limits::{
     CLIENT_STACK_BYTES, IDLE_BUFFER_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE,
-    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, STRANGER_BYTES_MAX, THREAD_BYTES, TICK_MS,
+    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, THREAD_BYTES, TICK_MS,
+    UNAUTHENTICATED_ARGUMENT_BYTES_MAX,
 };
 use crate::net::send_queue::Output;
-use crate::protocol::request::{Limits, ProtocolError, RequestReader};
+use crate::protocol::reader::RequestReader;
+use crate::protocol::request::{Limits, ProtocolError};
 use crate::protocol::telnet::Telnet;
 use crate::server::{Client, Control, Done, Event, Feed, is_timeout};
 use crate::util::memory::{self, Unauthenticated};
@@ -60,7 +62,7 @@ pub struct Connection<'a> {
 fn limits(conversation: &Conversation, control: &Control) -> Limits {
     match conversation.authenticated {
         true => Limits::new(control.config.max_value, control.config.max_request),
-        false => Limits::STRANGER,
+        false => Limits::UNAUTHENTICATED,
     }
 }
 
@@ -211,15 +213,15 @@ impl<'a> Connection<'a> {
             if !self.session.is_committed(mark) {
                 self.output.batch.must_commit(start, mark);
             }
-            if self.limits.is_strangers == self.conversation.authenticated {
+            if self.limits.is_unauthenticated == self.conversation.authenticated {
                 self.limits = limits(&self.conversation, control);
                 self.unauthenticated.hold(0);
             }
             if self.conversation.is_over {
                 return Ok(Burst::Quit);
             }
-            let most = match self.limits.is_strangers {
-                true => STRANGER_BYTES_MAX,
+            let most = match self.limits.is_unauthenticated {
+                true => UNAUTHENTICATED_ARGUMENT_BYTES_MAX,
                 false => REPLY_BYTES_MAX,
             };
             if self.output.batch.replies.len() > most || self.session.is_commit_due() {
@@ -292,7 +294,7 @@ impl<'a> Connection<'a> {
                 Ok(count) => {
                     self.done.received += count as u64;
                     self.wait_for(Some(TICK))?;
-                    if self.limits.is_strangers && !self.hold_unauthenticated() {
+                    if self.limits.is_unauthenticated && !self.hold_unauthenticated() {
                         return Ok(Received::NoMemory);
                     }
                     return Ok(if self.is_late() { Received::TooSlow } else { Received::Bytes });
@@ -334,9 +336,9 @@ impl<'a> Connection<'a> {
         if self.unauthenticated.holds() && memory::is_low() {
             return Ok(Some(Received::NoMemory));
         }
-        self.requests.rest();
+        self.requests.shrink();
         self.output.rest();
-        if self.limits.is_strangers {
+        if self.limits.is_unauthenticated {
             self.hold_unauthenticated();
         }
         self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);

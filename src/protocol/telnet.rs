@@ -1,9 +1,10 @@
-//! What telnet sends besides lines: its own commands (RFC 854), and keys that erase.
+//! What telnet sends besides lines: its own commands (RFC 854), and the keys that erase.
 //!
-//! Ctrl-C in telnet sends IAC IP and IAC DO TIMING-MARK, and then it throws away whatever comes, until the
-//! mark is answered (RFC 860). All other options are declined: this is no terminal.
+//! On Ctrl-C, telnet sends IAC IP and IAC DO TIMING-MARK, and discards all output until the timing mark is answered
+//! (RFC 860). All other options are declined, as the server is not a terminal. Sending the answers is left to the
+//! connection.
 
-/// Interpret as command: the byte that begins each of them. No UTF-8 text holds it.
+/// "Interpret as command": the first byte of each telnet command. UTF-8 text never holds it.
 pub const IAC: u8 = 255;
 
 const SE: u8 = 240;
@@ -14,21 +15,21 @@ const DO: u8 = 253;
 const DONT: u8 = 254;
 const TIMING_MARK: u8 = 6;
 
-/// What may wait to be answered, in bytes; more is not.
+/// Most answers that wait to be sent, in bytes. Further commands get no answer.
 const ANSWERS_BYTES_MAX: usize = 1024;
 
-/// Longest subnegotiation, in bytes; what is longer is none.
+/// Longest subnegotiation, in bytes.
 const SUBNEGOTIATION_BYTES_MAX: usize = 256;
 
-/// What telnet is to be answered.
+/// The answers that wait to be sent.
 #[derive(Debug, Default)]
 pub struct Telnet {
     answers: Vec<u8>,
 }
 
 impl Telnet {
-    /// Reads the command that `bytes`, which begin with [`IAC`], begin with. Returns its length in bytes, 0
-    /// if it is none, `None` if more bytes are needed to tell.
+    /// Handles the command at the start of `bytes`, which begin with [`IAC`]. Returns its length in bytes, 0 if it is not
+    /// a command, `None` if more bytes are needed.
     pub fn command(&mut self, bytes: &[u8]) -> Option<usize> {
         match (*bytes.get(1)?, bytes.get(2)) {
             (SB, _) => subnegotiation(bytes),
@@ -58,7 +59,7 @@ impl Telnet {
     }
 }
 
-/// From IAC SB to IAC SE.
+/// The length of a subnegotiation, from IAC SB to IAC SE, as [`Telnet::command`] returns it.
 fn subnegotiation(bytes: &[u8]) -> Option<usize> {
     let bytes = &bytes[..bytes.len().min(SUBNEGOTIATION_BYTES_MAX)];
     match bytes.windows(2).position(|pair| pair == [IAC, SE]) {
@@ -68,8 +69,8 @@ fn subnegotiation(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Applies backspace and delete to a typed line: each erases the character before it, of one byte or more in
-/// UTF-8, and itself. Returns the length that is left.
+/// Applies backspace and delete to a typed line: each removes itself and the UTF-8 character before it. Returns the
+/// length that is left.
 pub fn erase(line: &mut [u8]) -> usize {
     const BACKSPACE: u8 = 0x08;
     const DELETE: u8 = 0x7f;
