@@ -11,7 +11,7 @@ use super::disk::{self, DiskFile};
 use super::format::{self, HEADER_START, Record, RecordError, SEAL_START};
 use super::lines::READ_BYTES;
 use super::scan::{Cause, ScanError, refuse};
-use crate::limits::RECORD_BYTES_MAX;
+use crate::limits::VALUE_BYTES_MAX;
 use crate::text::{self, Words};
 
 /// The kind of file that lines come from.
@@ -103,6 +103,8 @@ fn read_line(
     line: &mut Vec<u8>,
 ) -> io::Result<Result<u64, RecordError>> {
     const HEAD_BYTES: u64 = 64 << 10;
+    /// A key and a value of the greatest length, each byte written as `\xHH`, and the command around them.
+    const RECORD_BYTES_MAX: usize = 2 * 4 * VALUE_BYTES_MAX + 64;
     reader.take(HEAD_BYTES).read_until(b'\n', line)?;
     if line.len() as u64 == HEAD_BYTES && !line.ends_with(b"\n") {
         if let Some(byte) = line.iter().find(|byte| !text::is_text_byte(**byte)) {
