@@ -1,4 +1,5 @@
-//! The settings: each a flag and an environment variable, fixed once the server runs.
+//! The settings: each is a flag and an environment variable. What `CONFIG SET` may change while the server runs is
+//! [`crate::server`]'s.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -21,23 +22,23 @@ use crate::util::password::Password;
     version, max_term_width = 100, after_help = AFTER_HELP, args_conflicts_with_subcommands = true
 )]
 pub struct Arguments {
-    /// What the server is told.
+    /// The settings of the server.
     #[command(flatten)]
     pub config: Config,
 
-    /// Instead of a server: a tool for data files.
+    /// The tool to run in place of the server.
     #[command(subcommand)]
     pub tool: Option<Tool>,
 }
 
 impl Arguments {
-    /// What the command line and the environment say; ends the process where that is wrong.
+    /// Parses the command line and the environment; ends the process if they are invalid.
     pub fn of_process() -> Self {
         Self::try_parse().unwrap_or_else(|error| with_hint(error).exit())
     }
 }
 
-/// Adds to the error about a word that is no tool how a data file is given, if it may be one.
+/// Adds a hint on `--file` to the error about an unknown tool, if the word may be a data file.
 fn with_hint(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
         return error;
@@ -49,14 +50,14 @@ fn with_hint(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// What to say of the variables among `names` that begin as the settings do and are none: with the setting that is
-/// nearest. Their values are not shown, as one may be a password.
+/// A warning for each variable among `names` that begins like a setting and is none, with the nearest setting. It does
+/// not show the value, which may be a password.
 pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
     const START: &str = "COFFRE_";
     let command = Arguments::command();
     let settings: Vec<_> = command.get_arguments().filter_map(Arg::get_env).collect();
     let settings: Vec<_> = settings.into_iter().filter_map(OsStr::to_str).collect();
-    let mut said = Vec::new();
+    let mut warnings = Vec::new();
     for name in names {
         let name = name.to_string_lossy();
         let Some(start) = name.get(..START.len()) else { continue };
@@ -67,13 +68,13 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
         let meant = nearest(&name.to_ascii_uppercase()[START.len()..], &settings, |setting| {
             &setting[START.len()..]
         });
-        said.push(match meant {
+        warnings.push(match meant {
             Some(setting) => format!("{shown} is no setting, and is ignored: is {setting} meant?"),
             None => format!("{shown} is no setting, and is ignored: coffre --help lists them"),
         });
     }
-    said.sort_unstable();
-    said
+    warnings.sort_unstable();
+    warnings
 }
 
 /// The settings of a server.
@@ -189,19 +190,19 @@ pub struct Config {
     pub enable_debug_command: Debug,
 }
 
-/// Who may use `DEBUG`.
+/// The clients that may use `DEBUG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Debug {
-    /// Nobody.
+    /// None.
     No,
-    /// Everybody.
+    /// All.
     Yes,
     /// Clients of this machine.
     Local,
 }
 
 impl Debug {
-    /// As on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -220,7 +221,7 @@ pub struct PasswordFileError {
 }
 
 impl Config {
-    /// Reads the password file, if there is to be one.
+    /// Reads the password file, if one is set.
     pub fn read_password(&mut self) -> Result<(), PasswordFileError> {
         if let Some(path) = &self.requirepass_file {
             let password = Password::of_file(path);
@@ -231,34 +232,33 @@ impl Config {
         Ok(())
     }
 
-    /// The password, if one is asked for.
+    /// The password, if one is set.
     pub fn password(&self) -> Option<&Password> {
         self.requirepass.as_ref()
     }
 
-    /// Whether a connection from `peer`, that came to the address `local`, is turned away: no password is asked for,
-    /// and it is not of this machine.
+    /// Whether protected mode denies a connection from `peer` to the address `local`: no password is set, and the
+    /// connection comes from another machine.
     pub fn denies(&self, peer: IpAddr, local: Option<IpAddr>) -> bool {
         self.protected_mode && self.password().is_none() && !is_of_this_machine(peer, local)
     }
 }
 
-/// Whether a connection from `peer`, that came to the address `local`, began on this machine: it comes from the
-/// loopback, or from the very address that it came to. The system throws away packets from outside that bear one of
-/// its own addresses as their source.
+/// Whether a connection from `peer` to the address `local` comes from this machine: its source is the loopback, or the
+/// same address. The system drops packets from outside whose source is one of its own addresses.
 pub fn is_of_this_machine(peer: IpAddr, local: Option<IpAddr>) -> bool {
     let peer = peer.to_canonical();
     peer.is_loopback() || local.is_some_and(|local| local.to_canonical() == peer)
 }
 
-/// An address, or what may be the name of a host: what it resolves to is asked when the server starts.
+/// Checks an address, or what may be the name of a host. The server resolves names when it starts.
 fn host(text: &str) -> Result<String, String> {
     let is_label = |label: &str| {
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         !label.is_empty() && label.bytes().all(is_part)
     };
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    // An address that is wrong is no name: names do not end in a number.
+    // A name does not end in a number, so an invalid address is not a name.
     let is_name = text.split('.').all(is_label) && !text.rsplit('.').next().is_some_and(is_number);
     match text.parse::<IpAddr>().is_ok() || is_name {
         true => Ok(text.to_owned()),
@@ -271,10 +271,10 @@ fn yes_or_no() -> impl TypedValueParser<Value = bool> {
 }
 
 fn debug_named(name: String) -> Debug {
-    [Debug::Yes, Debug::Local].into_iter().find(|who| who.name() == name).unwrap_or(Debug::No)
+    [Debug::Yes, Debug::Local].into_iter().find(|mode| mode.name() == name).unwrap_or(Debug::No)
 }
 
-/// Reads a size as Redis does: `1k` is 1000, `1kb` 1024, and so on with `m` and `g`.
+/// Parses a size as Redis does: `1k` is 1000, `1kb` is 1024, and so on with `m` and `g`.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.len() - lower.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
@@ -293,10 +293,10 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     number.checked_mul(unit).ok_or_else(|| "too many bytes".to_owned())
 }
 
-fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+fn up_to(bytes_max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| match bytes(text)? {
         0 => Err("more than 0".to_owned()),
-        bytes if bytes > most => Err(format!("at most {most}")),
+        bytes if bytes > bytes_max => Err(format!("at most {bytes_max}")),
         bytes => Ok(bytes),
     }
 }
@@ -338,11 +338,11 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_are_no_settings_are_named() {
-        let said = |name: &str| unknown_variables([OsString::from(name)].into_iter()).join("\n");
+    fn an_unknown_variable_is_warned_about() {
+        let warning = |name: &str| unknown_variables([OsString::from(name)].into_iter()).join("\n");
         for known in ["COFFRE_PORT", "COFFRE_REQUIREPASS_FILE", "PATH", "COFFRE", "é", "RUST_LOG"]
         {
-            assert_eq!(said(known), "");
+            assert_eq!(warning(known), "");
         }
         for (name, meant) in [
             ("COFFRE_PROT", "COFFRE_PORT"),
@@ -352,13 +352,13 @@ mod tests {
             ("COFFRE_MAXMEM", "COFFRE_MAXMEMORY"),
         ] {
             assert_eq!(
-                said(name),
+                warning(name),
                 format!("{name} is no setting, and is ignored: is {meant} meant?")
             );
         }
         let expected = "COFFRE_XXX is no setting, and is ignored: coffre --help lists them";
-        assert_eq!(said("COFFRE_XXX"), expected);
-        assert!(!said("COFFRE_\x1b[2J").contains('\x1b'));
+        assert_eq!(warning("COFFRE_XXX"), expected);
+        assert!(!warning("COFFRE_\x1b[2J").contains('\x1b'));
     }
 
     #[test]
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_denied_without_a_password() {
+    fn without_a_password_other_machines_are_denied() {
         let config = |flags: &[&str]| Arguments::parse_from([&["coffre"], flags].concat()).config;
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let (far, own) = (address("192.0.2.1"), Some(address("192.0.2.2")));

@@ -1,12 +1,12 @@
-//! A key's value: short ones in one piece, long ones in blocks that readers and writers share.
+//! The value of a key: a short one in one piece, a long one in blocks that readers and writers share.
 //!
-//! A reader of a long value takes a reference to it and releases the lock at once: a reply of half a gigabyte
-//! copies nothing, however slowly its client reads. A change copies the list of blocks and the blocks it touches,
-//! and only where a reader still holds them. Padding is one block of NULs, shared by all: half a gigabyte of it
-//! takes no more than the list of its blocks.
+//! A reader of a long value takes a reference and releases the shard's lock at once: a reply of half a gigabyte copies
+//! nothing, however slowly the client reads it. A write copies the list of blocks and the blocks that it changes, and
+//! only while a reader holds them. All padding shares one block of NULs: half a gigabyte of it takes no more memory
+//! than the list of its blocks.
 //!
-//! Invariant: each block but the last is [`VALUE_BLOCK_BYTES`] long. (Between [`Value::reserve`] and
-//! [`Value::write`], or [`Value::give_back`], others may follow the last.)
+//! Invariant: each block but the last is [`VALUE_BLOCK_BYTES`] long. Between [`Value::reserve`] and [`Value::write`], or
+//! [`Value::give_back`], reserved blocks may follow the last. Keys, expiry and undo are left to the engine.
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock};
 use crate::limits::VALUE_BLOCK_BYTES;
 use crate::util::memory::{self, NoMemory};
 
-/// Bytes that several may read at once.
+/// A block of a long value, shared by its readers.
 pub type Block = Arc<Vec<u8>>;
 
 /// The bytes of a value.
@@ -22,8 +22,8 @@ pub type Block = Arc<Vec<u8>>;
 pub enum Value {
     /// At most [`VALUE_BLOCK_BYTES`].
     Short(Vec<u8>),
-    /// More, or what once was more. Shared with those that read it; two references to the same one have the same
-    /// bytes, as a change of a shared one makes another.
+    /// More, or what once was more. Readers share it: a write to a shared one makes a copy, so two references to the
+    /// same one have the same bytes.
     Long(Arc<Long>),
 }
 
@@ -34,7 +34,7 @@ pub struct Long {
     length: usize,
 }
 
-/// What padding consists of.
+/// The block that padding consists of.
 static NULS: LazyLock<Block> = LazyLock::new(|| Arc::new(vec![0; VALUE_BLOCK_BYTES]));
 
 impl Default for Value {
@@ -52,7 +52,7 @@ impl Value {
         Ok(value)
     }
 
-    /// To read it.
+    /// A view to read it.
     pub fn view(&self) -> View<'_> {
         match self {
             Self::Short(bytes) => View::Short(bytes),
@@ -60,7 +60,7 @@ impl Value {
         }
     }
 
-    /// About how much memory it holds beside itself, in bytes.
+    /// About how much memory it holds on the heap, in bytes.
     pub fn capacity(&self) -> usize {
         match self {
             Self::Short(bytes) => bytes.capacity(),
@@ -68,15 +68,15 @@ impl Value {
         }
     }
 
-    /// Makes room, so that a [`write`](Self::write) of so many bytes at `offset` takes no memory that may
-    /// not be there. After an error the value holds what it held, and no more memory.
+    /// Makes room, so that a [`write`](Self::write) of so many bytes at `offset` cannot fail. After an error, the value
+    /// holds the same bytes and no more memory.
     pub fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), NoMemory> {
         let end = offset + bytes;
         match self {
             Self::Short(short) if end <= VALUE_BLOCK_BYTES => {
                 let more = end.saturating_sub(short.len());
                 memory::try_to(|| match short.is_empty() {
-                    // Most values never grow.
+                    // Most values never grow: reserve no more than is needed.
                     true => short.try_reserve_exact(more),
                     false => short.try_reserve(more),
                 })
@@ -100,14 +100,14 @@ impl Value {
         }
     }
 
-    /// The write that room was made for does not come.
+    /// Frees the room that [`reserve`](Self::reserve) made, if no write follows.
     pub fn give_back(&mut self) {
         if let Self::Long(long) = self {
             Arc::make_mut(long).give_back();
         }
     }
 
-    /// Puts `bytes` at `offset`, growing the value by NULs as needed; nothing changes if they are none.
+    /// Writes `bytes` at `offset`, after padding with NULs up to there; does nothing if there are no bytes.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         match self {
             _ if bytes.is_empty() => {}
@@ -134,7 +134,7 @@ impl Value {
     }
 }
 
-/// The bytes of a value, to be read.
+/// The bytes of a value, for reading.
 #[derive(Clone, Copy, Debug)]
 pub enum View<'a> {
     /// At most [`VALUE_BLOCK_BYTES`].
@@ -159,15 +159,15 @@ impl<'a> View<'a> {
 
     /// The bytes of `range`, which is within the value, in pieces.
     pub fn pieces(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
-        let first = range.start / VALUE_BLOCK_BYTES;
-        let blocks: Blocks<'_> = match self {
-            Self::Short(bytes) => Blocks::One(std::iter::once(bytes)),
+        let (short, blocks, first) = match self {
+            Self::Short(bytes) => (Some(bytes), &[][..], 0),
             Self::Long(long) => {
+                let first = range.start / VALUE_BLOCK_BYTES;
                 let end = range.end.div_ceil(VALUE_BLOCK_BYTES).max(first);
-                Blocks::Many(long.blocks.get(first..end).unwrap_or_default().iter())
+                (None, long.blocks.get(first..end).unwrap_or_default(), first)
             }
         };
-        let first = if matches!(self, Self::Long(_)) { first } else { 0 };
+        let blocks = short.into_iter().chain(blocks.iter().map(|block| block.as_slice()));
         blocks.enumerate().filter_map(move |(index, block)| {
             let start = (first + index) * VALUE_BLOCK_BYTES;
             let from = range.start.max(start);
@@ -176,7 +176,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The same, but for padding, which nobody wrote.
+    /// The same without padding.
     pub fn written(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
         self.pieces(range).filter(|piece| !std::ptr::eq(piece.as_ptr(), NULS.as_ptr()))
     }
@@ -193,7 +193,7 @@ impl<'a> View<'a> {
         Ok(bytes)
     }
 
-    /// A value with the same bytes: a short one is copied, a long one shared; an error if there is no memory for it.
+    /// A value with the same bytes: copies a short one, shares a long one; an error if there is no memory for it.
     pub fn share(self) -> Result<Value, NoMemory> {
         match self {
             Self::Short(bytes) => Value::copy_of(bytes),
@@ -218,22 +218,6 @@ impl<'a> View<'a> {
     }
 }
 
-enum Blocks<'a> {
-    One(std::iter::Once<&'a [u8]>),
-    Many(std::slice::Iter<'a, Block>),
-}
-
-impl<'a> Iterator for Blocks<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        match self {
-            Self::One(short) => short.next(),
-            Self::Many(blocks) => blocks.next().map(|block| block.as_slice()),
-        }
-    }
-}
-
 impl Long {
     /// Its length in bytes.
     pub fn length(&self) -> usize {
@@ -246,7 +230,7 @@ impl Long {
 
     fn reserve(&mut self, offset: usize, bytes: usize) -> Result<(), NoMemory> {
         let end = offset + bytes;
-        // What lies between the old end and the offset is written too, as NULs.
+        // The write pads from the old end to the offset with NULs.
         let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
         let count = end.div_ceil(VALUE_BLOCK_BYTES);
         let more = count.saturating_sub(self.blocks.len());
@@ -281,7 +265,7 @@ impl Long {
             match from < to {
                 true => put(Arc::make_mut(block), from - start, &bytes[from - offset..to - offset]),
                 false if Arc::ptr_eq(block, &NULS) => {}
-                // All of it lies before the offset.
+                // The whole block lies before the offset.
                 false => Arc::make_mut(block).resize(VALUE_BLOCK_BYTES, 0),
             }
         }
@@ -289,7 +273,7 @@ impl Long {
     }
 }
 
-/// Makes room for a block of `room` bytes: twice what it was, but no more than a block has.
+/// Makes room for `room` bytes in a block: doubles it, up to the length of a block.
 fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), NoMemory> {
     if room <= block.capacity() {
         return Ok(());
@@ -298,7 +282,7 @@ fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), NoMemory> {
     memory::try_to(|| block.try_reserve_exact(wanted - block.len()))
 }
 
-/// Puts `bytes` at `offset` of `old`, which grows by NULs as needed.
+/// Writes `bytes` at `offset` of `old`, after padding with NULs up to there.
 fn put(old: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     if offset == old.len() {
         old.extend_from_slice(bytes);

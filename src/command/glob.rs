@@ -1,12 +1,12 @@
 //! Redis's key patterns: `*`, `?`, `[a-c]`, `[^x]`, `\x`; an unclosed `[` is legal.
 //!
-//! A pattern is cut at its stars into segments. The first is anchored at the key's begin, the last at
-//! its end, and those between are found one after the other, each at its leftmost place, which is
-//! always right: what follows has then the most room. A segment of plain bytes is found by a linear
-//! substring search, a short one with classes by trying each place, a long one by Shift-And, 64 places
-//! at a time (Baeza-Yates and Gonnet, "A new approach to text searching", 1992). So no pattern makes a
-//! match take longer than key length times max(64, pattern length / 64) steps, a pattern takes at most
-//! 64 bytes of memory for each of its own, and nothing recurses.
+//! The stars of a pattern separate segments. The first is anchored at the start of the key and the last at its end. Those
+//! between are found one after the other, each at its leftmost match, which leaves the most room for the next. A segment
+//! of plain bytes is found by a linear substring search, a short one with classes by trying each position, a long one by
+//! Shift-And, 64 positions at a time (Baeza-Yates and Gonnet, "A new approach to text searching", 1992).
+//!
+//! So a match takes at most key length times max(64, pattern length / 64) steps, a pattern takes at most 64 bytes of
+//! memory for each of its bytes, and nothing recurses. Which keys to try is left to the engine.
 
 use memchr::memmem;
 
@@ -15,12 +15,12 @@ use crate::limits::PATTERN_BYTES_MAX;
 /// A compiled pattern.
 #[derive(Debug)]
 pub struct Pattern {
-    /// Anchored at the begin; anchored at both ends if `rest` is `None`.
+    /// Anchored at the start, and at the end too if `rest` is `None`.
     first: Vec<Class>,
     rest: Option<Rest>,
 }
 
-/// What follows the first star.
+/// The segments after the first star.
 #[derive(Debug)]
 struct Rest {
     middle: Vec<Finder>,
@@ -69,20 +69,20 @@ impl Pattern {
         Ok(Self { first, rest })
     }
 
-    /// Compiles a pattern for names in lower case, whatever its own case.
+    /// Compiles a pattern in any letter case, for names in lower case.
     pub fn of_lower_case(pattern: &[u8]) -> Result<Self, TooLong> {
-        // Not more than may be compiled: a copy of any length would be a client's to choose.
+        // A client chooses the length: copy no more than can be compiled.
         let start = &pattern[..pattern.len().min(PATTERN_BYTES_MAX + 1)];
         Self::new(&start.to_ascii_lowercase())
     }
 
-    /// The only key that matches, if there is but one.
+    /// The only key that matches, if there is only one.
     pub fn only(&self) -> Option<Vec<u8>> {
         let prefix = self.prefix();
         (self.rest.is_none() && prefix.len() == self.first.len()).then_some(prefix)
     }
 
-    /// How every key begins that matches.
+    /// What every matching key begins with.
     pub fn prefix(&self) -> Vec<u8> {
         self.first.iter().map_while(Class::literal).collect()
     }
@@ -151,8 +151,8 @@ impl Class {
         if bytes.next().is_some() { None } else { first }
     }
 
-    /// Parses what follows a `[`, as far as its `]`, with all of Redis's habits: `]` right away
-    /// closes, `z-a` is `a-z`, the end of a range may be `]`, and the pattern's end closes too.
+    /// Parses what follows a `[`, through its `]`, as Redis does: `]` closes even as the first byte, `z-a` is `a-z`, the
+    /// end of a range may be `]`, and the end of the pattern closes too.
     fn parse(rest: &mut &[u8]) -> Self {
         let mut class = Self::default();
         let negated = rest.first() == Some(&b'^');
@@ -205,7 +205,7 @@ impl Finder {
         }
     }
 
-    /// Where the leftmost match ends.
+    /// Where the leftmost match in `key` ends.
     fn find_end(&self, key: &[u8]) -> Option<usize> {
         match self {
             Self::Literal(finder) => finder.find(key).map(|start| start + finder.needle().len()),
@@ -218,12 +218,12 @@ impl Finder {
     }
 }
 
-/// A search that carries, for each prefix of the segment, whether it ends at the current byte.
+/// A search whose state tells, for each prefix of the segment, whether it ends at the current byte.
 #[derive(Debug)]
 struct ShiftAnd {
     length: usize,
     words: usize,
-    /// For each byte, `words` words: bit `i` tells whether place `i` of the segment takes the byte.
+    /// For each byte, `words` words: bit `i` tells whether the class at position `i` of the segment contains the byte.
     masks: Vec<u64>,
 }
 
@@ -231,14 +231,15 @@ impl ShiftAnd {
     fn new(segment: &[Class]) -> Self {
         let words = segment.len().div_ceil(64);
         let mut any = vec![0; words];
-        for (place, _) in segment.iter().enumerate().filter(|(_, class)| **class == Class::ANY) {
-            any[place / 64] |= 1 << (place % 64);
+        let (any_class, classes): (Vec<_>, Vec<_>) =
+            segment.iter().enumerate().partition(|(_, class)| **class == Class::ANY);
+        for (index, _) in any_class {
+            any[index / 64] |= 1 << (index % 64);
         }
         let mut masks = any.repeat(256);
-        for (place, class) in segment.iter().enumerate().filter(|(_, class)| **class != Class::ANY)
-        {
+        for (index, class) in classes {
             for byte in class.bytes() {
-                masks[byte as usize * words + place / 64] |= 1 << (place % 64);
+                masks[byte as usize * words + index / 64] |= 1 << (index % 64);
             }
         }
         Self { length: segment.len(), words, masks }
@@ -249,10 +250,10 @@ impl ShiftAnd {
             return None;
         }
         let mut state = vec![0_u64; self.words];
-        let goal = (self.length - 1) % 64;
+        let last_bit = (self.length - 1) % 64;
         for (index, byte) in key.iter().enumerate() {
             let mask = &self.masks[*byte as usize * self.words..][..self.words];
-            // Every place is a new beginning.
+            // A match may begin at every byte.
             let mut carry = 1;
             let mut last = 0;
             for (word, mask) in state.iter_mut().zip(mask) {
@@ -261,7 +262,7 @@ impl ShiftAnd {
                 *word = shifted & mask;
                 last = *word;
             }
-            if last >> goal & 1 == 1 {
+            if last >> last_bit & 1 == 1 {
                 return Some(index + 1);
             }
         }
@@ -323,7 +324,7 @@ mod tests {
         }
     }
 
-    /// The plainest matcher there is: exponential, and right.
+    /// The simplest correct matcher. It takes exponential time.
     fn reference(pattern: &[Option<Class>], key: &[u8]) -> bool {
         match (pattern, key) {
             ([], _) => key.is_empty(),
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_as_the_plainest_matcher_says() {
+    fn patterns_match_as_the_reference_says() {
         for seed in 0..20_000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut text = Vec::new();
