@@ -14,14 +14,14 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod journal;
-pub mod limits;
+pub(crate) mod limits;
 pub mod net;
-pub mod protocol;
+pub(crate) mod protocol;
 pub mod server;
 pub mod text;
 pub mod tools;
 pub mod util;
-pub mod value;
+pub(crate) mod value;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -152,11 +152,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether it has no bytes.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
     /// The bytes of `range`, which is within the value, in pieces.
     pub fn pieces(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
         let (short, blocks, first) = match self {
@@ -212,7 +207,7 @@ impl<'a> View<'a> {
             })
     }
 
-    /// A copy of all of it, for tests and tools.
+    /// A copy of all of it, for tests.
     pub fn to_vec(self) -> Vec<u8> {
         self.all().collect::<Vec<_>>().concat()
     }
