@@ -24,5 +24,6 @@ pub use group_commit::{
 };
 pub use new_file::Draft;
 pub use recovery::{
-    Recovery, copy_lines, holder, lock_file, numbered_names, replace, resolve, resolve_missing,
+    Recovery, begin_new, copy_lines, holder, lock_file, numbered_names, replace, resolve,
+    resolve_missing,
 };

@@ -268,11 +268,15 @@ fn remove_leftovers(disk: &dyn Disk, path: &Path) {
     }
 }
 
+/// Begins a new file beside `path`, where no file exists: under a name of its own until it is linked to `path`.
+pub fn begin_new(disk: &Arc<dyn Disk>, path: &Path) -> Result<Draft, Error> {
+    let name = beside(path, &format!(".new-{}", FileId::random().as_str()));
+    Draft::create(Arc::clone(disk), name.clone(), None).at(&name, "create")
+}
+
 /// Creates the file.
 fn create(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
-    let name = beside(path, &format!(".new-{}", FileId::random().as_str()));
-    let draft = Draft::create(Arc::clone(disk), name.clone(), None).at(&name, "create")?;
-    let segment = draft.link(path);
+    let segment = begin_new(disk, path)?.link(path);
     if segment.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         // Another server was faster. If it still runs, the error of locking names it.
         open_locked(&**disk, path)?;
@@ -359,10 +363,12 @@ pub fn copy_lines(
             draft.select(database);
             continue;
         }
-        if line.whole && wanted(line.text()) {
+        // A longer line was added piece by piece.
+        if line.whole {
+            if !wanted(line.text()) {
+                continue;
+            }
             draft.add(line.head, 0)?;
-        } else if line.whole {
-            continue;
         }
         let end: &[u8] = if line.terminated { b"" } else { b"\n" };
         draft.add(end, u64::from(line.is_record()))?;

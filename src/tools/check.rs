@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::{Input, Output, Progress, Scanned, TORN, ToolError, write_store};
 use crate::engine::local::Loading;
-use crate::journal::load::{Located, Source, for_each_record};
+use crate::journal::holder;
+use crate::journal::load::{Located, Source};
 use crate::journal::scan::{Refusal, ScanError, Sealed, Verdict};
-use crate::journal::{Error, holder};
 use crate::text::counted;
 
 /// Reports on the file at `path`; returns the program's exit code.
@@ -27,7 +27,7 @@ pub fn check(path: &Path, report: &mut dyn Write) -> Result<u8, ToolError> {
                 writeln!(report, "{shown}: damaged; before the damage:")?;
                 good.write(&input, report)?;
             }
-            return Err(Error::of_scan(path, Source::Handwritten, error).into());
+            return Err(input.error(error));
         }
     };
     let mut code = 0;
@@ -78,7 +78,7 @@ pub fn until(
         && good.end == 0
         && !error.is_damage()
     {
-        return Err(Error::of_scan(path, Source::Handwritten, error).into());
+        return Err(input.error(error));
     }
     let output = Output::create(output)?;
     let mut loading = Loading::default();
@@ -87,8 +87,7 @@ pub fn until(
         progress.reach(found.bytes.end);
         if found.line <= until { loading.replay(found) } else { Ok(()) }
     };
-    let last = for_each_record(&input.file, 0..good.end, good.source, apply)
-        .map_err(|error| Error::of_scan(path, good.source, error))?;
+    let last = input.for_each_record(0..good.end, good.source, apply)?;
     drop(progress);
     if until == 0 || until > last {
         return Err(ToolError::NoSuchLine { path: path.to_owned(), line: until, last });
@@ -165,11 +164,10 @@ impl GoodPart {
             write_batches(sealed, report)?;
         }
         let mut records = BTreeMap::<_, u64>::new();
-        let lines = for_each_record(&input.file, 0..self.end, self.source, |found| {
+        let lines = input.for_each_record(0..self.end, self.source, |found| {
             *records.entry(found.record.name()).or_default() += 1;
             Ok(())
-        });
-        let lines = lines.map_err(|error| Error::of_scan(&input.path, self.source, error))?;
+        })?;
         let kinds: Vec<_> = records.iter().map(|(name, count)| format!("{count} {name}")).collect();
         let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
         writeln!(

@@ -22,11 +22,11 @@ use rustix::io::Errno;
 
 use crate::engine::local::entry::Entry;
 use crate::engine::local::store::Store;
-use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile, beside};
-use crate::journal::format::FileId;
+use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile};
+use crate::journal::load::{Located, Source, for_each_record};
 use crate::journal::scan::{ScanError, Verdict, scan};
 use crate::journal::snapshot::{piece, write_piece};
-use crate::journal::{Context, Draft, Error, resolve, resolve_missing};
+use crate::journal::{Context, Draft, Error, begin_new, resolve, resolve_missing};
 use crate::text::visible;
 
 /// What to do with a data file.
@@ -169,6 +169,21 @@ impl Input {
         scan(&self.file, self.length(), &mut |offset| progress.reach(offset))
     }
 
+    /// Passes each record in `range` to `apply` and returns the number of lines, as [`for_each_record`].
+    fn for_each_record(
+        &self,
+        range: Range<u64>,
+        source: Source,
+        apply: impl FnMut(Located<'_>) -> io::Result<()>,
+    ) -> Result<u64, ToolError> {
+        for_each_record(&self.file, range, source, apply).map_err(|error| self.error(error))
+    }
+
+    /// The error of a scan or a pass over the file.
+    fn error(&self, error: ScanError) -> ToolError {
+        Error::of_scan(&self.path, Source::Handwritten, error).into()
+    }
+
     /// Whether the file still has its path, and was not replaced.
     fn is_in_place(&self) -> Result<bool, Error> {
         match resolve(&self.path)? {
@@ -227,8 +242,7 @@ impl Output {
             Some(_) => return Err(Errno::EXIST.into()).at(path, "create"),
             None => resolve_missing(path)?,
         };
-        let name = beside(&path, &format!(".new-{}", FileId::random().as_str()));
-        let draft = Draft::create(system(), name.clone(), None).at(&name, "create")?;
+        let draft = begin_new(&system(), &path)?;
         Ok(Self { path, draft })
     }
 

@@ -15,7 +15,7 @@ use crate::journal::format::is_structure;
 use crate::journal::lines::Lines;
 use crate::journal::load::{Source, for_each_record};
 use crate::journal::scan::{Batches, Beginning, ScanError, Verdict};
-use crate::journal::{Context, Error, copy_lines, disk};
+use crate::journal::{Context, copy_lines, disk};
 use crate::text::{counted, numbered};
 
 /// Consecutive lines that are kept: proved batches with consecutive numbers, or good lines of a hand-written file.
@@ -82,7 +82,7 @@ fn split(input: &Input) -> Result<Split, ToolError> {
         Err(error) if error.is_damage() => {
             Err(ToolError::Unprovable { path: path(), reason: error.to_string() })
         }
-        Err(error) => Err(Error::of_scan(&input.path, Source::Handwritten, error).into()),
+        Err(error) => Err(input.error(error)),
     }
 }
 
@@ -126,12 +126,12 @@ fn split_handwritten(input: &Input) -> Result<Split, ToolError> {
                 refusal.line = line.number;
                 let error = ScanError::Refused(refusal);
                 if !error.is_damage() {
-                    return Err(Error::of_scan(&input.path, Source::Handwritten, error).into());
+                    return Err(input.error(error));
                 }
                 let lines = (line.number, line.number);
                 split.dropped.push(Dropped { lines, bytes, records, reason });
             }
-            Err(ScanError::Io(error)) => return Err(error).at(&input.path, "read")?,
+            Err(error) => return Err(input.error(error)),
         }
     }
     Ok(split)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Input, Output, Progress, ToolError, system};
 use crate::journal::disk::{Disk, DiskFile, System};
 use crate::journal::format::is_structure;
-use crate::journal::load::{Located, Source, for_each_record};
+use crate::journal::load::{Located, Source};
 use crate::journal::scan::{Batch, Batches, Beginning, Verdict};
 use crate::journal::{
     Context, Draft, Error, Record, copy_lines, disk, lock_file, numbered_names, replace,
@@ -17,10 +17,7 @@ use crate::text::{Words, counted, numbered, quote, split};
 /// Seals the lines of the file at `path` as they are, in its place or in `output`.
 pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Result<(), ToolError> {
     // The lock is held until the end, so that no server changes the file meanwhile.
-    let locked = match output {
-        Some(_) => None,
-        None => Some(lock_file(path)?),
-    };
+    let locked = if output.is_none() { Some(lock_file(path)?) } else { None };
     let input = Input::open(path)?;
     let shown = path.display();
     let length = input.length();
@@ -30,19 +27,18 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
             return Ok(());
         }
         Err(error) if !error.is_damage() => {
-            return Err(Error::of_scan(path, Source::Handwritten, error).into());
+            return Err(input.error(error));
         }
         _ => {}
     }
     let mut records = 0_u64;
     let mut progress = Progress::new("checking", length);
-    let checked = for_each_record(&input.file, 0..length, Source::Sealed, |found| {
+    input.for_each_record(0..length, Source::Sealed, |found| {
         progress.reach(found.bytes.end);
         records += 1;
         Ok(())
-    });
+    })?;
     drop(progress);
-    checked.map_err(|error| Error::of_scan(path, Source::Handwritten, error))?;
     show_changes(&input, report)?;
 
     let write = |draft: &mut Draft| {
@@ -115,17 +111,15 @@ fn show_range(input: &Input, batch: &Batch, report: &mut dyn Write) -> io::Resul
 fn show_clues(input: &Input, batch: &Batch, report: &mut dyn Write) -> Result<(), ToolError> {
     let (mut effective, mut total) = (Effective::default(), 0_u64);
     let mut odd = Vec::new();
-    let read =
-        for_each_record(&input.file, batch.offset..input.length(), Source::Sealed, |found| {
-            let is_in_batch = found.bytes.start < batch.body_end;
-            total += u64::from(is_in_batch);
-            effective.take(&found, is_in_batch.then_some(batch.line + found.line - 1));
-            if is_in_batch && odd.len() <= LINES_MAX && !is_canonical(input, &found)? {
-                odd.push(found.bytes.clone());
-            }
-            Ok(())
-        });
-    read.map_err(|error| Error::of_scan(&input.path, Source::Handwritten, error))?;
+    input.for_each_record(batch.offset..input.length(), Source::Sealed, |found| {
+        let is_in_batch = found.bytes.start < batch.body_end;
+        total += u64::from(is_in_batch);
+        effective.take(&found, is_in_batch.then_some(batch.line + found.line - 1));
+        if is_in_batch && odd.len() <= LINES_MAX && !is_canonical(input, &found)? {
+            odd.push(found.bytes.clone());
+        }
+        Ok(())
+    })?;
     let kept = effective.lines();
     let superseded = total - kept.len() as u64;
     if superseded > 0 {
@@ -241,7 +235,7 @@ fn show_changes(input: &Input, report: &mut dyn Write) -> Result<(), ToolError> 
             writeln!(report, "{shown}: {error}: all of it is taken as it is")?;
             return Ok(());
         }
-        Err(error) => return Err(Error::of_scan(&input.path, Source::Handwritten, error).into()),
+        Err(error) => return Err(input.error(error)),
     };
     let (mut expected, mut long_batches) = (1, 0);
     while let Some(batch) = batches.read().at(&input.path, "read")? {
