@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::RecordError;
 use super::load::Source;
-use super::scan::{Cause, Encoding, Redis, Refusal, ScanError};
+use super::scan::{Cause, Foreign, Refusal, ScanError};
 
 /// Why a data file cannot be opened or rewritten. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -82,22 +82,22 @@ fn next_step(path: &Path, cause: &Cause, source: Source) -> String {
         (Cause::Record(RecordError::CarriageReturn), _) => {
             format!("`tr -d '\\r' < {shown} > NEW` writes it with the line ends it must have.")
         }
-        (Cause::Encoding(Encoding::Marked), _) => {
+        (Cause::Foreign(Foreign::ByteOrderMark), _) => {
             format!("`sed '1s/^\\xef\\xbb\\xbf//' {shown} > NEW` writes it without the mark.")
         }
-        (Cause::Encoding(Encoding::Utf16), _) => {
+        (Cause::Foreign(Foreign::Utf16), _) => {
             format!("`iconv -f UTF-16 -t UTF-8 {shown} > NEW` writes it as it must be.")
         }
-        (Cause::Redis(Redis::Aof), _) => format!(
+        (Cause::Foreign(Foreign::Aof), _) => format!(
             "Start on another file with --file, and send it this one: `redis-cli -p PORT --pipe < \
              {shown}`."
         ),
-        (Cause::Redis(Redis::Manifest), _) => {
+        (Cause::Foreign(Foreign::Manifest), _) => {
             "Start on another file with --file, and send it each part, in order: `redis-cli -p PORT \
              --pipe < PART`."
                 .to_owned()
         }
-        (Cause::Redis(Redis::Rdb), _) => {
+        (Cause::Foreign(Foreign::Rdb), _) => {
             "Let a redis-server with `--aof-use-rdb-preamble no` load it, and tell it `CONFIG SET \
              appendonly yes`: that writes appendonlydir/NAME.base.aof. Start on another file with \
              --file, and send it that one: `redis-cli -p PORT --pipe < NAME.base.aof`."

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use super::verdict::{Cause, Encoding, Redis, ScanError, refuse};
+use super::verdict::{Cause, Foreign, ScanError, refuse};
 use crate::journal::format::{
     Checksum, HEADER_START, Header, RecordError, SEAL_START, Seal, VERSION, time_s,
 };
@@ -198,13 +198,8 @@ impl<R: Read> Batches<R> {
 /// Reads a first line: a header, no header, or a damaged one.
 fn header(first: &Line<'_>) -> Result<Option<Header>, Cause> {
     let text = first.text();
-    match text {
-        [0xef, 0xbb, 0xbf, ..] => return Err(Cause::Encoding(Encoding::Marked)),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(Cause::Encoding(Encoding::Utf16)),
-        _ => {}
-    }
-    if let Some(file) = Redis::of(text) {
-        return Err(Cause::Redis(file));
+    if let Some(kind) = Foreign::of(text) {
+        return Err(Cause::Foreign(kind));
     }
     let is_cut = !first.terminated && HEADER_START.as_bytes().starts_with(text);
     if !is_cut && !text.starts_with(HEADER_START.as_bytes()) {

@@ -11,8 +11,8 @@ mod batch;
 mod decision;
 mod verdict;
 
-pub use batch::{Batch, Batches, Beginning};
-pub use verdict::{Cause, Encoding, Redis, Refusal, ScanError, Sealed, Tail, Verdict};
+pub(crate) use batch::{Batch, Batches, Beginning};
+pub use verdict::{Cause, Foreign, Refusal, ScanError, Sealed, Tail, Verdict};
 
 use std::cmp::Ordering;
 use std::ops::Range;

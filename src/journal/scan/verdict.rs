@@ -149,12 +149,9 @@ pub enum Cause {
          coffre"
     )]
     Newer(String),
-    /// Text in another encoding than plain UTF-8.
-    #[error("the file {0}")]
-    Encoding(Encoding),
-    /// A file written by Redis.
+    /// A file of another kind.
     #[error("{0}")]
-    Redis(Redis),
+    Foreign(Foreign),
     /// A database that this server does not have.
     #[error("database {database} is needed, and --databases is {databases}")]
     Databases {
@@ -223,30 +220,36 @@ pub enum Cause {
     },
 }
 
-/// The files that Redis keeps its data in.
+/// Files that cannot be a data file: text that is not plain UTF-8, and files of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Redis {
-    /// The append-only file.
+pub enum Foreign {
+    /// UTF-8 with a byte order mark.
+    #[error("the file begins with a byte order mark: it must be plain UTF-8")]
+    ByteOrderMark,
+    /// UTF-16.
+    #[error("the file is UTF-16: it must be plain UTF-8")]
+    Utf16,
+    /// An append-only file of Redis.
     #[error("this is an append-only file of Redis (AOF)")]
     Aof,
     /// The manifest of an append-only file.
     #[error("this is the manifest of an append-only file of Redis, which lists its parts")]
     Manifest,
-    /// A snapshot.
+    /// A snapshot of Redis.
     #[error("this is a snapshot of Redis (RDB), or an append-only file that begins with one")]
     Rdb,
 }
 
-impl Redis {
+impl Foreign {
     /// Which of them begins with `line`, if any does.
     pub(super) fn of(line: &[u8]) -> Option<Self> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if let Some(digits) = line.strip_prefix(b"*") {
-            return integer(digits).map(|_| Self::Aof);
-        }
         match line {
+            [0xef, 0xbb, 0xbf, ..] => Some(Self::ByteOrderMark),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some(Self::Utf16),
+            [b'*', count @ ..] => integer(count).map(|_| Self::Aof),
             // A time stamp between the commands.
-            _ if line.starts_with(b"#TS:") => Some(Self::Aof),
+            [b'#', b'T', b'S', b':', ..] => Some(Self::Aof),
             [b'R', b'E', b'D', b'I', b'S', version @ ..] => {
                 version.get(..4)?.iter().all(u8::is_ascii_digit).then_some(Self::Rdb)
             }
@@ -256,17 +259,6 @@ impl Redis {
             _ => None,
         }
     }
-}
-
-/// Encodings that a data file must not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Encoding {
-    /// UTF-8 with a byte order mark.
-    #[error("begins with a byte order mark: it must be plain UTF-8")]
-    Marked,
-    /// UTF-16.
-    #[error("is UTF-16: it must be plain UTF-8")]
-    Utf16,
 }
 
 /// Why a file has no verdict.
@@ -286,10 +278,7 @@ impl ScanError {
         let Self::Refused(Refusal { cause, .. }) = self else { return false };
         !matches!(
             cause,
-            Cause::Newer(_)
-                | Cause::Encoding(_)
-                | Cause::Redis(_)
-                | Cause::Record(RecordError::CarriageReturn)
+            Cause::Newer(_) | Cause::Foreign(_) | Cause::Record(RecordError::CarriageReturn)
         )
     }
 }
