@@ -13,7 +13,7 @@ use crate::journal::lines::{Line, Lines};
 use crate::text::{self, counted, integer};
 
 /// The lines up to a seal, or to the end of the file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// Number of its first line.
     pub line: u64,
@@ -151,20 +151,15 @@ impl<R: Read> Batches<R> {
 
     /// Reads the next batch.
     pub fn read(&mut self) -> io::Result<Option<Batch>> {
+        let offset = self.offset();
         let mut batch = Batch {
             line: self.next_line(),
-            offset: self.offset(),
-            last_line: 0,
-            body_end: self.offset(),
-            end: self.offset(),
-            records: 0,
-            time_s: None,
-            seal: None,
-            checksum: 0,
+            offset,
+            body_end: offset,
+            end: offset,
             in_base: self.in_base,
             terminated: true,
-            second_header: None,
-            claimed: 0,
+            ..Batch::default()
         };
         let mut checksum = Checksum::new(self.header.id);
         while let Some(line) = self.lines.next(|bytes| checksum.update(bytes))? {
