@@ -373,6 +373,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_back() {
+        let (key, value) = (&b"a b"[..], &b"\x00\xff\""[..]);
+        let mut file = Vec::new();
+        write_set(key, value, None, &mut file);
+        write_set(key, value, Some(5), &mut file);
+        write_set_range(key, 7, value, &mut file);
+        write_expiry(key, Some(5), &mut file);
+        write_expiry(key, None, &mut file);
+        write_del([key, value].into_iter(), &mut file);
+        write_flush(true, 9, &mut file);
+        write_flush(false, 9, &mut file);
+        write_select(3, &mut file);
+        write_swap(1, 2, &mut file);
+        let mut expected = vec![
+            Record::Set(key, value, None),
+            Record::Set(key, value, Some(5)),
+            Record::SetRange(key, 7, value),
+            Record::PExpireAt(key, 5),
+            Record::Persist(key),
+            Record::Del(vec![key, value]),
+            Record::FlushAll,
+            Record::FlushDb,
+            Record::Select(3),
+            Record::SwapDb(1, 2),
+        ]
+        .into_iter();
+        for line in file.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n') {
+            if line.starts_with(b"#") {
+                assert_eq!(time_s(line), Some(9));
+                continue;
+            }
+            let mut words = Words::default();
+            let record = Record::parse(line, &mut words).unwrap();
+            assert_eq!(Some(&record), expected.next().as_ref());
+            assert!(line.starts_with(record.name().as_bytes()));
+        }
+        assert_eq!(expected.next(), None);
+    }
+
+    #[test]
     fn a_long_del_is_written_on_several_lines() {
         let keys: Vec<_> = (0..10_000).map(|number| format!("key:{number}").into_bytes()).collect();
         let mut out = Vec::new();
