@@ -78,6 +78,10 @@ pub const RECORD_BYTES_MAX: usize = 2 * 4 * VALUE_BYTES_MAX + 64;
 /// A record at least so long, in bytes, is handed from buffer to buffer and not copied.
 pub const LARGE_RECORD_BYTES: usize = 32 << 10;
 
+/// How much text of a long value is made at once when a record with it is written, in bytes; four times the length
+/// of a block may come on top.
+pub const RECORD_CHUNK_BYTES: usize = 256 << 10;
+
 /// Longest `DEL` line written to the data file, in bytes; more keys go on further lines. Redis
 /// replays inline lines up to 64 KiB.
 pub const DEL_LINE_BYTES_MAX: usize = 32 << 10;

@@ -168,11 +168,17 @@ pub fn quote(word: &[u8], out: &mut Vec<u8>) {
         return;
     }
     out.push(b'"');
+    quote_inside(word, out);
+    out.push(b'"');
+}
+
+/// Appends what stands between the quotes of a word that needs them. Of parts of a word that are cut between
+/// characters it is the same as of the whole.
+pub fn quote_inside(word: &[u8], out: &mut Vec<u8>) {
     for chunk in word.utf8_chunks() {
         escape_text(chunk.valid(), out);
         escape_bytes(chunk.invalid(), out);
     }
-    out.push(b'"');
 }
 
 /// Whether the last word of a line is an HTTP version, `HTTP/1.1` in any letter case, and not in quotes: inline such a
@@ -191,11 +197,16 @@ fn is_http_version(word: &[u8]) -> bool {
 /// Whether `word` needs no quotes. A line that ends in an HTTP version would not be taken as a request, so that word
 /// does.
 fn is_bare(word: &[u8]) -> bool {
+    !word.is_empty() && has_bare_bytes_only(word) && !is_http_version(word)
+}
+
+/// Whether no byte of a word makes quotes necessary.
+pub fn has_bare_bytes_only(word: &[u8]) -> bool {
     let is_bare = |byte: u8| byte.is_ascii_graphic() & !matches!(byte, b'"' | b'\'' | b'\\');
     // Sixteen at a time, without a branch for each: every write asks this of its key and its value.
     let mut chunks = word.chunks(16);
     let all = |chunk: &[u8]| chunk.iter().fold(true, |all, byte| all & is_bare(*byte));
-    !word.is_empty() && chunks.all(all) && !is_http_version(word)
+    chunks.all(all)
 }
 
 /// How many bytes [`quote`] appends.

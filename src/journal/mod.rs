@@ -10,6 +10,8 @@ pub mod format;
 mod group_commit;
 pub mod lines;
 pub mod load;
+#[cfg(test)]
+mod memory_disk;
 mod new_file;
 pub mod pace;
 pub mod records;

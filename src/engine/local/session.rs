@@ -19,7 +19,7 @@ use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BLOCK_BYTES,
     VALUE_BYTES_MAX, work,
 };
-use crate::text::quoted_bytes;
+use crate::text::{quote, quoted_bytes};
 use crate::util::clock::{unix_time_ms, unix_time_s};
 use crate::util::memory::{self, Claim, NoMemory};
 use crate::value::View;
@@ -316,7 +316,8 @@ impl<'a> Session<'a> {
     ) -> Result<bool, E> {
         self.begin(key, value)?;
         let start = self.record.len();
-        write_set_start(key, value, self.record.room());
+        write_set_start(key, self.record.room());
+        quote(value, self.record.room());
         let expires_ms = match expires {
             Expires::At(expires_ms) => expires_ms,
             Expires::AsBefore => None,

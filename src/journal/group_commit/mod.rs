@@ -28,9 +28,11 @@
 
 mod flushed;
 mod replace;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -446,13 +448,24 @@ impl Journal {
     /// Seals `batch` and writes it to the end of `segment`.
     fn write(&self, segment: &Segment, batch: &mut Batch) -> Result<(), Failure> {
         let mut checksum = Checksum::new(segment.id);
-        batch.records.pieces().for_each(|piece| checksum.update(piece));
-        let seal = Seal::close(segment.last + 1, batch.count, segment.synced, checksum);
-        batch.body = batch.records.len() - batch.select_bytes;
-        write!(batch.records.tail(), "{seal}").map_err(Failure::Write)?;
-        (batch.length, batch.durable) = (batch.records.len() as u64, segment.synced);
-        let mut pieces = batch.records.pieces().filter(|piece| !piece.is_empty());
-        pieces.try_for_each(|piece| segment.file.append(piece)).map_err(Failure::Write)?;
+        // The end goes with the seal: most batches are one small piece, and one call.
+        let mut end = std::mem::take(batch.records.tail());
+        let append = |text: &[u8], length: &mut u64| {
+            *length += text.len() as u64;
+            segment.file.append(text).map_err(Failure::Write)
+        };
+        batch.length = 0;
+        batch.records.write_to(|text| {
+            checksum.update(text);
+            append(text, &mut batch.length)
+        })?;
+        checksum.update(&end);
+        let seal = Seal::close(segment.last + 1, batch.count, segment.synced, checksum).to_string();
+        end.extend_from_slice(seal.as_bytes());
+        append(&end, &mut batch.length)?;
+        *batch.records.tail() = end;
+        batch.overhead = batch.select_bytes + seal.len();
+        batch.durable = segment.synced;
         if segment.end > self.length_max.load(Ordering::Relaxed) {
             let ms = 1000 * batch.length / SLOWED_BYTES_PER_S;
             std::thread::sleep(Duration::from_millis(ms.clamp(1, 1000)));
@@ -520,7 +533,7 @@ impl Journal {
                 if self.fsync == Fsync::Always {
                     segment.synced = segment.last;
                 }
-                self.seal_bytes.fetch_add(batch.length - batch.body as u64, Ordering::Relaxed);
+                self.seal_bytes.fetch_add(batch.overhead as u64, Ordering::Relaxed);
                 self.count(&mut state, &batch);
                 self.acknowledge(&state, batch.stamp);
             }
@@ -791,10 +804,11 @@ struct Batch {
     /// The records, and once it is written its seal.
     records: Records,
     count: u64,
-    /// How much of that is records, but for those that only select databases, in bytes.
-    body: usize,
+    /// How much of that only selects databases, or is a comment, in bytes.
     select_bytes: usize,
-    /// Length with its seal, in bytes.
+    /// The same with the seal.
+    overhead: usize,
+    /// How much of it was written, in bytes.
     length: u64,
     stamp: u64,
     /// The durable mark of its seal.
@@ -842,8 +856,8 @@ impl State {
         Batch {
             records,
             count,
-            body: 0,
             select_bytes,
+            overhead: 0,
             length: 0,
             stamp,
             durable: 0,

@@ -292,8 +292,7 @@ impl Journal {
                 draft.select(0);
                 let added = added.and_then(|_| {
                     let mut count = batch.count;
-                    let mut pieces = batch.records.pieces();
-                    pieces.try_for_each(|piece| draft.add(piece, std::mem::take(&mut count)))
+                    batch.records.write_to(|text| draft.add(text, std::mem::take(&mut count)))
                 });
                 let added = added.and_then(|()| self.keep_beside(&tee, &old));
                 let published = added.map_err(Unpublished::Before);
