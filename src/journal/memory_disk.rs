@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Disk, DiskFile, Status};
-use super::new_file::{Draft, Segment};
+use super::new_file::{NewFile, Segment};
 use crate::util::sync::lock;
 
 /// Names and files, none of which outlives the value.
@@ -52,7 +52,7 @@ struct MemoryFile {
 impl MemoryDisk {
     /// A new data file at `path`, ready for a journal.
     pub fn create_data_file(&self, path: &Path) -> Segment {
-        let draft = Draft::create(Arc::new(self.clone()), path.with_extension("new"), None);
+        let draft = NewFile::create(Arc::new(self.clone()), path.with_extension("new"), None);
         draft.unwrap().link(path).unwrap()
     }
 
@@ -109,7 +109,7 @@ impl Disk for MemoryDisk {
         Ok(file)
     }
 
-    fn look(&self, path: &Path) -> io::Result<Status> {
+    fn status(&self, path: &Path) -> io::Result<Status> {
         self.file(path)?.status()
     }
 
@@ -159,7 +159,7 @@ impl DiskFile for MemoryFile {
         passed
     }
 
-    fn renew(&self, _: Range<u64>) -> io::Result<()> {
+    fn rewrite_in_place(&self, _: Range<u64>) -> io::Result<()> {
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl DiskFile for MemoryFile {
         Ok(Status { identity: (1, self.inode), links, length, mode: 0o600, owner: (0, 0) })
     }
 
-    fn resemble(&self, _: &Status) -> io::Result<()> {
+    fn copy_metadata(&self, _: &Status) -> io::Result<()> {
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! From records in memory to `donnees.txt` and back, through crashes and failing disks.
 //!
-//! [`Recovery`] opens a file: lock, scan, verdict, and only then action. What it ends in is a
-//! [`Journal`], which appends and commits; a [`Draft`] is a new file that takes the place of the old
-//! one. The file's grammar is [`mod@format`]'s; nothing here knows the store or a socket.
+//! [`Recovery`] opens a file: lock, scan, verdict, and only then action. It ends in a [`Journal`], which appends and
+//! commits; a [`NewFile`] takes the place of the old one. The file's grammar is [`mod@format`]'s; nothing here knows
+//! the store or a socket.
 
 pub mod disk;
 mod error;
@@ -22,7 +22,8 @@ pub mod snapshot;
 pub use error::{Context, Error};
 pub use format::Record;
 pub use group_commit::{
-    Addition, Flush, Flushing, Fsync, Journal, Mark, SwitchError, Tee, Waiter, WriteRefused,
+    Addition, CommitCallback, CommitPoint, Flush, Flushing, Fsync, Journal, SwitchError,
+    TailReader, WriteRefused,
 };
-pub use new_file::Draft;
+pub use new_file::NewFile;
 pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};

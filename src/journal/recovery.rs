@@ -15,7 +15,7 @@ use super::format::{FileId, SEAL_START, selected, time_s};
 use super::group_commit::{Fsync, Journal};
 use super::lines::{Lines, READ_BYTES};
 use super::load::{Located, Source, for_each_record};
-use super::new_file::{Draft, Segment};
+use super::new_file::{NewFile, Segment};
 use super::pace::Pace;
 use super::scan::{self, Sealed, Tail, Verdict};
 use crate::text::counted;
@@ -55,7 +55,7 @@ impl Recovery {
     pub fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, Error> {
         let Some(file) = open_locked(&*disk, &path)? else {
             let leftovers = [COMPACTING, HEALING].map(|suffix| beside(&path, suffix));
-            if let Some(leftover) = leftovers.into_iter().find(|left| disk.look(left).is_ok()) {
+            if let Some(leftover) = leftovers.into_iter().find(|left| disk.status(left).is_ok()) {
                 return Err(Error::LeftoverOnly { path, leftover });
             }
             return Ok(Self { disk, path, found: Found::Missing });
@@ -135,7 +135,7 @@ fn go_on(
         file.append(b"\n").at(path, "write")?;
     }
     // A sync of the run before may have failed, and ours would then succeed for nothing.
-    file.renew(sealed.unmarked_from()..sealed.end).at(path, "write")?;
+    file.rewrite_in_place(sealed.unmarked_from()..sealed.end).at(path, "write")?;
     // Also what a run without fsync, or one that ended between rename and fsync, left undone.
     file.sync_all().at(path, "fsync")?;
     sync_folder(disk, path)?;
@@ -192,7 +192,7 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>
             return Err(Error::Held { path: path.to_owned(), holder });
         }
         // Between open and lock the holder before us may have replaced the file.
-        if disk.look(path).at(path, "open")?.identity == ours.identity {
+        if disk.status(path).at(path, "open")?.identity == ours.identity {
             return Ok(Some(file));
         }
     }
@@ -253,7 +253,7 @@ fn remove_leftovers(disk: &dyn Disk, path: &Path) {
 /// Creates the file.
 fn create(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
     let name = beside(path, &format!(".new-{}", FileId::random().as_str()));
-    let draft = Draft::create(Arc::clone(disk), name.clone(), None).at(&name, "create")?;
+    let draft = NewFile::create(Arc::clone(disk), name.clone(), None).at(&name, "create")?;
     let segment = draft.link(path);
     if segment.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         // Another server was faster: say who, if it still runs.
@@ -276,10 +276,10 @@ pub fn replace(
     disk: &Arc<dyn Disk>,
     path: &Path,
     old: &Status,
-    write: impl FnOnce(&mut Draft) -> io::Result<()>,
+    write: impl FnOnce(&mut NewFile) -> io::Result<()>,
 ) -> Result<Segment, Error> {
     let new = beside(path, COMPACTING);
-    let mut draft = Draft::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
+    let mut draft = NewFile::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
     write(&mut draft).at(&new, "write")?;
     let replaced = draft.replace(path).map_err(super::new_file::Unpublished::into_error);
     replaced.at(path, "replace")
@@ -310,7 +310,7 @@ fn adopt(
 /// select is told by the draft's own lines. A comment that tells the time of a seal goes with the seal.
 pub fn copy_lines(
     source: impl io::Read,
-    draft: &mut Draft,
+    draft: &mut NewFile,
     mut wanted: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<()> {
     let mut lines = Lines::new(source);
@@ -438,7 +438,7 @@ fn is_copy(
         }
         offset += count as u64;
     }
-    copy.renew(0..length)?;
+    copy.rewrite_in_place(0..length)?;
     copy.sync_all()?;
     Ok(true)
 }

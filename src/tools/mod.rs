@@ -25,7 +25,7 @@ use crate::engine::local::store::Store;
 use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile, beside};
 use crate::journal::format::FileId;
 use crate::journal::snapshot::{piece, write_piece};
-use crate::journal::{Context, Draft, Error, resolve, resolve_missing};
+use crate::journal::{Context, Error, NewFile, resolve, resolve_missing};
 use crate::text::visible;
 
 /// What to do with a data file.
@@ -163,7 +163,7 @@ impl Input {
     fn is_in_place(&self) -> Result<bool, Error> {
         match resolve(&self.path)? {
             Some(resolved) => {
-                let named = System.look(&resolved).at(&self.path, "open")?;
+                let named = System.status(&resolved).at(&self.path, "open")?;
                 Ok(named.identity == self.status.identity)
             }
             None => Ok(false),
@@ -208,7 +208,7 @@ impl Input {
 /// A new data file for `--output`, which gets its name only once it is whole.
 struct Output {
     path: PathBuf,
-    draft: Draft,
+    draft: NewFile,
 }
 
 impl Output {
@@ -218,12 +218,12 @@ impl Output {
             None => resolve_missing(path)?,
         };
         let name = beside(&path, &format!(".new-{}", FileId::random().as_str()));
-        let draft = Draft::create(system(), name.clone(), None).at(&name, "create")?;
+        let draft = NewFile::create(system(), name.clone(), None).at(&name, "create")?;
         Ok(Self { path, draft })
     }
 
     /// Writes it and gives it its name.
-    fn write(mut self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<(), Error> {
+    fn write(mut self, write: impl FnOnce(&mut NewFile) -> io::Result<()>) -> Result<(), Error> {
         write(&mut self.draft).at(&self.path, "write")?;
         self.draft.link(&self.path).at(&self.path, "create")?;
         Ok(())
@@ -235,7 +235,7 @@ fn system() -> Arc<dyn Disk> {
 }
 
 /// Writes every key of `store`, sorted in each database.
-fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
+fn write_store(store: &Store, draft: &mut NewFile) -> io::Result<()> {
     let shards: Vec<_> = store.each().collect();
     let mut lines = Vec::new();
     for database in 0..store.databases() {
@@ -250,7 +250,7 @@ fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
 }
 
 /// Writes one key, a large value in pieces.
-fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut Draft) -> io::Result<()> {
+fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut NewFile) -> io::Result<()> {
     let (key, value) = (entry.key(), entry.value());
     let mut offset = 0;
     loop {

@@ -14,7 +14,7 @@ use crate::journal::format::{HEADER_START, SEAL_START};
 use crate::journal::lines::Lines;
 use crate::journal::load::{Source, for_each_record};
 use crate::journal::scan::{Batches, Beginning, ScanError, Verdict, scan};
-use crate::journal::{Context, Draft, Error, copy_lines, disk};
+use crate::journal::{Context, Error, NewFile, copy_lines, disk};
 use crate::text::{counted, numbered};
 
 /// Proved batches that follow each other in the file and in their numbers.
@@ -192,7 +192,7 @@ fn handwritten(input: &Input) -> Result<(Vec<Run>, Vec<Dropped>), ToolError> {
 }
 
 /// Copies the lines of a run, without their seals: they are sealed anew.
-fn copy_run(input: &Input, run: &Run, draft: &mut Draft) -> io::Result<()> {
+fn copy_run(input: &Input, run: &Run, draft: &mut NewFile) -> io::Result<()> {
     let is_structure = |line: &[u8]| {
         line.starts_with(SEAL_START.as_bytes()) || line.starts_with(HEADER_START.as_bytes())
     };

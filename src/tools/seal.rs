@@ -9,7 +9,7 @@ use crate::journal::disk::{Disk, DiskFile, System};
 use crate::journal::format::{HEADER_START, Header, SEAL_START};
 use crate::journal::load::{Located, Source, for_each_record};
 use crate::journal::scan::{Batch, Batches, Beginning, ScanError, Verdict, scan};
-use crate::journal::{Context, Draft, Error, Record, copy_lines, disk, lock_file, replace};
+use crate::journal::{Context, Error, NewFile, Record, copy_lines, disk, lock_file, replace};
 use crate::text::{Words, counted, numbered, quote, split};
 
 /// Seals the lines of the file at `path` as they are, in its place or in `output`.
@@ -43,7 +43,7 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
     checked.map_err(|error| Error::of_scan(path, Source::Handwritten, error))?;
     show_changes(&input, report)?;
 
-    let write = |draft: &mut Draft| {
+    let write = |draft: &mut NewFile| {
         let source = disk::read(&input.file, 0..length);
         copy_lines(source, draft, |line| !is_seal_or_header(line))
     };

@@ -1,28 +1,28 @@
 //! Appends records and commits them in groups.
 //!
-//! Writers append to the pending batch in memory, under their shard's lock, and get its mark: what to
-//! wait for. Whoever waits first, with no write under way, leads: it takes the batch, seals it, writes
-//! and fsyncs it with no lock held, and wakes the others. All who arrive meanwhile share the next
-//! batch. A lone client leads its own batches on its own thread and is never handed over.
+//! A writer appends its records to the pending batch in memory, under its shard's lock, and gets the batch's sequence:
+//! what its reply has to wait for. The first thread that waits for the batch with no write under way leads: it takes the
+//! batch, seals it, writes and fsyncs it with no lock held, and wakes the followers. What is appended meanwhile shares
+//! the next batch. A lone client leads its own batches on its own thread, with no handover.
 //!
-//! Who shares a batch need not stand and wait: it may leave a [`Waiter`] behind. The leader tells it how the batch
-//! ended ([`deliver`](Journal::deliver)), and so one thread that is awake answers fifty clients, instead of
-//! waking fifty threads.
+//! A follower may register a [`CommitCallback`] instead of blocking. The leader runs the callbacks of the finished batch
+//! ([`run_callbacks`](Journal::run_callbacks)), so one thread that is awake answers fifty clients instead of waking
+//! fifty threads.
 //!
-//! Stamps count the batches of this run, whatever file they go to; a batch's number counts within its
-//! file. After a failure nothing is appended until the file is well again (`cut_back` or `switch`, then
-//! `resume`). The stamps that were under way then are *doomed*: they are never committed, though
-//! `committed` passes them later. A [`Mark`] knows when it was taken, so it is not mistaken.
+//! Sequences count the batches of this run, whatever file they are written to; a seal's number counts within its file.
+//! A fault refuses writes until the file is repaired (`cut_back` or `replace`, then `resume`), which begins an epoch.
+//! The batches that were not committed then are *aborted*: they never commit, though `committed` passes their sequences
+//! later. A [`CommitPoint`] holds its epoch, so an aborted sequence is not taken for a committed one.
 //!
 //! Invariants:
-//! - batches are written in the order of their stamps, one at a time;
-//! - `committed` passes a batch only once it may be acknowledged: fsynced under `always`, written
-//!   otherwise, and the file is still where it was;
+//! - batches are written in the order of their sequences, one at a time;
+//! - `committed` passes a batch only once it may be acknowledged: fsynced under `always`, written otherwise, and with
+//!   the file verified to be where it was;
 //! - a seal's durable mark is the highest batch whose fsync had succeeded;
 //! - a file of which an fsync failed gets no further byte;
 //! - at most one batch is being written, and one fsync of written batches is under way.
 //!
-//! [`replace`] is what happens to the file as a whole: cut back, replaced, compacted.
+//! [`replace`] changes the file as a whole: it is cut back, replaced, compacted.
 //!
 //! Lock order: a shard's lock may be held when the journal's is taken, never the other way.
 
@@ -48,22 +48,22 @@ use crate::util::clock::unix_time_s;
 use crate::util::memory::{self, NoMemory};
 use crate::util::sync::{AbortOnPanic, lock, wait, wait_timeout};
 
-pub use replace::{Flushing, SwitchError, Tee};
+pub use replace::{Flushing, SwitchError, TailReader};
 
-/// What to wait for before something may be shown: a batch, and when it was asked for.
+/// What a reply has to wait for: a batch, and the epoch in which it was pending or written.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mark {
-    /// The batch's stamp; 0 waits for nothing.
-    pub stamp: u64,
-    /// How often the journal had been healed when the stamp was read, or less.
-    pub healed: u64,
+pub struct CommitPoint {
+    /// The batch's sequence; 0 for nothing to wait for.
+    pub sequence: u64,
+    /// The journal's epoch when the sequence was read, or an earlier one.
+    pub epoch: u64,
 }
 
-/// Told when what it waits for was committed, or never will be.
-pub trait Waiter: fmt::Debug + Send + Sync {
-    /// `outcome` says of each mark that it asked to wait for, or of a lower one, what became of it. Holds up all
-    /// who are told later: it must not wait for anything.
-    fn settled(self: Arc<Self>, outcome: &dyn Fn(Mark) -> Result<(), WriteRefused>);
+/// Runs when the batch that it waits for is committed or aborted.
+pub trait CommitCallback: fmt::Debug + Send + Sync {
+    /// `outcome` says whether the point that it was registered with, or a lower one, is committed. Runs before the
+    /// callbacks registered after it, so it must not wait for anything.
+    fn completed(self: Arc<Self>, outcome: &dyn Fn(CommitPoint) -> Result<(), WriteRefused>);
 }
 
 /// When what was written is made to survive a power cut.
@@ -73,7 +73,7 @@ pub enum Fsync {
     Always,
     /// Each second; a power cut may take the last second or so.
     Everysec,
-    /// When the system pleases.
+    /// Left to the system.
     No,
 }
 
@@ -91,7 +91,7 @@ impl Fsync {
     }
 }
 
-/// What a command or a transaction adds to the file: all of it gets there, or nothing.
+/// What a command or a transaction adds to the file: all of it or nothing.
 #[derive(Debug)]
 pub struct Addition<'a> {
     /// Whole lines. They are taken: a large record changes hands, and is not copied.
@@ -100,7 +100,7 @@ pub struct Addition<'a> {
     pub count: u64,
     /// The database in which they begin, and the one that they have selected at the end.
     pub databases: (usize, usize),
-    /// How much of the file says nothing any more once they are in it, in bytes.
+    /// How much of the file they supersede, in bytes.
     pub garbage: u64,
     /// The last `FLUSHALL` or `FLUSHDB` among them.
     pub flush: Option<Flush>,
@@ -109,7 +109,7 @@ pub struct Addition<'a> {
 /// A `FLUSHALL` or `FLUSHDB` whose record is in the file: without its line the keys are there again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flush {
-    /// When it was said, in seconds of Unix time.
+    /// When it ran, in seconds of Unix time.
     pub time_s: u64,
     /// About how much of the file the removed keys are, in bytes.
     pub bytes: u64,
@@ -120,14 +120,14 @@ pub struct Flush {
 #[error("{0}")]
 pub struct WriteRefused(Arc<str>);
 
-/// What makes a file well after a failure, the least first.
+/// What repairs the file after a failure, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Remedy {
-    /// What was written of a batch is cut off.
+pub enum Repair {
+    /// Cutting off what was written of a batch.
     CutBack,
-    /// A complete new file: what this one holds is uncertain.
+    /// A complete new file: the content of this one is uncertain.
     Rewrite,
-    /// The same, and what stands in its place now is somebody's work: it is kept aside.
+    /// The same, and the file now at the path, which another process put there or changed, is kept under another name.
     RewriteBeside,
 }
 
@@ -139,15 +139,15 @@ enum Failure {
     #[error("fsync: {0}")]
     Sync(io::Error),
     #[error("{0}")]
-    Astray(&'static str),
+    Replaced(&'static str),
 }
 
 impl Failure {
-    fn remedy(&self) -> Remedy {
+    fn repair(&self) -> Repair {
         match self {
-            Self::Write(_) => Remedy::CutBack,
-            Self::Sync(_) => Remedy::Rewrite,
-            Self::Astray(_) => Remedy::RewriteBeside,
+            Self::Write(_) => Repair::CutBack,
+            Self::Sync(_) => Repair::Rewrite,
+            Self::Replaced(_) => Repair::RewriteBeside,
         }
     }
 }
@@ -162,30 +162,30 @@ pub struct Journal {
     started: Instant,
 
     // Their own synchronization.
-    /// When the path was last looked at, in milliseconds since the start.
-    looked_ms: AtomicU64,
-    /// The highest stamp that may be acknowledged.
+    /// When the path was last verified, in milliseconds since the start.
+    verified_ms: AtomicU64,
+    /// The highest sequence that may be acknowledged.
     committed: AtomicU64,
-    /// How often it was healed.
-    healed: AtomicU64,
-    /// `State::trouble` is set, or it is closed.
+    /// Counts the repairs: see [`CommitPoint`].
+    epoch: AtomicU64,
+    /// `State::fault` is set, or it is closed.
     refusing: AtomicBool,
     /// `State::due` is not empty.
-    has_due: AtomicBool,
+    has_completed: AtomicBool,
     /// Length of the data file, in bytes.
     bytes: AtomicU64,
     /// How much of it is seals of this run, and what selects databases, in bytes.
     seal_bytes: AtomicU64,
-    /// How much of it says nothing any more since [`Journal::take_garbage`] was last called, in bytes.
+    /// How much of it was superseded since [`Journal::take_garbage`] was last called, in bytes.
     garbage: AtomicU64,
-    /// Beyond this length of the file a leader takes its time, in bytes.
+    /// Beyond this length of the file, in bytes, leaders are slowed down.
     length_max: AtomicU64,
-    /// Waiters for batches of even and of odd stamps: only two batches can have any.
+    /// For the followers of batches of even and of odd sequences: only two batches can have any.
     woken: [Condvar; 2],
-    /// A write or a sync ended.
-    rested: Condvar,
-    /// Trouble began.
-    alarm: Condvar,
+    /// Notified when a write or a sync ends.
+    idle: Condvar,
+    /// Notified when a fault begins.
+    faulted: Condvar,
 
     state: Mutex<State>,
 }
@@ -198,39 +198,39 @@ struct State {
     flush: Option<Flush>,
     /// How many flushes were committed in this run.
     flushes: u64,
-    /// Stamp the pending batch will have.
-    stamp: u64,
-    /// Somebody is in `commit` for the pending batch, and will lead it if nobody else does.
+    /// Sequence of the pending batch.
+    sequence: u64,
+    /// A thread is in `commit` for the pending batch, and will lead it unless another does.
     led: bool,
-    /// Who wait for batches of even and of odd stamps, and left.
-    waiters: [Vec<Arc<dyn Waiter>>; 2],
-    /// Who are to be told that their batch is settled.
-    due: Vec<Arc<dyn Waiter>>,
-    /// Which thread led the last batch.
+    /// Callbacks of batches of even and of odd sequences.
+    callbacks: [Vec<Arc<dyn CommitCallback>>; 2],
+    /// Callbacks to be run: their batches are committed or aborted.
+    completed: Vec<Arc<dyn CommitCallback>>,
+    /// The thread that led the last batch.
     leader: Option<ThreadId>,
-    /// A leader is writing batch `stamp - 1`.
+    /// A leader is writing batch `sequence - 1`.
     writing: bool,
-    /// Someone fsyncs what is committed.
+    /// A thread fsyncs what is written.
     syncing: bool,
-    /// Someone waits to exchange the file: no new leader.
+    /// A thread is about to replace the file, or does: no new leader.
     reserved: bool,
     /// Nothing more is appended.
     closing: bool,
     /// The data file.
     segment: Segment,
-    /// A new file is being written, and will need what is committed meanwhile.
-    teed: bool,
-    /// A leader's buffer, to be used again.
+    /// A [`TailReader`] follows what is committed.
+    has_tail_reader: bool,
+    /// A leader's buffer, for reuse.
     spare: Vec<u8>,
-    /// Nothing is written until this is over.
-    trouble: Option<Remedy>,
-    /// It is over, but no write has shown it yet.
+    /// Set while writes are refused: what will repair the file.
+    fault: Option<Repair>,
+    /// The file was repaired, but no write has succeeded since.
     unproven: bool,
-    /// The last stamp committed before the last failure.
-    safe_when_failed: u64,
-    /// The same of the last failure that was healed.
-    safe: u64,
-    /// The reason of the last failure.
+    /// The last sequence committed before the last fault.
+    committed_at_fault: u64,
+    /// The same of the last fault that was repaired: later sequences of earlier epochs are aborted.
+    epoch_base: u64,
+    /// The reason of the last fault.
     reason: WriteRefused,
 }
 
@@ -242,38 +242,38 @@ impl Journal {
             path,
             fsync,
             started: Instant::now(),
-            looked_ms: AtomicU64::new(0),
+            verified_ms: AtomicU64::new(0),
             committed: AtomicU64::new(0),
-            healed: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
-            has_due: AtomicBool::new(false),
+            has_completed: AtomicBool::new(false),
             bytes: AtomicU64::new(segment.end),
             seal_bytes: AtomicU64::new(0),
             garbage: AtomicU64::new(0),
             length_max: AtomicU64::new(u64::MAX),
             woken: [Condvar::new(), Condvar::new()],
-            rested: Condvar::new(),
-            alarm: Condvar::new(),
+            idle: Condvar::new(),
+            faulted: Condvar::new(),
             state: Mutex::new(State {
                 pending: Pending::default(),
                 flush: None,
                 flushes: 0,
-                stamp: 1,
+                sequence: 1,
                 led: false,
-                waiters: Default::default(),
-                due: Vec::new(),
+                callbacks: Default::default(),
+                completed: Vec::new(),
                 leader: None,
                 writing: false,
                 syncing: false,
                 reserved: false,
                 closing: false,
                 segment,
-                teed: false,
+                has_tail_reader: false,
                 spare: Vec::new(),
-                trouble: None,
+                fault: None,
                 unproven: false,
-                safe_when_failed: 0,
-                safe: 0,
+                committed_at_fault: 0,
+                epoch_base: 0,
                 reason: WriteRefused("".into()),
             }),
         }
@@ -294,12 +294,12 @@ impl Journal {
         self.seal_bytes.load(Ordering::Relaxed)
     }
 
-    /// While the file is longer than so many bytes, writers are slowed down: a compaction is to catch up.
+    /// While the file is longer than so many bytes, leaders are slowed down, so that a compaction can catch up.
     pub fn limit(&self, length_max: u64) {
         self.length_max.store(length_max, Ordering::Relaxed);
     }
 
-    /// Says whether writes are taken. Ask before changing memory.
+    /// Whether writes are taken. To be checked before memory is changed.
     pub fn check(&self) -> Result<(), WriteRefused> {
         if !self.refusing.load(Ordering::Acquire) {
             return Ok(());
@@ -308,56 +308,54 @@ impl Journal {
     }
 
     /// Adds records to the pending batch. Call it with the locks of all shards that they change held and before they
-    /// are changed, so that the file has the order of memory. Returns the stamp of the batch.
+    /// are changed, so that the file has the order of memory. Returns the sequence of the batch.
     pub fn append(&self, addition: Addition<'_>) -> Result<u64, WriteRefused> {
         let mut state = lock(&self.state);
         state.check()?;
         let added = state.pending.add(addition);
         added.map_err(|error| WriteRefused(error.to_string().into()))?;
-        Ok(state.stamp)
+        Ok(state.sequence)
     }
 
-    /// How much of the file says nothing any more since this was last called, in bytes, as far as appended records
-    /// told.
+    /// How much of the file was superseded since the last call, in bytes, by what appended records say.
     pub fn take_garbage(&self) -> u64 {
         self.garbage.swap(0, Ordering::Relaxed)
     }
 
-    /// The highest stamp that may be acknowledged.
+    /// The highest sequence that may be acknowledged.
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
     }
 
-    /// How often it was healed. Read it no later than the stamp it goes into a [`Mark`] with, or with
-    /// the lock of that stamp's shard held.
-    pub fn healed(&self) -> u64 {
-        self.healed.load(Ordering::Acquire)
+    /// How often the file was repaired. To be read no later than the sequence with which it makes a [`CommitPoint`], or
+    /// with the lock of that sequence's shard held.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
-    /// Whether everything up to `mark` may be acknowledged already.
-    pub fn is_committed(&self, mark: Mark) -> bool {
-        // In this order: a doomed stamp is passed only after the healing was counted.
-        mark.stamp == 0 || self.committed() >= mark.stamp && self.healed() == mark.healed
+    /// Whether everything up to `point` may be acknowledged already.
+    pub fn is_committed(&self, point: CommitPoint) -> bool {
+        // In this order: `committed` passes an aborted sequence only after the epoch was counted.
+        point.sequence == 0 || self.committed() >= point.sequence && self.epoch() == point.epoch
     }
 
-    /// Waits until everything up to `mark` may be acknowledged, writing it if no one else does. Whatever comes
-    /// of it, there may be somebody to be [told](Self::deliver).
-    pub fn commit(&self, mark: Mark) -> Result<(), WriteRefused> {
-        if self.is_committed(mark) {
+    /// Waits until everything up to `point` may be acknowledged, leading its batch unless another thread does. Whatever
+    /// the result, there may be [callbacks to run](Self::run_callbacks) afterwards.
+    pub fn commit(&self, point: CommitPoint) -> Result<(), WriteRefused> {
+        if self.is_committed(point) {
             return Ok(());
         }
         let mut state = lock(&self.state);
         let mut has_gathered = false;
         loop {
-            if let Some(outcome) = self.outcome(&state, mark) {
+            if let Some(outcome) = self.outcome(&state, point) {
                 return outcome;
             }
-            state.led |= mark.stamp == state.stamp;
+            state.led |= point.sequence == state.sequence;
             if state.writing || state.reserved {
-                state = wait(&self.woken[mark.stamp as usize % 2], state);
+                state = wait(&self.woken[point.sequence as usize % 2], state);
             } else if !has_gathered && state.leader != Some(thread::current().id()) {
-                // There are others, and what they have to write is as good as free once this writes: those who
-                // can run now are let do so first.
+                // Yield once, so that writers that can run join this batch.
                 has_gathered = true;
                 drop(state);
                 thread::yield_now();
@@ -368,63 +366,63 @@ impl Journal {
         }
     }
 
-    /// What became of everything up to `mark`; `None` if that is open.
-    fn outcome(&self, state: &State, mark: Mark) -> Option<Result<(), WriteRefused>> {
-        let healed = self.healed() - mark.healed;
-        // A mark of several shards may be that of a later write, and hide a doomed one.
-        if healed > 1 || healed == 1 && mark.stamp > state.safe {
+    /// Whether everything up to `point` is committed; `None` while that is open.
+    fn outcome(&self, state: &State, point: CommitPoint) -> Option<Result<(), WriteRefused>> {
+        let epoch = self.epoch() - point.epoch;
+        // A point that covers several shards may be that of a later write, and hide an aborted one.
+        if epoch > 1 || epoch == 1 && point.sequence > state.epoch_base {
             return Some(Err(state.reason.clone()));
         }
-        if self.committed() >= mark.stamp {
+        if self.committed() >= point.sequence {
             return Some(Ok(()));
         }
-        state.trouble.map(|_| Err(state.reason.clone()))
+        state.fault.map(|_| Err(state.reason.clone()))
     }
 
-    /// Leaves `waiter` to be told what became of everything up to `mark`; `false` if somebody has to
-    /// [`commit`](Self::commit) it, or nobody needs to.
-    pub fn leave(&self, mark: Mark, waiter: &Arc<dyn Waiter>) -> bool {
+    /// Registers `callback` to run once everything up to `point` is committed or aborted; `false` if it is already, or if
+    /// no thread will lead the batch unless the caller [commits](Self::commit) it.
+    pub fn on_commit(&self, point: CommitPoint, callback: &Arc<dyn CommitCallback>) -> bool {
         let mut state = lock(&self.state);
-        let is_led = mark.stamp < state.stamp || state.led;
-        if self.outcome(&state, mark).is_some() || !is_led {
+        let is_led = point.sequence < state.sequence || state.led;
+        if self.outcome(&state, point).is_some() || !is_led {
             return false;
         }
-        state.waiters[mark.stamp as usize % 2].push(Arc::clone(waiter));
+        state.callbacks[point.sequence as usize % 2].push(Arc::clone(callback));
         true
     }
 
-    /// Tells those who left a waiter and whose batch is settled. Call it after whatever may settle one.
-    /// `take_back` sees to it that memory shows no more what some of them are refused.
-    pub fn deliver(&self, take_back: impl FnOnce()) {
-        if !self.has_due.load(Ordering::Acquire) {
+    /// Runs the callbacks of finished batches. To be called after whatever may finish one. `take_back` undoes in memory
+    /// what was aborted, before any of them tells a client so.
+    pub fn run_callbacks(&self, take_back: impl FnOnce()) {
+        if !self.has_completed.load(Ordering::Acquire) {
             return;
         }
-        let (mut due, failed) = {
+        let (mut completed, failed) = {
             let mut state = lock(&self.state);
-            self.has_due.store(false, Ordering::Release);
-            (std::mem::take(&mut state.due), state.trouble.is_some())
+            self.has_completed.store(false, Ordering::Release);
+            (std::mem::take(&mut state.completed), state.fault.is_some())
         };
         if failed {
             take_back();
         }
-        // They wait for this thread: it must not vanish.
+        // No other thread will run them.
         let guard = AbortOnPanic;
-        let outcome = |mark| match self.is_committed(mark) {
+        let outcome = |point| match self.is_committed(point) {
             true => Ok(()),
             false => {
                 let state = lock(&self.state);
-                self.outcome(&state, mark).unwrap_or_else(|| Err(state.reason.clone()))
+                self.outcome(&state, point).unwrap_or_else(|| Err(state.reason.clone()))
             }
         };
-        due.drain(..).for_each(|waiter| waiter.settled(&outcome));
+        completed.drain(..).for_each(|callback| callback.completed(&outcome));
         std::mem::forget(guard);
         let mut state = lock(&self.state);
-        if state.due.capacity() == 0 {
-            state.due = due;
+        if state.completed.capacity() == 0 {
+            state.completed = completed;
         }
     }
 
-    /// Writes a batch without records: its durable mark covers the last of them, and a comment tells the time.
+    /// Writes a batch without records, with a comment that tells the time: its durable mark covers the last records.
     fn lead_mark<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let pending = &mut state.pending;
         write_time(unix_time_s(), pending.records.tail());
@@ -437,7 +435,7 @@ impl Journal {
         let mut batch = state.take_batch();
         let segment = state.segment.clone();
         drop(state);
-        // Others wait for this thread: it must not vanish.
+        // Followers wait for this thread.
         let guard = AbortOnPanic;
         let written = self.write(&segment, &mut batch);
         batch.free_records();
@@ -473,44 +471,44 @@ impl Journal {
         if self.fsync == Fsync::Always {
             segment.file.sync_data().map_err(Failure::Sync)?;
         }
-        self.glance(segment, segment.end + batch.length)
+        self.verify_after_write(segment, segment.end + batch.length)
     }
 
-    /// Whether the file is where it was, and as long as it should be.
-    fn look(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
+    /// Checks that the file is where it was, and of this length.
+    fn verify(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
         let ours = segment.file.status().map_err(Failure::Write)?;
-        match self.disk.look(&self.path) {
+        match self.disk.status(&self.path) {
             Ok(named) if named.identity != segment.identity => {
-                Err(Failure::Astray("another file has taken the data file's name"))
+                Err(Failure::Replaced("another file has taken the data file's name"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::Astray("the data file was removed or renamed"))
+                Err(Failure::Replaced("the data file was removed or renamed"))
             }
             Err(error) => Err(Failure::Write(error)),
             Ok(_) if ours.length != length => {
-                Err(Failure::Astray("somebody else changed the data file's length"))
+                Err(Failure::Replaced("somebody else changed the data file's length"))
             }
             Ok(_) => Ok(()),
         }
     }
 
-    /// The same after a write. The open file itself tells what may have happened to it, but not that it
-    /// got another name: where there is no fsync to wait for, that is asked now and then only.
-    fn glance(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
-        const LOOK_EVERY_MS: u64 = 5;
+    /// The same after a write. The open file's own metadata show all but a rename; where there is no fsync to wait for,
+    /// the path is looked up now and then only.
+    fn verify_after_write(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
+        const VERIFY_EVERY_MS: u64 = 5;
         let now_ms = self.started.elapsed().as_millis() as u64;
-        let due_ms = self.looked_ms.load(Ordering::Relaxed) + LOOK_EVERY_MS;
+        let due_ms = self.verified_ms.load(Ordering::Relaxed) + VERIFY_EVERY_MS;
         if self.fsync != Fsync::Always && now_ms < due_ms {
             let ours = segment.file.status().map_err(Failure::Write)?;
             if ours.links > 0 && ours.length == length {
                 return Ok(());
             }
         }
-        self.looked_ms.store(now_ms, Ordering::Relaxed);
-        self.look(segment, length)
+        self.verified_ms.store(now_ms, Ordering::Relaxed);
+        self.verify(segment, length)
     }
 
-    /// The leader's batch is written, or not: acknowledges it and wakes who waits.
+    /// The leader's batch is written, or failed: acknowledges it, or refuses writes, and wakes its followers.
     fn conclude<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -519,8 +517,8 @@ impl Journal {
     ) -> MutexGuard<'a, State> {
         match written {
             Err(failure) => self.fail(&mut state, &failure),
-            // Another thread's fsync failed meanwhile: what of this batch is on disk is unknown.
-            Ok(()) if state.trouble.is_some() => {}
+            // Another thread's fsync failed meanwhile: how much of this batch is on disk is unknown.
+            Ok(()) if state.fault.is_some() => {}
             Ok(()) => {
                 state.unproven = false;
                 let segment = &mut state.segment;
@@ -535,14 +533,14 @@ impl Journal {
                 }
                 self.seal_bytes.fetch_add(batch.overhead as u64, Ordering::Relaxed);
                 self.count(&mut state, &batch);
-                self.acknowledge(&state, batch.stamp);
+                self.acknowledge(&state, batch.sequence);
             }
         }
         self.finish(&mut state, batch);
         state
     }
 
-    /// Counts what a committed batch says of the file.
+    /// Counts what a committed batch supersedes and flushes.
     fn count(&self, state: &mut State, batch: &Batch) {
         self.garbage.fetch_add(batch.garbage, Ordering::Relaxed);
         if batch.flush.is_some() {
@@ -551,45 +549,45 @@ impl Journal {
         }
     }
 
-    /// Nobody writes `batch` any more: wakes who waits for that.
+    /// The write of `batch` ended: its callbacks may run, and the waiting threads are woken.
     fn finish(&self, state: &mut State, mut batch: Batch) {
         state.writing = false;
-        let State { due, waiters, .. } = state;
-        due.append(&mut waiters[batch.stamp as usize % 2]);
-        self.has_due.store(!due.is_empty(), Ordering::Release);
+        let State { completed, callbacks, .. } = state;
+        completed.append(&mut callbacks[batch.sequence as usize % 2]);
+        self.has_completed.store(!completed.is_empty(), Ordering::Release);
         state.spare = std::mem::take(&mut batch.spare);
-        self.woken[batch.stamp as usize % 2].notify_all();
-        self.rested.notify_all();
+        self.woken[batch.sequence as usize % 2].notify_all();
+        self.idle.notify_all();
     }
 
-    /// The batch of `stamp` is committed.
-    fn acknowledge(&self, state: &State, stamp: u64) {
+    /// Publishes that the batch of `sequence` is committed.
+    fn acknowledge(&self, state: &State, sequence: u64) {
         self.bytes.store(state.segment.end, Ordering::Relaxed);
-        self.committed.store(stamp, Ordering::Release);
-        // One of those who wait for the next batch leads it.
-        self.woken[(stamp + 1) as usize % 2].notify_one();
+        self.committed.store(sequence, Ordering::Release);
+        // One of the threads that wait for the next batch leads it.
+        self.woken[(sequence + 1) as usize % 2].notify_one();
     }
 
     /// Refuses writes until the file is repaired, and aborts the batches that are not committed. Of several
     /// failures the one that needs the most counts: a failed fsync is never forgotten for a failed write.
     fn fail(&self, state: &mut State, failure: &Failure) {
-        let remedy = failure.remedy();
-        if let Some(trouble) = &mut state.trouble {
-            if remedy > *trouble {
-                *trouble = remedy;
+        let repair = failure.repair();
+        if let Some(fault) = &mut state.fault {
+            if repair > *fault {
+                *fault = repair;
                 state.reason = WriteRefused(failure.to_string().into());
             }
             return;
         }
-        state.trouble = Some(remedy);
-        state.safe_when_failed = self.committed();
-        state.stamp += 1;
-        let State { due, waiters, .. } = state;
-        waiters.iter_mut().for_each(|waiters| due.append(waiters));
-        self.has_due.store(!due.is_empty(), Ordering::Release);
+        state.fault = Some(repair);
+        state.committed_at_fault = self.committed();
+        state.sequence += 1;
+        let State { completed, callbacks, .. } = state;
+        callbacks.iter_mut().for_each(|callbacks| completed.append(callbacks));
+        self.has_completed.store(!completed.is_empty(), Ordering::Release);
         state.led = false;
         state.pending = Pending::default();
-        state.teed = false;
+        state.has_tail_reader = false;
         self.refuse(state, failure.to_string());
     }
 
@@ -597,7 +595,7 @@ impl Journal {
         state.reason = WriteRefused(reason.into());
         self.refusing.store(true, Ordering::Release);
         self.woken.iter().for_each(Condvar::notify_all);
-        self.alarm.notify_all();
+        self.faulted.notify_all();
     }
 
     /// Under `everysec`, fsyncs what is written; call it each second.
@@ -609,59 +607,58 @@ impl Journal {
 
     /// Makes everything appended so far survive a power cut, whatever the mode.
     pub fn save(&self) -> Result<(), WriteRefused> {
-        let mark = {
+        let point = {
             let state = lock(&self.state);
-            let stamp = match (state.pending.is_empty(), state.writing) {
-                (false, _) => state.stamp,
-                (true, true) => state.stamp - 1,
+            let sequence = match (state.pending.is_empty(), state.writing) {
+                (false, _) => state.sequence,
+                (true, true) => state.sequence - 1,
                 (true, false) => self.committed(),
             };
-            Mark { stamp, healed: self.healed() }
+            CommitPoint { sequence, epoch: self.epoch() }
         };
-        self.commit(mark)?;
+        self.commit(point)?;
         drop(self.sync(lock(&self.state)));
-        self.look_at_rest();
+        self.verify_at_rest();
         let state = lock(&self.state);
-        match state.trouble {
+        match state.fault {
             Some(_) => Err(state.reason.clone()),
             None => Ok(()),
         }
     }
 
-    /// Once nothing has been appended since the last call, writes an empty batch whose seal marks
-    /// the last records as durable, so that damage to them can be told from a crash; and looks whether
-    /// the file is where it was, though nobody writes.
+    /// If nothing was appended since the last call, writes an empty batch whose seal marks the last records as durable,
+    /// so that damage to them can be told from a crash. Also verifies the file, which otherwise only a write does.
     ///
     /// `before` is what the last call returned, at first 0.
     pub fn mark_idle(&self, before: u64) -> u64 {
-        self.look_at_rest();
+        self.verify_at_rest();
         let state = lock(&self.state);
-        let stamp = state.stamp;
-        let idle = stamp == before && state.is_resting() && state.pending.is_empty();
+        let sequence = state.sequence;
+        let idle = sequence == before && state.is_resting() && state.pending.is_empty();
         let segment = &state.segment;
         let durable = segment.last_with_records <= segment.synced;
-        // After a healing it shows that the file can be written to, too.
+        // After a repair it also shows that the file can be written to.
         let due = segment.is_unmarked() || state.unproven;
         if idle && durable && due && state.check().is_ok() {
             drop(self.lead_mark(state));
         }
-        stamp
+        sequence
     }
 
-    /// While nobody writes: looks whether the file is where it was.
-    fn look_at_rest(&self) {
-        let (stamp, segment) = {
+    /// Verifies the file while no write is under way.
+    fn verify_at_rest(&self) {
+        let (sequence, segment) = {
             let state = lock(&self.state);
-            if !state.is_resting() || state.trouble.is_some() {
+            if !state.is_resting() || state.fault.is_some() {
                 return;
             }
-            (state.stamp, state.segment.clone())
+            (state.sequence, state.segment.clone())
         };
-        let looked = self.look(&segment, segment.end);
+        let verified = self.verify(&segment, segment.end);
         let mut state = lock(&self.state);
-        // Nothing was written meanwhile that would explain another length.
-        let rested = state.stamp == stamp && state.is_resting() && state.trouble.is_none();
-        if let (Err(failure), true) = (looked, rested) {
+        // Else a write may have changed the length meanwhile.
+        let idle = state.sequence == sequence && state.is_resting() && state.fault.is_none();
+        if let (Err(failure), true) = (verified, idle) {
             self.fail(&mut state, &failure);
         }
     }
@@ -669,10 +666,10 @@ impl Journal {
     /// Fsyncs what is committed and not yet synced, with the lock released meanwhile.
     fn sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while state.syncing || state.reserved {
-            state = wait(&self.rested, state);
+            state = wait(&self.idle, state);
         }
         let segment = state.segment.clone();
-        if state.trouble.is_some() || segment.synced >= segment.last {
+        if state.fault.is_some() || segment.synced >= segment.last {
             return state;
         }
         state.syncing = true;
@@ -682,35 +679,35 @@ impl Journal {
         std::mem::forget(guard);
         let mut state = lock(&self.state);
         state.syncing = false;
-        self.rested.notify_all();
+        self.idle.notify_all();
         match synced {
-            // Whatever failed before it: the file must get no further byte.
+            // Whatever failed before, the file must get no further byte.
             Err(error) => self.fail(&mut state, &Failure::Sync(error)),
-            Ok(()) if state.trouble.is_some() => {}
+            Ok(()) if state.fault.is_some() => {}
             Ok(()) => state.segment.synced = segment.last.max(state.segment.synced),
         }
         state
     }
 
-    /// Waits for at most `timeout` until there is trouble, and says whether there is.
-    pub fn wait_for_trouble(&self, timeout: Duration) -> bool {
+    /// Waits for at most `timeout` until there is a fault, and says whether there is one.
+    pub fn wait_for_fault(&self, timeout: Duration) -> bool {
         let state = lock(&self.state);
-        let state = match state.trouble {
+        let state = match state.fault {
             Some(_) => state,
-            None => wait_timeout(&self.alarm, state, timeout),
+            None => wait_timeout(&self.faulted, state, timeout),
         };
-        state.trouble.is_some()
+        state.fault.is_some()
     }
 
-    /// Why writes are refused, or were just before: until one has shown that they can be made.
-    pub fn trouble(&self) -> Option<WriteRefused> {
+    /// Why writes are refused; also after the repair, until a write has succeeded.
+    pub fn fault(&self) -> Option<WriteRefused> {
         let state = lock(&self.state);
-        (state.trouble.is_some() || state.unproven).then(|| state.reason.clone())
+        (state.fault.is_some() || state.unproven).then(|| state.reason.clone())
     }
 
-    /// Whether what was under way is lost, and memory may show it still.
-    pub fn has_failed(&self) -> bool {
-        lock(&self.state).trouble.is_some()
+    /// Whether there is a fault: the batches that were not committed are aborted, and memory may still hold them.
+    pub fn is_faulted(&self) -> bool {
+        lock(&self.state).fault.is_some()
     }
 
     /// Panics with the state locked, for tests of what that does.
@@ -719,15 +716,15 @@ impl Journal {
         panic!("asked for, with the journal locked");
     }
 
-    /// Takes no more, commits what is pending, makes everything durable whatever the mode, and marks
-    /// it so. After an error some acknowledged writes may not be durable.
+    /// Refuses further writes, commits the pending batch, makes everything durable whatever the mode, and marks it so.
+    /// After an error some acknowledged writes may not be durable.
     pub fn close(&self) -> Result<(), WriteRefused> {
         let mut state = lock(&self.state);
         state.closing = true;
-        while state.trouble.is_none() {
+        while state.fault.is_none() {
             let segment = &state.segment;
             state = match () {
-                () if !state.is_resting() => wait(&self.rested, state),
+                () if !state.is_resting() => wait(&self.idle, state),
                 () if !state.pending.is_empty() => self.lead(state),
                 () if segment.synced < segment.last => self.sync(state),
                 () if segment.is_unmarked() => self.lead_mark(state),
@@ -735,9 +732,9 @@ impl Journal {
             };
         }
         drop(state);
-        self.look_at_rest();
+        self.verify_at_rest();
         let mut state = lock(&self.state);
-        match state.trouble {
+        match state.fault {
             Some(_) => Err(state.reason.clone()),
             None => {
                 let WriteRefused(reason) = stopping();
@@ -766,7 +763,7 @@ impl Pending {
         self.records.is_empty()
     }
 
-    /// Adds all of it, or nothing where there is no memory for it.
+    /// Adds all of it, or nothing if there is no memory for it.
     fn add(&mut self, addition: Addition<'_>) -> Result<(), NoMemory> {
         let Addition { records, count, databases, garbage, flush } = addition;
         let tail = self.records.tail();
@@ -810,7 +807,7 @@ struct Batch {
     overhead: usize,
     /// How much of it was written, in bytes.
     length: u64,
-    stamp: u64,
+    sequence: u64,
     /// The durable mark of its seal.
     durable: u64,
     garbage: u64,
@@ -820,7 +817,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Frees the records, which are written or never will be: not with the lock held, as they may be large.
+    /// Frees the records. They may be large: not with the lock held.
     fn free_records(&mut self) {
         self.spare = std::mem::take(&mut self.records).into_spare();
         self.spare.shrink_to(JOURNAL_SPARE_BYTES_MAX);
@@ -829,19 +826,19 @@ impl Batch {
 
 impl State {
     fn check(&self) -> Result<(), WriteRefused> {
-        match self.trouble {
+        match self.fault {
             Some(_) => Err(self.reason.clone()),
             None if self.closing => Err(stopping()),
             None => Ok(()),
         }
     }
 
-    /// Whether a leader may begin to write.
+    /// Whether a leader may begin a write.
     fn is_resting(&self) -> bool {
         !self.writing && !self.reserved
     }
 
-    /// What is pending, for its leader to write.
+    /// Takes the pending batch for its leader to write.
     fn take_batch(&mut self) -> Batch {
         assert!(!self.writing, "one leader at a time");
         self.writing = true;
@@ -849,8 +846,8 @@ impl State {
         let records = Records::with_spare(std::mem::take(&mut self.spare));
         let taken = std::mem::replace(&mut self.pending, Pending { records, ..Pending::default() });
         let Pending { records, count, select_bytes, garbage, flush, .. } = taken;
-        let stamp = self.stamp;
-        self.stamp += 1;
+        let sequence = self.sequence;
+        self.sequence += 1;
         self.led = false;
         self.leader = Some(thread::current().id());
         Batch {
@@ -859,7 +856,7 @@ impl State {
             select_bytes,
             overhead: 0,
             length: 0,
-            stamp,
+            sequence,
             durable: 0,
             garbage,
             flush,

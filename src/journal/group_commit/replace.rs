@@ -1,5 +1,5 @@
-//! What happens to the data file as a whole: it is cut back after a failed write, replaced by a complete
-//! new one after worse, or by a smaller one when it is compacted.
+//! Changes of the data file as a whole: it is cut back after a failed write, replaced by a complete new file after a
+//! failed fsync or when another process changed it, and replaced by a smaller one when it is compacted.
 
 use std::io;
 use std::ops::Range;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, MutexGuard};
 
-use super::{Failure, Journal, Remedy, State, WriteRefused};
+use super::{Failure, Journal, Repair, State, WriteRefused};
 use crate::journal::disk::{self, DiskFile};
 use crate::journal::format::SEAL_START;
-use crate::journal::new_file::{Draft, Segment, Unpublished};
+use crate::journal::new_file::{NewFile, Segment, Unpublished};
 use crate::journal::recovery::{COMPACTING, HEALING, copy_lines, holder};
 use crate::util::sync::{AbortOnPanic, lock, wait};
 
@@ -20,13 +20,13 @@ pub enum SwitchError {
     /// The system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The journal failed, or stops.
+    /// The journal is faulted or closing.
     #[error(transparent)]
     Refused(#[from] WriteRefused),
-    /// What was copied of two databases is worth nothing.
+    /// The new file may hold the keys of two databases under each other's number.
     #[error("databases were swapped meanwhile")]
     Swapped,
-    /// It would make a flush final that can be undone for an hour.
+    /// The new file would make a flush final that can be undone for an hour.
     #[error("a FLUSHALL or FLUSHDB came meanwhile, which can be undone for an hour")]
     Flushed,
 }
@@ -34,107 +34,107 @@ pub enum SwitchError {
 /// What a new file means for a flush that can be undone by removing its line from the old one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flushing {
-    /// It becomes final: a user asked for the new file.
+    /// The flush becomes final: a user asked for the new file.
     Final,
-    /// There is none; one that comes while the new file is written ends that.
+    /// There is no flush; one that is committed while the new file is written makes the replacement fail.
     GivesUp,
-    /// The old file, which has it, is kept under this name, also if another comes meanwhile.
+    /// The old file, which has the flush, is kept under this name, also if another flush is committed meanwhile.
     Keeps(PathBuf),
 }
 
-/// What is committed to the file while a new one is being written. It is read back from the old file:
-/// no memory is taken, however much it is.
+/// Reads what is committed to the old file while a new one is being written, and adds it to the new one. It reads the
+/// old file itself, so it takes no memory however much that is.
 #[derive(Debug)]
-pub struct Tee<'a> {
+pub struct TailReader<'a> {
     journal: &'a Journal,
-    /// How often the journal had been healed at the beginning.
-    healed: u64,
-    /// Where what the new file does not have begins, in the old file, in bytes.
+    /// The journal's epoch at the beginning.
+    epoch: u64,
+    /// Up to where in the old file the new one has everything, in bytes.
     copied: u64,
     /// How many flushes had been committed at the beginning.
     flushes: u64,
     flushing: Flushing,
 }
 
-impl Tee<'_> {
-    /// Adds to `draft` what was committed since this was last called, and returns its length in bytes;
-    /// an error once the journal has failed.
-    pub fn drain(&mut self, draft: &mut Draft) -> Result<u64, SwitchError> {
+impl TailReader<'_> {
+    /// Adds to `new` what was committed since the last call, and returns its length in bytes; an error once the
+    /// journal was faulted.
+    pub fn drain(&mut self, new: &mut NewFile) -> Result<u64, SwitchError> {
         let segment = {
             let state = lock(&self.journal.state);
             self.check(&state)?;
             state.segment.clone()
         };
-        Ok(self.copy(&segment, draft)?)
+        Ok(self.copy(&segment, new)?)
     }
 
     fn check(&self, state: &State) -> Result<(), WriteRefused> {
         state.check()?;
-        match state.teed && self.healed == self.journal.healed() {
+        match state.has_tail_reader && self.epoch == self.journal.epoch() {
             true => Ok(()),
-            // It failed and was healed meanwhile.
+            // It was faulted and repaired meanwhile.
             false => Err(state.reason.clone()),
         }
     }
 
-    fn copy(&mut self, segment: &Segment, draft: &mut Draft) -> io::Result<u64> {
+    fn copy(&mut self, segment: &Segment, new: &mut NewFile) -> io::Result<u64> {
         let range = self.copied..segment.end;
-        copy_records(&*segment.file, range.clone(), draft)?;
+        copy_records(&*segment.file, range.clone(), new)?;
         self.copied = range.end;
         Ok(range.end - range.start)
     }
 }
 
 /// Copies lines of batches that were just written, without their seals.
-fn copy_records(file: &dyn DiskFile, range: Range<u64>, draft: &mut Draft) -> io::Result<()> {
+fn copy_records(file: &dyn DiskFile, range: Range<u64>, new: &mut NewFile) -> io::Result<()> {
     if range.is_empty() {
         return Ok(());
     }
-    copy_lines(disk::read(file, range), draft, |line| !line.starts_with(SEAL_START.as_bytes()))
+    copy_lines(disk::read(file, range), new, |line| !line.starts_with(SEAL_START.as_bytes()))
 }
 
-impl Drop for Tee<'_> {
+impl Drop for TailReader<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.journal.state);
-        if self.healed == self.journal.healed() {
-            state.teed = false;
+        if self.epoch == self.journal.epoch() {
+            state.has_tail_reader = false;
         }
     }
 }
 
 impl Journal {
-    /// Waits until nobody writes or syncs, and keeps it so until it is [released](Self::release).
+    /// Waits until no write and no sync is under way, and lets none begin until [`release`](Self::release).
     fn reserve(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         while state.reserved {
-            state = wait(&self.rested, state);
+            state = wait(&self.idle, state);
         }
         state.reserved = true;
         while state.writing || state.syncing {
-            state = wait(&self.rested, state);
+            state = wait(&self.idle, state);
         }
         state
     }
 
     fn release(&self, state: &mut State) {
         state.reserved = false;
-        self.rested.notify_all();
+        self.idle.notify_all();
         self.woken.iter().for_each(Condvar::notify_one);
     }
 
-    /// After a failed write: cuts off what was written of the batch, and says whether that was enough.
-    /// It is not where an fsync failed or somebody else was at the file: then only a new one helps.
+    /// After a failed write: cuts off what was written of the batch, and says whether that repaired the file. It does
+    /// not where an fsync failed or another process changed the file: then only a new file helps.
     pub fn cut_back(&self) -> bool {
         let mut state = self.reserve();
-        if state.trouble != Some(Remedy::CutBack) {
+        if state.fault != Some(Repair::CutBack) {
             self.release(&mut state);
             return false;
         }
         let segment = state.segment.clone();
         drop(state);
-        // Synced: else a power cut could mix what was cut off into what comes in its place.
+        // Synced, or a power cut could mix what was cut off into what is written in its place.
         let cut = segment.file.cut(segment.end).and_then(|()| segment.file.sync_data());
-        let cut = cut.map_err(Failure::Sync).and_then(|()| self.look(&segment, segment.end));
+        let cut = cut.map_err(Failure::Sync).and_then(|()| self.verify(&segment, segment.end));
         let mut state = lock(&self.state);
         self.release(&mut state);
         match &cut {
@@ -144,65 +144,66 @@ impl Journal {
         cut.is_ok()
     }
 
-    /// The file is well again, and memory is what was committed: takes writes again.
+    /// Takes writes again: the file is repaired, and memory holds exactly what was committed. Begins an epoch.
     pub fn resume(&self) {
         let mut state = lock(&self.state);
-        (state.trouble, state.unproven) = (None, true);
-        state.safe = state.safe_when_failed;
-        self.healed.fetch_add(1, Ordering::Release);
+        (state.fault, state.unproven) = (None, true);
+        state.epoch_base = state.committed_at_fault;
+        self.epoch.fetch_add(1, Ordering::Release);
         self.refusing.store(state.closing, Ordering::Release);
     }
 
-    /// From here on what is committed is needed by a new file too; one may be under way at a time.
-    pub fn tee(&self, flushing: Flushing) -> Result<Tee<'_>, WriteRefused> {
+    /// Begins to follow what is committed, for a new file; one new file may be under way at a time.
+    pub fn tail_reader(&self, flushing: Flushing) -> Result<TailReader<'_>, WriteRefused> {
         let mut state = lock(&self.state);
         state.check()?;
-        if state.teed {
+        if state.has_tail_reader {
             return Err(WriteRefused("a rewrite is under way".into()));
         }
-        state.teed = true;
+        state.has_tail_reader = true;
         let (copied, flushes) = (state.segment.end, state.flushes);
-        Ok(Tee { journal: self, healed: self.healed(), copied, flushes, flushing })
+        Ok(TailReader { journal: self, epoch: self.epoch(), copied, flushes, flushing })
     }
 
-    /// A draft of a compacted file beside this one, of the same mode and owner.
-    pub fn draft(&self) -> io::Result<Draft> {
-        self.draft_called(COMPACTING)
+    /// A new file beside this one for a compaction, of the same mode and owner.
+    pub fn new_file(&self) -> io::Result<NewFile> {
+        self.create_beside(COMPACTING)
     }
 
-    /// The same to heal this one: a compaction that has not noticed yet may still have its own.
-    pub fn healing_draft(&self) -> io::Result<Draft> {
-        self.draft_called(HEALING)
+    /// The same for a repair, under another name: a compaction that has not yet noticed the fault may hold its own.
+    pub fn repair_file(&self) -> io::Result<NewFile> {
+        self.create_beside(HEALING)
     }
 
-    fn draft_called(&self, suffix: &str) -> io::Result<Draft> {
+    fn create_beside(&self, suffix: &str) -> io::Result<NewFile> {
         let file = Arc::clone(&lock(&self.state).segment.file);
         let name = disk::beside(&self.path, suffix);
-        Draft::create(Arc::clone(&self.disk), name, Some(&file.status()?))
+        NewFile::create(Arc::clone(&self.disk), name, Some(&file.status()?))
     }
 
-    /// Puts what `write` writes in the place of the file, and closes: nobody else uses the journal.
-    pub fn rewrite(&self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> io::Result<()> {
+    /// Puts what `write` writes in the place of the file, and closes. No other thread may use the journal.
+    pub fn rewrite(&self, write: impl FnOnce(&mut NewFile) -> io::Result<()>) -> io::Result<()> {
         let refused = |refused: WriteRefused| io::Error::other(refused.to_string());
-        let (tee, mut draft) = (self.tee(Flushing::Final).map_err(refused)?, self.draft()?);
-        write(&mut draft)?;
-        self.switch(draft, tee).map_err(|error| io::Error::other(error.to_string()))?;
+        let (tail, mut new) =
+            (self.tail_reader(Flushing::Final).map_err(refused)?, self.new_file()?);
+        write(&mut new)?;
+        self.switch(new, tail).map_err(|error| io::Error::other(error.to_string()))?;
         self.close().map_err(refused)
     }
 
-    /// Before a rewrite in trouble: what stands in the file's place and is not what was committed is
-    /// somebody's work. It keeps a name of its own.
-    pub fn set_strangers_aside(&self) -> io::Result<()> {
-        let (segment, trouble) = {
+    /// Before a repair replaces the file: gives a second name to a file that another process put in its place or changed,
+    /// so that its content is kept.
+    pub fn keep_foreign_file(&self) -> io::Result<()> {
+        let (segment, fault) = {
             let state = lock(&self.state);
-            (state.segment.clone(), state.trouble)
+            (state.segment.clone(), state.fault)
         };
-        let status = match self.disk.look(&self.path) {
+        let status = match self.disk.status(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
         let is_ours = status.identity == segment.identity;
-        if is_ours && trouble != Some(Remedy::RewriteBeside) {
+        if is_ours && fault != Some(Repair::RewriteBeside) {
             return Ok(());
         }
         if !is_ours
@@ -220,7 +221,7 @@ impl Journal {
         match self.disk.link(&self.path, &aside) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // An earlier try made it, if it is this file.
-                return match self.disk.look(&aside)?.identity == status.identity {
+                return match self.disk.status(&aside)?.identity == status.identity {
                     true => Ok(()),
                     false => Err(error),
                 };
@@ -235,16 +236,16 @@ impl Journal {
         Ok(())
     }
 
-    /// In trouble, when memory is what was committed and nothing is appended: puts `draft`, which holds
-    /// all of it, in the place of the file.
-    pub fn replace(&self, draft: Draft) -> Result<(), SwitchError> {
+    /// While faulted, when memory holds exactly what was committed: puts `new`, which holds all of it, in the place of
+    /// the file.
+    pub fn replace(&self, new: NewFile) -> Result<(), SwitchError> {
         let mut state = self.reserve();
-        if state.trouble.is_none() {
+        if state.fault.is_none() {
             self.release(&mut state);
-            return Err(io::Error::other("it is well already").into());
+            return Err(io::Error::other("the journal is not faulted").into());
         }
         drop(state);
-        let published = draft.replace(&self.path);
+        let published = new.replace(&self.path);
         let mut state = lock(&self.state);
         let (segment, outcome) = match published {
             Ok(segment) => (Some(segment), Ok(())),
@@ -252,28 +253,27 @@ impl Journal {
             Err(Unpublished::After(segment, error)) => (Some(*segment), Err(error.into())),
         };
         let old = segment.map(|segment| {
-            // What stands there now is ours, whatever else is wrong.
-            state.trouble = Some(Remedy::Rewrite);
+            // The file at the path is ours now, whatever else is wrong.
+            state.fault = Some(Repair::Rewrite);
             self.install(&mut state, segment)
         });
         self.release(&mut state);
         drop(state);
-        // Who closes a large file last frees its blocks: not with the lock held.
+        // The last close of a large file frees its blocks, which takes time: not with the lock held.
         drop(old);
         outcome
     }
 
-    /// Puts `draft`, which holds what was copied since `tee` began, in the place of the file, after the
-    /// rest of the tee and what is pending now was added to it. Writers wait meanwhile; if it fails, the
-    /// old file takes what is pending.
-    pub fn switch(&self, mut draft: Draft, mut tee: Tee<'_>) -> Result<(), SwitchError> {
+    /// Adds to `new` the rest of `tail` and the pending batch, and puts it in the place of the file. Writers wait
+    /// meanwhile; if it fails, the pending batch is written to the old file.
+    pub fn switch(&self, mut new: NewFile, mut tail: TailReader<'_>) -> Result<(), SwitchError> {
         let mut state = self.reserve();
-        if let Err(refused) = tee.check(&state) {
+        if let Err(refused) = tail.check(&state) {
             self.release(&mut state);
             return Err(refused.into());
         }
-        let is_flushed = state.flushes != tee.flushes || state.pending.flush.is_some();
-        if is_flushed && tee.flushing == Flushing::GivesUp {
+        let is_flushed = state.flushes != tail.flushes || state.pending.flush.is_some();
+        if is_flushed && tail.flushing == Flushing::GivesUp {
             self.release(&mut state);
             return Err(SwitchError::Flushed);
         }
@@ -281,30 +281,30 @@ impl Journal {
         let mut batch = state.take_batch();
         drop(state);
         let guard = AbortOnPanic;
-        let (mut state, outcome) = match self.look(&old, old.end) {
-            // What stands there is somebody's work.
-            Err(astray) => {
-                let error = io::Error::other(astray.to_string());
-                (self.conclude(lock(&self.state), batch, Err(astray)), Err(error))
+        let (mut state, outcome) = match self.verify(&old, old.end) {
+            // The file at the path is another process's.
+            Err(replaced) => {
+                let error = io::Error::other(replaced.to_string());
+                (self.conclude(lock(&self.state), batch, Err(replaced)), Err(error))
             }
             Ok(()) => {
-                let added = tee.copy(&old, &mut draft);
-                draft.select(0);
+                let added = tail.copy(&old, &mut new);
+                new.select(0);
                 let added = added.and_then(|_| {
                     let mut count = batch.count;
-                    batch.records.write_to(|text| draft.add(text, std::mem::take(&mut count)))
+                    batch.records.write_to(|text| new.add(text, std::mem::take(&mut count)))
                 });
-                let added = added.and_then(|()| self.keep_beside(&tee, &old));
+                let added = added.and_then(|()| self.keep_beside(&tail, &old));
                 let published = added.map_err(Unpublished::Before);
-                match published.and_then(|()| draft.replace(&self.path)) {
+                match published.and_then(|()| new.replace(&self.path)) {
                     Ok(segment) => {
                         batch.free_records();
                         let mut state = lock(&self.state);
                         self.install(&mut state, segment);
                         self.count(&mut state, &batch);
-                        // A flush that was pending is in this file, but not what it removed.
+                        // A flush that was pending is in this file; the keys it removed are not.
                         state.flush = None;
-                        self.acknowledge(&state, batch.stamp);
+                        self.acknowledge(&state, batch.sequence);
                         self.finish(&mut state, batch);
                         (state, Ok(()))
                     }
@@ -324,18 +324,18 @@ impl Journal {
         std::mem::forget(guard);
         self.release(&mut state);
         drop(state);
-        // Who closes a large file last frees its blocks: not with the lock held.
+        // The last close of a large file frees its blocks, which takes time: not with the lock held.
         drop(old);
         outcome.map_err(SwitchError::from)
     }
 
-    /// Gives the file, which is `old`, the second name that `tee` asks for, if it does.
-    fn keep_beside(&self, tee: &Tee<'_>, old: &Segment) -> io::Result<()> {
-        let Flushing::Keeps(name) = &tee.flushing else { return Ok(()) };
+    /// Gives the file, which is `old`, the second name that `tail` asks for, if it does.
+    fn keep_beside(&self, tail: &TailReader<'_>, old: &Segment) -> io::Result<()> {
+        let Flushing::Keeps(name) = &tail.flushing else { return Ok(()) };
         match self.disk.link(&self.path, name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // An earlier try made it, or there was another flush in the same second.
-                if self.disk.look(name)?.identity != old.identity {
+                if self.disk.status(name)?.identity != old.identity {
                     self.disk.remove(name)?;
                     self.disk.link(&self.path, name)?;
                 }
@@ -347,7 +347,7 @@ impl Journal {
 
     /// The file is another one now; returns the old.
     fn install(&self, state: &mut State, segment: Segment) -> Segment {
-        // What a flush removed is not in the new one.
+        // The keys that a flush removed are not in the new file.
         state.flush = None;
         self.bytes.store(segment.end, Ordering::Relaxed);
         self.seal_bytes.store(0, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Addition, Flushing, Fsync, Journal, Mark};
+use super::{Addition, CommitPoint, Flushing, Fsync, Journal};
 use crate::journal::format::{SEAL_START, write_set, write_set_end, write_set_start};
 use crate::journal::memory_disk::MemoryDisk;
 use crate::journal::records::Records;
@@ -17,10 +17,10 @@ fn open(disk: &MemoryDisk, fsync: Fsync) -> Journal {
     Journal::new(Arc::new(disk.clone()), PATH.into(), fsync, segment)
 }
 
-fn append(journal: &Journal, records: &mut Records) -> Mark {
+fn append(journal: &Journal, records: &mut Records) -> CommitPoint {
     let addition = Addition { records, count: 1, databases: (0, 0), garbage: 0, flush: None };
-    let healed = journal.healed();
-    Mark { stamp: journal.append(addition).unwrap(), healed }
+    let epoch = journal.epoch();
+    CommitPoint { sequence: journal.append(addition).unwrap(), epoch }
 }
 
 /// The lines of the file that are records.
@@ -61,15 +61,15 @@ fn a_write_that_fails_in_the_middle_of_a_long_value_leaves_nothing() {
         journal.commit(append(&journal, &mut records)).unwrap();
         let length = journal.bytes();
 
-        let mark = append(&journal, &mut set_long(&value, bytes.len()));
+        let point = append(&journal, &mut set_long(&value, bytes.len()));
         disk.fail_append(failing);
-        assert!(journal.commit(mark).is_err(), "append {failing}");
+        assert!(journal.commit(point).is_err(), "append {failing}");
         assert!(disk.bytes(Path::new(PATH)).len() as u64 > length, "append {failing}");
         assert_eq!(journal.bytes(), length);
         assert!(journal.cut_back());
         assert_eq!(disk.bytes(Path::new(PATH)).len() as u64, length);
         journal.resume();
-        assert!(!journal.is_committed(mark));
+        assert!(!journal.is_committed(point));
 
         let overhead = journal.seal_bytes();
         journal.commit(append(&journal, &mut set_long(&value, bytes.len()))).unwrap();
@@ -90,12 +90,12 @@ fn a_compaction_takes_the_long_values_that_are_pending() {
     for failing in [0, 3] {
         let disk = MemoryDisk::default();
         let journal = open(&disk, Fsync::Always);
-        let tee = journal.tee(Flushing::Final).unwrap();
-        let draft = journal.draft().unwrap();
-        let mark = append(&journal, &mut set_long(&value, bytes.len()));
+        let tail = journal.tail_reader(Flushing::Final).unwrap();
+        let new = journal.new_file().unwrap();
+        let point = append(&journal, &mut set_long(&value, bytes.len()));
         disk.fail_append(failing);
-        assert_eq!(journal.switch(draft, tee).is_ok(), failing == 0);
-        assert!(journal.is_committed(mark));
+        assert_eq!(journal.switch(new, tail).is_ok(), failing == 0);
+        assert!(journal.is_committed(point));
         assert!(records_in_file(&disk) == expected);
         assert_eq!(disk.bytes(Path::new(PATH)).len() as u64, journal.bytes());
         let file = disk.bytes(Path::new(PATH));
@@ -112,15 +112,15 @@ fn after_a_failed_fsync_only_a_new_file_will_do() {
     let journal = open(&disk, Fsync::Always);
     let mut records = Records::default();
     write_set(b"k", b"1", None, records.tail());
-    let mark = append(&journal, &mut records);
+    let point = append(&journal, &mut records);
     disk.fail_sync(1);
-    assert!(journal.commit(mark).is_err());
+    assert!(journal.commit(point).is_err());
     let length = disk.bytes(Path::new(PATH)).len();
     assert!(!journal.cut_back());
     assert_eq!(disk.bytes(Path::new(PATH)).len(), length);
-    journal.replace(journal.healing_draft().unwrap()).unwrap();
+    journal.replace(journal.repair_file().unwrap()).unwrap();
     journal.resume();
-    assert!(!journal.is_committed(mark));
+    assert!(!journal.is_committed(point));
     journal.commit(append(&journal, &mut records)).unwrap();
     assert_eq!(records_in_file(&disk), b"SET k 1\n");
 }
