@@ -1,4 +1,4 @@
-//! A disk in memory for tests of the journal, with calls that fail on request. `tests/coffre/simulated_disk.rs` has
+//! A disk in memory for tests of the journal, with calls that fail on request, and what these tests share. `tests/coffre/simulated_disk.rs` has
 //! one that loses sectors, too; this one is small enough to be used under a model checker.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Disk, DiskFile, Status};
+use super::format::{write_set, write_set_end, write_set_start};
 use super::new_file::{NewFile, Segment};
+use super::records::Records;
+use super::{Addition, CommitPoint, Fsync, Journal};
+use crate::limits::VALUE_BLOCK_BYTES;
 use crate::util::sync::lock;
+use crate::value::{Long, Value};
 
 /// Names and files, none of which outlives the value.
 #[derive(Clone, Debug, Default)]
@@ -193,4 +198,50 @@ impl DiskFile for MemoryFile {
     fn try_lock(&self) -> io::Result<bool> {
         Ok(true)
     }
+}
+
+/// Where the data file of the tests is.
+pub const PATH: &str = "/donnees.txt";
+
+/// A journal of a new data file at [`PATH`].
+pub fn open(disk: &MemoryDisk, fsync: Fsync) -> Journal {
+    let segment = disk.create_data_file(Path::new(PATH));
+    Journal::new(Arc::new(disk.clone()), PATH.into(), fsync, segment)
+}
+
+/// Appends one record.
+pub fn append(journal: &Journal, records: &mut Records) -> CommitPoint {
+    let addition = Addition { records, count: 1, databases: (0, 0), garbage: 0, flush: None };
+    let epoch = journal.epoch();
+    CommitPoint { sequence: journal.append(addition).unwrap(), epoch }
+}
+
+/// Appends a `SET` of a key.
+pub fn append_set(journal: &Journal, key: &str) -> CommitPoint {
+    let mut records = Records::default();
+    write_set(key.as_bytes(), b"1", None, records.tail());
+    append(journal, &mut records)
+}
+
+/// The lines of the file at [`PATH`] that are records.
+pub fn records_in_file(disk: &MemoryDisk) -> Vec<u8> {
+    let bytes = disk.bytes(Path::new(PATH));
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"#")).flatten().copied().collect()
+}
+
+/// A long value with bytes that are escaped, and its bytes.
+pub fn long_value() -> (Arc<Long>, Vec<u8>) {
+    let bytes: Vec<u8> = "né\n\0".bytes().cycle().take(12 * VALUE_BLOCK_BYTES + 7).collect();
+    let Value::Long(long) = Value::copy_of(&bytes).unwrap() else { panic!("a short value") };
+    (long, bytes)
+}
+
+/// A `SET` that refers to the first bytes of `value`.
+pub fn set_long(value: &Arc<Long>, length: usize) -> Records {
+    let mut records = Records::default();
+    write_set_start(b"k", records.tail());
+    records.push_value(Arc::clone(value), 0..length);
+    write_set_end(None, records.tail());
+    records
 }

@@ -4,26 +4,34 @@
 //! commits; a [`NewFile`] takes the place of the old one. The file's grammar is [`mod@format`]'s; nothing here knows
 //! the store or a socket.
 
+mod batch;
 pub mod disk;
 mod error;
+mod fault;
+mod flushed;
 pub mod format;
 mod group_commit;
+#[cfg(test)]
+mod group_commit_tests;
 pub mod lines;
 pub mod load;
 #[cfg(test)]
 mod memory_disk;
 mod new_file;
 pub mod pace;
+mod phase;
 pub mod records;
 mod recovery;
+mod replace;
 pub mod scan;
 pub mod snapshot;
+mod watch;
 
+pub use batch::{Addition, Flush};
 pub use error::{Context, Error};
+pub use fault::WriteRefused;
 pub use format::Record;
-pub use group_commit::{
-    Addition, CommitCallback, CommitPoint, Flush, Flushing, Fsync, Journal, SwitchError,
-    TailReader, WriteRefused,
-};
+pub use group_commit::{CommitCallback, CommitPoint, Fsync, Journal};
 pub use new_file::NewFile;
 pub use recovery::{Recovery, copy_lines, holder, lock_file, replace, resolve, resolve_missing};
+pub use replace::{Flushing, SwitchError, TailReader};

@@ -14,6 +14,8 @@
 //! The batches that were not committed then are *aborted*: they never commit, though `committed` passes their sequences
 //! later. A [`CommitPoint`] holds its epoch, so an aborted sequence is not taken for a committed one.
 //!
+//! What the journal does at the moment with its file is a [`Phase`].
+//!
 //! Invariants:
 //! - batches are written in the order of their sequences, one at a time;
 //! - `committed` passes a batch only once it may be acknowledged: fsynced under `always`, written otherwise, and with
@@ -22,33 +24,26 @@
 //! - a file of which an fsync failed gets no further byte;
 //! - at most one batch is being written, and one fsync of written batches is under way.
 //!
-//! [`replace`] changes the file as a whole: it is cut back, replaced, compacted.
+//! [`fault`](super::fault) is what happens after a failure, [`watch`](super::watch) checks that the file is where it was,
+//! and [`replace`](super::replace) changes it as a whole: it is cut back, replaced, compacted.
 //!
 //! Lock order: a shard's lock may be held when the journal's is taken, never the other way.
 
-mod flushed;
-mod replace;
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::batch::{Addition, Batch, Flush, Pending};
 use super::disk::Disk;
-use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select, write_time};
+use super::fault::{Failure, WriteRefused};
 use super::new_file::Segment;
-use super::records::Records;
-use crate::limits::{JOURNAL_SPARE_BYTES_MAX, SLOWED_BYTES_PER_S};
+use super::phase::{Event, Intake, Phase};
+use crate::limits::SLOWED_BYTES_PER_S;
 use crate::util::clock::unix_time_s;
-use crate::util::memory::{self, NoMemory};
-use crate::util::sync::{AbortOnPanic, lock, wait, wait_timeout};
-
-pub use replace::{Flushing, SwitchError, TailReader};
+use crate::util::sync::{AbortOnPanic, lock, wait};
 
 /// What a reply has to wait for: a batch, and the epoch in which it was pending or written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,147 +86,78 @@ impl Fsync {
     }
 }
 
-/// What a command or a transaction adds to the file: all of it or nothing.
-#[derive(Debug)]
-pub struct Addition<'a> {
-    /// Whole lines. They are taken: a large record changes hands, and is not copied.
-    pub records: &'a mut Records,
-    /// How many records they are.
-    pub count: u64,
-    /// The database in which they begin, and the one that they have selected at the end.
-    pub databases: (usize, usize),
-    /// How much of the file they supersede, in bytes.
-    pub garbage: u64,
-    /// The last `FLUSHALL` or `FLUSHDB` among them.
-    pub flush: Option<Flush>,
-}
-
-/// A `FLUSHALL` or `FLUSHDB` whose record is in the file: without its line the keys are there again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flush {
-    /// When it ran, in seconds of Unix time.
-    pub time_s: u64,
-    /// About how much of the file the removed keys are, in bytes.
-    pub bytes: u64,
-}
-
-/// Why a write is not acknowledged. It may or may not be found after a restart.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WriteRefused(Arc<str>);
-
-/// What repairs the file after a failure, the least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Repair {
-    /// Cutting off what was written of a batch.
-    CutBack,
-    /// A complete new file: the content of this one is uncertain.
-    Rewrite,
-    /// The same, and the file now at the path, which another process put there or changed, is kept under another name.
-    RewriteBeside,
-}
-
-/// Why a batch is not committed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}")]
-    Write(io::Error),
-    #[error("fsync: {0}")]
-    Sync(io::Error),
-    #[error("{0}")]
-    Replaced(&'static str),
-}
-
-impl Failure {
-    fn repair(&self) -> Repair {
-        match self {
-            Self::Write(_) => Repair::CutBack,
-            Self::Sync(_) => Repair::Rewrite,
-            Self::Replaced(_) => Repair::RewriteBeside,
-        }
-    }
-}
-
 /// The append-only end of a data file.
 #[derive(Debug)]
 pub struct Journal {
     // Constant after construction.
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    fsync: Fsync,
-    started: Instant,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: PathBuf,
+    pub(super) fsync: Fsync,
+    pub(super) started: Instant,
 
     // Their own synchronization.
     /// When the path was last verified, in milliseconds since the start.
-    verified_ms: AtomicU64,
+    pub(super) verified_ms: AtomicU64,
     /// The highest sequence that may be acknowledged.
-    committed: AtomicU64,
+    pub(super) committed: AtomicU64,
     /// Counts the repairs: see [`CommitPoint`].
-    epoch: AtomicU64,
-    /// `State::fault` is set, or it is closed.
-    refusing: AtomicBool,
-    /// `State::due` is not empty.
-    has_completed: AtomicBool,
+    pub(super) epoch: AtomicU64,
+    /// There is a fault, or the journal is closed.
+    pub(super) refusing: AtomicBool,
+    /// `State::completed` is not empty.
+    pub(super) has_completed: AtomicBool,
     /// Length of the data file, in bytes.
-    bytes: AtomicU64,
+    pub(super) bytes: AtomicU64,
     /// How much of it is seals of this run, and what selects databases, in bytes.
-    seal_bytes: AtomicU64,
+    pub(super) seal_bytes: AtomicU64,
     /// How much of it was superseded since [`Journal::take_garbage`] was last called, in bytes.
-    garbage: AtomicU64,
+    pub(super) garbage: AtomicU64,
     /// Beyond this length of the file, in bytes, leaders are slowed down.
-    length_max: AtomicU64,
+    pub(super) length_max: AtomicU64,
     /// For the followers of batches of even and of odd sequences: only two batches can have any.
-    woken: [Condvar; 2],
+    pub(super) woken: [Condvar; 2],
     /// Notified when a write or a sync ends.
-    idle: Condvar,
+    pub(super) idle: Condvar,
     /// Notified when a fault begins.
-    faulted: Condvar,
+    pub(super) faulted: Condvar,
 
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// Records appended and not yet taken by a leader.
-    pending: Pending,
+    pub(super) pending: Pending,
     /// The last flush whose record is in the file.
-    flush: Option<Flush>,
+    pub(super) flush: Option<Flush>,
     /// How many flushes were committed in this run.
-    flushes: u64,
+    pub(super) flushes: u64,
     /// Sequence of the pending batch.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// A thread is in `commit` for the pending batch, and will lead it unless another does.
-    led: bool,
+    pub(super) has_leader: bool,
     /// Callbacks of batches of even and of odd sequences.
-    callbacks: [Vec<Arc<dyn CommitCallback>>; 2],
+    pub(super) callbacks: [Vec<Arc<dyn CommitCallback>>; 2],
     /// Callbacks to be run: their batches are committed or aborted.
-    completed: Vec<Arc<dyn CommitCallback>>,
+    pub(super) completed: Vec<Arc<dyn CommitCallback>>,
     /// The thread that led the last batch.
-    leader: Option<ThreadId>,
-    /// A leader is writing batch `sequence - 1`.
-    writing: bool,
-    /// A thread fsyncs what is written.
-    syncing: bool,
-    /// A thread is about to replace the file, or does: no new leader.
-    reserved: bool,
-    /// Nothing more is appended.
-    closing: bool,
+    pub(super) leader: Option<ThreadId>,
+    pub(super) phase: Phase,
+    pub(super) intake: Intake,
     /// The data file.
-    segment: Segment,
+    pub(super) segment: Segment,
     /// A [`TailReader`] follows what is committed.
-    has_tail_reader: bool,
+    pub(super) has_tail_reader: bool,
     /// A leader's buffer, for reuse.
-    spare: Vec<u8>,
-    /// Set while writes are refused: what will repair the file.
-    fault: Option<Repair>,
-    /// The file was repaired, but no write has succeeded since.
-    unproven: bool,
+    pub(super) spare: Vec<u8>,
+    /// Why writes are refused, or were before the last repair if no write has succeeded since.
+    pub(super) recent_fault: Option<WriteRefused>,
     /// The last sequence committed before the last fault.
-    committed_at_fault: u64,
+    pub(super) committed_at_fault: u64,
     /// The same of the last fault that was repaired: later sequences of earlier epochs are aborted.
-    epoch_base: u64,
-    /// The reason of the last fault.
-    reason: WriteRefused,
+    pub(super) epoch_base: u64,
+    /// The reason of the last fault, or of the closing.
+    pub(super) reason: WriteRefused,
 }
 
 impl Journal {
@@ -259,22 +185,19 @@ impl Journal {
                 flush: None,
                 flushes: 0,
                 sequence: 1,
-                led: false,
+                has_leader: false,
                 callbacks: Default::default(),
                 completed: Vec::new(),
                 leader: None,
-                writing: false,
-                syncing: false,
-                reserved: false,
-                closing: false,
+                phase: Phase::Idle,
+                intake: Intake::Open,
                 segment,
                 has_tail_reader: false,
                 spare: Vec::new(),
-                fault: None,
-                unproven: false,
+                recent_fault: None,
                 committed_at_fault: 0,
                 epoch_base: 0,
-                reason: WriteRefused("".into()),
+                reason: WriteRefused::new(""),
             }),
         }
     }
@@ -313,7 +236,7 @@ impl Journal {
         let mut state = lock(&self.state);
         state.check()?;
         let added = state.pending.add(addition);
-        added.map_err(|error| WriteRefused(error.to_string().into()))?;
+        added.map_err(WriteRefused::new)?;
         Ok(state.sequence)
     }
 
@@ -351,8 +274,8 @@ impl Journal {
             if let Some(outcome) = self.outcome(&state, point) {
                 return outcome;
             }
-            state.led |= point.sequence == state.sequence;
-            if state.writing || state.reserved {
+            state.has_leader |= point.sequence == state.sequence;
+            if !state.phase.may_write() {
                 state = wait(&self.woken[point.sequence as usize % 2], state);
             } else if !has_gathered && state.leader != Some(thread::current().id()) {
                 // Yield once, so that writers that can run join this batch.
@@ -376,15 +299,15 @@ impl Journal {
         if self.committed() >= point.sequence {
             return Some(Ok(()));
         }
-        state.fault.map(|_| Err(state.reason.clone()))
+        state.phase.fault().map(|_| Err(state.reason.clone()))
     }
 
     /// Registers `callback` to run once everything up to `point` is committed or aborted; `false` if it is already, or if
     /// no thread will lead the batch unless the caller [commits](Self::commit) it.
     pub fn on_commit(&self, point: CommitPoint, callback: &Arc<dyn CommitCallback>) -> bool {
         let mut state = lock(&self.state);
-        let is_led = point.sequence < state.sequence || state.led;
-        if self.outcome(&state, point).is_some() || !is_led {
+        let has_leader = point.sequence < state.sequence || state.has_leader;
+        if self.outcome(&state, point).is_some() || !has_leader {
             return false;
         }
         state.callbacks[point.sequence as usize % 2].push(Arc::clone(callback));
@@ -400,7 +323,7 @@ impl Journal {
         let (mut completed, failed) = {
             let mut state = lock(&self.state);
             self.has_completed.store(false, Ordering::Release);
-            (std::mem::take(&mut state.completed), state.fault.is_some())
+            (std::mem::take(&mut state.completed), state.phase.fault().is_some())
         };
         if failed {
             take_back();
@@ -423,10 +346,11 @@ impl Journal {
     }
 
     /// Writes a batch without records, with a comment that tells the time: its durable mark covers the last records.
-    fn lead_mark<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let pending = &mut state.pending;
-        write_time(unix_time_s(), pending.records.tail());
-        pending.select_bytes = pending.records.len();
+    pub(super) fn lead_mark<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        state.pending.add_time(unix_time_s());
         self.lead(state)
     }
 
@@ -443,30 +367,12 @@ impl Journal {
         self.conclude(lock(&self.state), batch, written)
     }
 
-    /// Seals `batch` and writes it to the end of `segment`.
-    fn write(&self, segment: &Segment, batch: &mut Batch) -> Result<(), Failure> {
-        let mut checksum = Checksum::new(segment.id);
-        // The end goes with the seal: most batches are one small piece, and one call.
-        let mut end = std::mem::take(batch.records.tail());
-        let append = |text: &[u8], length: &mut u64| {
-            *length += text.len() as u64;
-            segment.file.append(text).map_err(Failure::Write)
-        };
-        batch.length = 0;
-        batch.records.write_to(|text| {
-            checksum.update(text);
-            append(text, &mut batch.length)
-        })?;
-        checksum.update(&end);
-        let seal = Seal::close(segment.last + 1, batch.count, segment.synced, checksum).to_string();
-        end.extend_from_slice(seal.as_bytes());
-        append(&end, &mut batch.length)?;
-        *batch.records.tail() = end;
-        batch.overhead = batch.select_bytes + seal.len();
-        batch.durable = segment.synced;
+    /// Seals `batch`, writes it to the end of `segment` and makes it as durable as the mode asks for.
+    pub(super) fn write(&self, segment: &Segment, batch: &mut Batch) -> Result<(), Failure> {
+        batch.append_to(segment).map_err(Failure::Write)?;
         if segment.end > self.length_max.load(Ordering::Relaxed) {
             let ms = 1000 * batch.length / SLOWED_BYTES_PER_S;
-            std::thread::sleep(Duration::from_millis(ms.clamp(1, 1000)));
+            thread::sleep(Duration::from_millis(ms.clamp(1, 1000)));
         }
         if self.fsync == Fsync::Always {
             segment.file.sync_data().map_err(Failure::Sync)?;
@@ -474,42 +380,8 @@ impl Journal {
         self.verify_after_write(segment, segment.end + batch.length)
     }
 
-    /// Checks that the file is where it was, and of this length.
-    fn verify(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
-        let ours = segment.file.status().map_err(Failure::Write)?;
-        match self.disk.status(&self.path) {
-            Ok(named) if named.identity != segment.identity => {
-                Err(Failure::Replaced("another file has taken the data file's name"))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::Replaced("the data file was removed or renamed"))
-            }
-            Err(error) => Err(Failure::Write(error)),
-            Ok(_) if ours.length != length => {
-                Err(Failure::Replaced("somebody else changed the data file's length"))
-            }
-            Ok(_) => Ok(()),
-        }
-    }
-
-    /// The same after a write. The open file's own metadata show all but a rename; where there is no fsync to wait for,
-    /// the path is looked up now and then only.
-    fn verify_after_write(&self, segment: &Segment, length: u64) -> Result<(), Failure> {
-        const VERIFY_EVERY_MS: u64 = 5;
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        let due_ms = self.verified_ms.load(Ordering::Relaxed) + VERIFY_EVERY_MS;
-        if self.fsync != Fsync::Always && now_ms < due_ms {
-            let ours = segment.file.status().map_err(Failure::Write)?;
-            if ours.links > 0 && ours.length == length {
-                return Ok(());
-            }
-        }
-        self.verified_ms.store(now_ms, Ordering::Relaxed);
-        self.verify(segment, length)
-    }
-
     /// The leader's batch is written, or failed: acknowledges it, or refuses writes, and wakes its followers.
-    fn conclude<'a>(
+    pub(super) fn conclude<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         batch: Batch,
@@ -518,9 +390,9 @@ impl Journal {
         match written {
             Err(failure) => self.fail(&mut state, &failure),
             // Another thread's fsync failed meanwhile: how much of this batch is on disk is unknown.
-            Ok(()) if state.fault.is_some() => {}
+            Ok(()) if state.phase.fault().is_some() => {}
             Ok(()) => {
-                state.unproven = false;
+                state.recent_fault = None;
                 let segment = &mut state.segment;
                 segment.last += 1;
                 segment.end += batch.length;
@@ -541,7 +413,7 @@ impl Journal {
     }
 
     /// Counts what a committed batch supersedes and flushes.
-    fn count(&self, state: &mut State, batch: &Batch) {
+    pub(super) fn count(&self, state: &mut State, batch: &Batch) {
         self.garbage.fetch_add(batch.garbage, Ordering::Relaxed);
         if batch.flush.is_some() {
             state.flush = batch.flush;
@@ -550,8 +422,8 @@ impl Journal {
     }
 
     /// The write of `batch` ended: its callbacks may run, and the waiting threads are woken.
-    fn finish(&self, state: &mut State, mut batch: Batch) {
-        state.writing = false;
+    pub(super) fn finish(&self, state: &mut State, mut batch: Batch) {
+        state.enter(Event::EndWrite);
         let State { completed, callbacks, .. } = state;
         completed.append(&mut callbacks[batch.sequence as usize % 2]);
         self.has_completed.store(!completed.is_empty(), Ordering::Release);
@@ -561,41 +433,11 @@ impl Journal {
     }
 
     /// Publishes that the batch of `sequence` is committed.
-    fn acknowledge(&self, state: &State, sequence: u64) {
+    pub(super) fn acknowledge(&self, state: &State, sequence: u64) {
         self.bytes.store(state.segment.end, Ordering::Relaxed);
         self.committed.store(sequence, Ordering::Release);
         // One of the threads that wait for the next batch leads it.
         self.woken[(sequence + 1) as usize % 2].notify_one();
-    }
-
-    /// Refuses writes until the file is repaired, and aborts the batches that are not committed. Of several
-    /// failures the one that needs the most counts: a failed fsync is never forgotten for a failed write.
-    fn fail(&self, state: &mut State, failure: &Failure) {
-        let repair = failure.repair();
-        if let Some(fault) = &mut state.fault {
-            if repair > *fault {
-                *fault = repair;
-                state.reason = WriteRefused(failure.to_string().into());
-            }
-            return;
-        }
-        state.fault = Some(repair);
-        state.committed_at_fault = self.committed();
-        state.sequence += 1;
-        let State { completed, callbacks, .. } = state;
-        callbacks.iter_mut().for_each(|callbacks| completed.append(callbacks));
-        self.has_completed.store(!completed.is_empty(), Ordering::Release);
-        state.led = false;
-        state.pending = Pending::default();
-        state.has_tail_reader = false;
-        self.refuse(state, failure.to_string());
-    }
-
-    fn refuse(&self, state: &mut State, reason: String) {
-        state.reason = WriteRefused(reason.into());
-        self.refusing.store(true, Ordering::Release);
-        self.woken.iter().for_each(Condvar::notify_all);
-        self.faulted.notify_all();
     }
 
     /// Under `everysec`, fsyncs what is written; call it each second.
@@ -609,7 +451,7 @@ impl Journal {
     pub fn save(&self) -> Result<(), WriteRefused> {
         let point = {
             let state = lock(&self.state);
-            let sequence = match (state.pending.is_empty(), state.writing) {
+            let sequence = match (state.pending.is_empty(), state.phase.is_writing()) {
                 (false, _) => state.sequence,
                 (true, true) => state.sequence - 1,
                 (true, false) => self.committed(),
@@ -620,94 +462,36 @@ impl Journal {
         drop(self.sync(lock(&self.state)));
         self.verify_at_rest();
         let state = lock(&self.state);
-        match state.fault {
+        match state.phase.fault() {
             Some(_) => Err(state.reason.clone()),
             None => Ok(()),
         }
     }
 
-    /// If nothing was appended since the last call, writes an empty batch whose seal marks the last records as durable,
-    /// so that damage to them can be told from a crash. Also verifies the file, which otherwise only a write does.
-    ///
-    /// `before` is what the last call returned, at first 0.
-    pub fn mark_idle(&self, before: u64) -> u64 {
-        self.verify_at_rest();
-        let state = lock(&self.state);
-        let sequence = state.sequence;
-        let idle = sequence == before && state.is_resting() && state.pending.is_empty();
-        let segment = &state.segment;
-        let durable = segment.last_with_records <= segment.synced;
-        // After a repair it also shows that the file can be written to.
-        let due = segment.is_unmarked() || state.unproven;
-        if idle && durable && due && state.check().is_ok() {
-            drop(self.lead_mark(state));
-        }
-        sequence
-    }
-
-    /// Verifies the file while no write is under way.
-    fn verify_at_rest(&self) {
-        let (sequence, segment) = {
-            let state = lock(&self.state);
-            if !state.is_resting() || state.fault.is_some() {
-                return;
-            }
-            (state.sequence, state.segment.clone())
-        };
-        let verified = self.verify(&segment, segment.end);
-        let mut state = lock(&self.state);
-        // Else a write may have changed the length meanwhile.
-        let idle = state.sequence == sequence && state.is_resting() && state.fault.is_none();
-        if let (Err(failure), true) = (verified, idle) {
-            self.fail(&mut state, &failure);
-        }
-    }
-
     /// Fsyncs what is committed and not yet synced, with the lock released meanwhile.
     fn sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.syncing || state.reserved {
+        while !state.phase.may_sync() {
             state = wait(&self.idle, state);
         }
         let segment = state.segment.clone();
-        if state.fault.is_some() || segment.synced >= segment.last {
+        if state.phase.fault().is_some() || segment.synced >= segment.last {
             return state;
         }
-        state.syncing = true;
+        state.enter(Event::BeginSync);
         drop(state);
         let guard = AbortOnPanic;
         let synced = segment.file.sync_data();
         std::mem::forget(guard);
         let mut state = lock(&self.state);
-        state.syncing = false;
+        state.enter(Event::EndSync);
         self.idle.notify_all();
         match synced {
             // Whatever failed before, the file must get no further byte.
             Err(error) => self.fail(&mut state, &Failure::Sync(error)),
-            Ok(()) if state.fault.is_some() => {}
+            Ok(()) if state.phase.fault().is_some() => {}
             Ok(()) => state.segment.synced = segment.last.max(state.segment.synced),
         }
         state
-    }
-
-    /// Waits for at most `timeout` until there is a fault, and says whether there is one.
-    pub fn wait_for_fault(&self, timeout: Duration) -> bool {
-        let state = lock(&self.state);
-        let state = match state.fault {
-            Some(_) => state,
-            None => wait_timeout(&self.faulted, state, timeout),
-        };
-        state.fault.is_some()
-    }
-
-    /// Why writes are refused; also after the repair, until a write has succeeded.
-    pub fn fault(&self) -> Option<WriteRefused> {
-        let state = lock(&self.state);
-        (state.fault.is_some() || state.unproven).then(|| state.reason.clone())
-    }
-
-    /// Whether there is a fault: the batches that were not committed are aborted, and memory may still hold them.
-    pub fn is_faulted(&self) -> bool {
-        lock(&self.state).fault.is_some()
     }
 
     /// Panics with the state locked, for tests of what that does.
@@ -720,11 +504,11 @@ impl Journal {
     /// After an error some acknowledged writes may not be durable.
     pub fn close(&self) -> Result<(), WriteRefused> {
         let mut state = lock(&self.state);
-        state.closing = true;
-        while state.fault.is_none() {
+        state.intake = Intake::Closing;
+        while state.phase.fault().is_none() {
             let segment = &state.segment;
             state = match () {
-                () if !state.is_resting() => wait(&self.idle, state),
+                () if !state.phase.may_write() => wait(&self.idle, state),
                 () if !state.pending.is_empty() => self.lead(state),
                 () if segment.synced < segment.last => self.sync(state),
                 () if segment.is_unmarked() => self.lead_mark(state),
@@ -734,137 +518,39 @@ impl Journal {
         drop(state);
         self.verify_at_rest();
         let mut state = lock(&self.state);
-        match state.fault {
+        match state.phase.fault() {
             Some(_) => Err(state.reason.clone()),
             None => {
-                let WriteRefused(reason) = stopping();
-                self.refuse(&mut state, reason.to_string());
+                self.refuse(&mut state, WriteRefused::stopping());
                 Ok(())
             }
         }
     }
 }
 
-/// Records that wait for a leader.
-#[derive(Debug, Default)]
-struct Pending {
-    records: Records,
-    count: u64,
-    /// The database that they have selected at the end.
-    database: usize,
-    /// How much of them is only that, or a comment, in bytes.
-    select_bytes: usize,
-    garbage: u64,
-    flush: Option<Flush>,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    /// Adds all of it, or nothing if there is no memory for it.
-    fn add(&mut self, addition: Addition<'_>) -> Result<(), NoMemory> {
-        let Addition { records, count, databases, garbage, flush } = addition;
-        let tail = self.records.tail();
-        if tail.capacity() - tail.len() < 2 * SELECT_BYTES_MAX {
-            memory::try_to(|| tail.try_reserve(2 * SELECT_BYTES_MAX))?;
-        }
-        let before = (self.records.len(), self.count, self.database, self.select_bytes);
-        self.select(databases.0);
-        if let Err(error) = self.records.take(records) {
-            (_, self.count, self.database, self.select_bytes) = before;
-            self.records.truncate(before.0);
-            return Err(error);
-        }
-        self.database = databases.1;
-        self.count += count;
-        self.garbage += garbage;
-        self.flush = flush.or(self.flush);
-        Ok(())
-    }
-
-    /// Makes the records select a database at their end.
-    fn select(&mut self, database: usize) {
-        if self.database != database {
-            let start = self.records.len();
-            write_select(database, self.records.tail());
-            self.select_bytes += self.records.len() - start;
-            self.count += 1;
-            self.database = database;
-        }
-    }
-}
-
-/// Records on their way to the file.
-struct Batch {
-    /// The records, and once it is written its seal.
-    records: Records,
-    count: u64,
-    /// How much of that only selects databases, or is a comment, in bytes.
-    select_bytes: usize,
-    /// The same with the seal.
-    overhead: usize,
-    /// How much of it was written, in bytes.
-    length: u64,
-    sequence: u64,
-    /// The durable mark of its seal.
-    durable: u64,
-    garbage: u64,
-    flush: Option<Flush>,
-    /// A buffer for other records, once its own are written.
-    spare: Vec<u8>,
-}
-
-impl Batch {
-    /// Frees the records. They may be large: not with the lock held.
-    fn free_records(&mut self) {
-        self.spare = std::mem::take(&mut self.records).into_spare();
-        self.spare.shrink_to(JOURNAL_SPARE_BYTES_MAX);
-    }
-}
-
 impl State {
-    fn check(&self) -> Result<(), WriteRefused> {
-        match self.fault {
-            Some(_) => Err(self.reason.clone()),
-            None if self.closing => Err(stopping()),
-            None => Ok(()),
+    pub(super) fn check(&self) -> Result<(), WriteRefused> {
+        match (self.phase.fault(), self.intake) {
+            (Some(_), _) => Err(self.reason.clone()),
+            (None, Intake::Closing) => Err(WriteRefused::stopping()),
+            (None, Intake::Open) => Ok(()),
         }
     }
 
-    /// Whether a leader may begin a write.
-    fn is_resting(&self) -> bool {
-        !self.writing && !self.reserved
+    /// Goes on to the phase after `event`.
+    pub(super) fn enter(&mut self, event: Event) {
+        let next = self.phase.after(event);
+        assert!(next.is_some(), "{event:?} while {:?}", self.phase);
+        self.phase = next.unwrap_or(self.phase);
     }
 
     /// Takes the pending batch for its leader to write.
-    fn take_batch(&mut self) -> Batch {
-        assert!(!self.writing, "one leader at a time");
-        self.writing = true;
-        self.pending.select(0);
-        let records = Records::with_spare(std::mem::take(&mut self.spare));
-        let taken = std::mem::replace(&mut self.pending, Pending { records, ..Pending::default() });
-        let Pending { records, count, select_bytes, garbage, flush, .. } = taken;
+    pub(super) fn take_batch(&mut self) -> Batch {
+        self.enter(Event::BeginWrite);
         let sequence = self.sequence;
         self.sequence += 1;
-        self.led = false;
+        self.has_leader = false;
         self.leader = Some(thread::current().id());
-        Batch {
-            records,
-            count,
-            select_bytes,
-            overhead: 0,
-            length: 0,
-            sequence,
-            durable: 0,
-            garbage,
-            flush,
-            spare: Vec::new(),
-        }
+        self.pending.take(sequence, std::mem::take(&mut self.spare))
     }
-}
-
-fn stopping() -> WriteRefused {
-    WriteRefused("the server is stopping".into())
 }

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, MutexGuard};
 
-use super::{Failure, Journal, Repair, State, WriteRefused};
-use crate::journal::disk::{self, DiskFile};
-use crate::journal::format::SEAL_START;
-use crate::journal::new_file::{NewFile, Segment, Unpublished};
-use crate::journal::recovery::{COMPACTING, HEALING, copy_lines, holder};
+use super::disk::{self, DiskFile};
+use super::fault::{Failure, WriteRefused};
+use super::format::SEAL_START;
+use super::group_commit::{Journal, State};
+use super::new_file::{NewFile, Segment, Unpublished};
+use super::phase::{Event, Repair};
+use super::recovery::{COMPACTING, HEALING, copy_lines, holder};
 use crate::util::sync::{AbortOnPanic, lock, wait};
 
 /// Why the data file was not replaced. It goes on as it was.
@@ -106,18 +108,18 @@ impl Journal {
     /// Waits until no write and no sync is under way, and lets none begin until [`release`](Self::release).
     fn reserve(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
-        while state.reserved {
+        while state.phase.is_reserved() {
             state = wait(&self.idle, state);
         }
-        state.reserved = true;
-        while state.writing || state.syncing {
+        state.enter(Event::Reserve);
+        while state.phase.is_working() {
             state = wait(&self.idle, state);
         }
         state
     }
 
     fn release(&self, state: &mut State) {
-        state.reserved = false;
+        state.enter(Event::Release);
         self.idle.notify_all();
         self.woken.iter().for_each(Condvar::notify_one);
     }
@@ -126,7 +128,7 @@ impl Journal {
     /// not where an fsync failed or another process changed the file: then only a new file helps.
     pub fn cut_back(&self) -> bool {
         let mut state = self.reserve();
-        if state.fault != Some(Repair::CutBack) {
+        if state.phase.fault() != Some(Repair::CutBack) {
             self.release(&mut state);
             return false;
         }
@@ -144,21 +146,12 @@ impl Journal {
         cut.is_ok()
     }
 
-    /// Takes writes again: the file is repaired, and memory holds exactly what was committed. Begins an epoch.
-    pub fn resume(&self) {
-        let mut state = lock(&self.state);
-        (state.fault, state.unproven) = (None, true);
-        state.epoch_base = state.committed_at_fault;
-        self.epoch.fetch_add(1, Ordering::Release);
-        self.refusing.store(state.closing, Ordering::Release);
-    }
-
     /// Begins to follow what is committed, for a new file; one new file may be under way at a time.
     pub fn tail_reader(&self, flushing: Flushing) -> Result<TailReader<'_>, WriteRefused> {
         let mut state = lock(&self.state);
         state.check()?;
         if state.has_tail_reader {
-            return Err(WriteRefused("a rewrite is under way".into()));
+            return Err(WriteRefused::new("a rewrite is under way"));
         }
         state.has_tail_reader = true;
         let (copied, flushes) = (state.segment.end, state.flushes);
@@ -196,7 +189,7 @@ impl Journal {
     pub fn keep_foreign_file(&self) -> io::Result<()> {
         let (segment, fault) = {
             let state = lock(&self.state);
-            (state.segment.clone(), state.fault)
+            (state.segment.clone(), state.phase.fault())
         };
         let status = match self.disk.status(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -240,7 +233,7 @@ impl Journal {
     /// the file.
     pub fn replace(&self, new: NewFile) -> Result<(), SwitchError> {
         let mut state = self.reserve();
-        if state.fault.is_none() {
+        if state.phase.fault().is_none() {
             self.release(&mut state);
             return Err(io::Error::other("the journal is not faulted").into());
         }
@@ -254,7 +247,7 @@ impl Journal {
         };
         let old = segment.map(|segment| {
             // The file at the path is ours now, whatever else is wrong.
-            state.fault = Some(Repair::Rewrite);
+            state.enter(Event::Install);
             self.install(&mut state, segment)
         });
         self.release(&mut state);
@@ -272,7 +265,7 @@ impl Journal {
             self.release(&mut state);
             return Err(refused.into());
         }
-        let is_flushed = state.flushes != tail.flushes || state.pending.flush.is_some();
+        let is_flushed = state.flushes != tail.flushes || state.pending.has_flush();
         if is_flushed && tail.flushing == Flushing::GivesUp {
             self.release(&mut state);
             return Err(SwitchError::Flushed);
@@ -352,5 +345,138 @@ impl Journal {
         self.bytes.store(segment.end, Ordering::Relaxed);
         self.seal_bytes.store(0, Ordering::Relaxed);
         std::mem::replace(&mut state.segment, segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::journal::disk::Disk;
+    use crate::journal::format::write_set;
+    use crate::journal::memory_disk::{
+        MemoryDisk, PATH, append, append_set, long_value, open, records_in_file, set_long,
+    };
+    use crate::journal::records::Records;
+    use crate::journal::{Addition, Flush, Fsync};
+
+    /// What is pending when a compaction ends is written to the new file, or to the old one if that fails.
+    #[test]
+    fn a_compaction_takes_the_long_values_that_are_pending() {
+        let (value, bytes) = long_value();
+        let mut expected = Vec::new();
+        write_set(b"k", &bytes, None, &mut expected);
+        for failing in [0, 3] {
+            let disk = MemoryDisk::default();
+            let journal = open(&disk, Fsync::Always);
+            let tail = journal.tail_reader(Flushing::Final).unwrap();
+            let new = journal.new_file().unwrap();
+            let point = append(&journal, &mut set_long(&value, bytes.len()));
+            disk.fail_append(failing);
+            assert_eq!(journal.switch(new, tail).is_ok(), failing == 0);
+            assert!(journal.is_committed(point));
+            assert!(records_in_file(&disk) == expected);
+            assert_eq!(disk.bytes(Path::new(PATH)).len() as u64, journal.bytes());
+            let file = disk.bytes(Path::new(PATH));
+            let last = file.strip_suffix(b"\n").unwrap().rsplit(|byte| *byte == b'\n').next();
+            assert!(last.unwrap().starts_with(SEAL_START.as_bytes()));
+            assert_eq!(disk.synced(Path::new(PATH)), file.len());
+        }
+    }
+
+    /// A file of which an fsync failed is not cut back: only a new one will do.
+    #[test]
+    fn after_a_failed_fsync_only_a_new_file_will_do() {
+        let disk = MemoryDisk::default();
+        let journal = open(&disk, Fsync::Always);
+        let mut records = Records::default();
+        write_set(b"k", b"1", None, records.tail());
+        let point = append(&journal, &mut records);
+        disk.fail_sync(1);
+        assert!(journal.commit(point).is_err());
+        let length = disk.bytes(Path::new(PATH)).len();
+        assert!(!journal.cut_back());
+        assert_eq!(disk.bytes(Path::new(PATH)).len(), length);
+        journal.replace(journal.repair_file().unwrap()).unwrap();
+        journal.resume();
+        assert!(!journal.is_committed(point));
+        journal.commit(append(&journal, &mut records)).unwrap();
+        assert_eq!(records_in_file(&disk), b"SET k 1\n");
+    }
+
+    #[test]
+    fn a_tail_reader_gives_up_once_there_was_a_fault() {
+        let disk = MemoryDisk::default();
+        let journal = open(&disk, Fsync::Always);
+        let start = journal.bytes();
+        let mut tail = journal.tail_reader(Flushing::Final).unwrap();
+        assert!(journal.tail_reader(Flushing::Final).is_err(), "one at a time");
+        let mut new = journal.new_file().unwrap();
+        journal.commit(append_set(&journal, "a")).unwrap();
+        assert_eq!(tail.drain(&mut new).unwrap(), journal.bytes() - start);
+        disk.fail_append(2);
+        assert!(journal.commit(append_set(&journal, "b")).is_ok());
+        assert!(journal.commit(append_set(&journal, "c")).is_err());
+        assert!(tail.drain(&mut new).is_err());
+        assert!(journal.cut_back());
+        journal.resume();
+        assert!(tail.drain(&mut new).is_err(), "it is of another epoch");
+        assert!(journal.switch(new, tail).is_err());
+        let next = journal.tail_reader(Flushing::Final).unwrap();
+        journal.switch(journal.new_file().unwrap(), next).unwrap();
+        assert_eq!(records_in_file(&disk), b"");
+    }
+
+    #[test]
+    fn a_flush_during_a_compaction_ends_it_or_keeps_the_old_file() {
+        for flushing in [Flushing::GivesUp, Flushing::Keeps("/kept".into()), Flushing::Final] {
+            let disk = MemoryDisk::default();
+            let journal = open(&disk, Fsync::Always);
+            journal.commit(append_set(&journal, "a")).unwrap();
+            let old = disk.bytes(Path::new(PATH));
+            let tail = journal.tail_reader(flushing.clone()).unwrap();
+            let mut records = Records::default();
+            records.tail().extend_from_slice(b"FLUSHALL\n");
+            let flush = Some(Flush { time_s: 1, bytes: 8 });
+            let databases = (0, 0);
+            let addition =
+                Addition { records: &mut records, count: 1, databases, garbage: 0, flush };
+            journal.append(addition).unwrap();
+            let switched = journal.switch(journal.new_file().unwrap(), tail);
+            let is_flushed = matches!(switched, Err(SwitchError::Flushed));
+            assert_eq!(is_flushed, flushing == Flushing::GivesUp);
+            let kept = disk.open(Path::new("/kept")).map(|_| disk.bytes(Path::new("/kept")));
+            match flushing {
+                Flushing::Keeps(_) => assert_eq!(kept.unwrap(), old),
+                _ => assert!(kept.is_err()),
+            }
+            assert!(journal.check().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_foreign_file_is_kept_before_a_repair_takes_its_place() {
+        let disk = MemoryDisk::default();
+        let journal = open(&disk, Fsync::Always);
+        let foreign = disk.create(Path::new("/foreign")).unwrap();
+        foreign.append(b"precious\n").unwrap();
+        disk.rename(Path::new("/foreign"), Path::new(PATH)).unwrap();
+        assert!(journal.commit(append_set(&journal, "a")).is_err());
+        assert!(!journal.cut_back(), "cutting back is not enough");
+        for _ in 0..2 {
+            journal.keep_foreign_file().unwrap();
+        }
+        journal.replace(journal.repair_file().unwrap()).unwrap();
+        assert!(journal.is_faulted(), "memory is not repaired yet");
+        journal.resume();
+        journal.commit(append_set(&journal, "b")).unwrap();
+        assert_eq!(records_in_file(&disk), b"SET b 1\n");
+        let names = disk.list(Path::new("/")).unwrap();
+        let aside = names.iter().find(|name| name.to_string_lossy().contains(".aside-"));
+        assert_eq!(disk.bytes(aside.unwrap()), b"precious\n");
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(journal.replace(journal.new_file().unwrap()).is_err(), "there is no fault");
+        assert!(journal.check().is_ok());
     }
 }

@@ -4,8 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Flush, Journal};
-use crate::journal::disk;
+use super::batch::Flush;
+use super::disk;
+use super::group_commit::Journal;
 use crate::util::clock::unix_time_s;
 use crate::util::sync::lock;
 
