@@ -1,14 +1,15 @@
 //! What happens when the file fails: writes are refused and what is not committed is aborted, until a repair.
 
 use std::io;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Pending;
+use super::breakage::{self, Breakage};
 use super::group_commit::{Journal, State};
 use super::phase::{Event, Intake, Repair};
-use crate::util::sync::{lock, wait_timeout};
+use crate::util::sync::atomic::Ordering;
+use crate::util::sync::{Condvar, lock, wait_timeout};
 
 /// Why a write is not acknowledged. It may or may not be found after a restart.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -85,7 +86,9 @@ impl Journal {
         let mut state = lock(&self.state);
         state.enter(Event::Resume);
         state.epoch_base = state.committed_at_fault;
-        self.epoch.fetch_add(1, Ordering::Release);
+        if !breakage::has(Breakage::ForgottenEpoch) {
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
         self.refusing.store(state.intake != Intake::Open, Ordering::Release);
     }
 

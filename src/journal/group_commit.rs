@@ -31,19 +31,20 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::{self, ThreadId};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::{Addition, Batch, Flush, Pending};
+use super::breakage::{self, Breakage};
 use super::disk::Disk;
 use super::fault::{Failure, WriteRefused};
 use super::new_file::Segment;
 use super::phase::{Event, Intake, Phase};
 use crate::limits::SLOWED_BYTES_PER_S;
 use crate::util::clock::unix_time_s;
-use crate::util::sync::{AbortOnPanic, lock, wait};
+use crate::util::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::util::sync::thread::{self, ThreadId};
+use crate::util::sync::{AbortOnPanic, Condvar, Mutex, MutexGuard, lock, wait};
 
 /// What a reply has to wait for: a batch, and the epoch in which it was pending or written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -374,6 +375,9 @@ impl Journal {
             let ms = 1000 * batch.length / SLOWED_BYTES_PER_S;
             thread::sleep(Duration::from_millis(ms.clamp(1, 1000)));
         }
+        if breakage::has(Breakage::EarlyAcknowledgement) {
+            self.committed.store(batch.sequence, Ordering::Release);
+        }
         if self.fsync == Fsync::Always {
             segment.file.sync_data().map_err(Failure::Sync)?;
         }
@@ -428,7 +432,9 @@ impl Journal {
         completed.append(&mut callbacks[batch.sequence as usize % 2]);
         self.has_completed.store(!completed.is_empty(), Ordering::Release);
         state.spare = std::mem::take(&mut batch.spare);
-        self.woken[batch.sequence as usize % 2].notify_all();
+        if !breakage::has(Breakage::LostWakeup) {
+            self.woken[batch.sequence as usize % 2].notify_all();
+        }
         self.idle.notify_all();
     }
 

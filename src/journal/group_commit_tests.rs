@@ -159,7 +159,7 @@ fn closing_writes_what_is_pending_and_refuses_the_rest() {
         assert!(journal.check().is_err());
         let length = disk.bytes(Path::new(PATH)).len();
         assert_eq!(records_in_file(&disk), b"SET a 1\n");
-        assert_eq!(disk.synced(Path::new(PATH)), length, "{fsync:?}");
+        assert_eq!(disk.durable_bytes(Path::new(PATH)).len(), length, "{fsync:?}");
         journal.close().unwrap();
         assert_eq!(disk.bytes(Path::new(PATH)).len(), length);
     }
@@ -171,16 +171,17 @@ fn a_save_is_durable_in_every_mode() {
     for fsync in Fsync::ALL {
         let disk = MemoryDisk::default();
         let journal = open(&disk, fsync);
-        let synced = disk.synced(Path::new(PATH));
+        let synced = disk.durable_bytes(Path::new(PATH)).len();
         journal.commit(append_set(&journal, "a")).unwrap();
-        assert_eq!(disk.synced(Path::new(PATH)) > synced, fsync == Fsync::Always);
+        assert_eq!(disk.durable_bytes(Path::new(PATH)).len() > synced, fsync == Fsync::Always);
         append_set(&journal, "b");
         journal.save().unwrap();
-        assert_eq!(disk.synced(Path::new(PATH)), disk.bytes(Path::new(PATH)).len());
+        assert_eq!(disk.durable_bytes(Path::new(PATH)).len(), disk.bytes(Path::new(PATH)).len());
         assert_eq!(records_in_file(&disk), b"SET a 1\nSET b 1\n");
         journal.commit(append_set(&journal, "c")).unwrap();
         journal.sync_second();
-        let is_synced = disk.synced(Path::new(PATH)) == disk.bytes(Path::new(PATH)).len();
+        let is_synced =
+            disk.durable_bytes(Path::new(PATH)).len() == disk.bytes(Path::new(PATH)).len();
         assert_eq!(is_synced, fsync != Fsync::No);
         append_set(&journal, "d");
         disk.fail_sync(1);

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Disk, DiskFile, Status};
@@ -15,6 +15,7 @@ use super::new_file::{NewFile, Segment};
 use super::records::Records;
 use super::{Addition, CommitPoint, Fsync, Journal};
 use crate::limits::VALUE_BLOCK_BYTES;
+use crate::util::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::util::sync::lock;
 use crate::value::{Long, Value};
 
@@ -52,6 +53,7 @@ struct MemoryFile {
     bytes: Mutex<Vec<u8>>,
     /// How many of them a power cut leaves.
     synced: AtomicUsize,
+    is_appending: AtomicBool,
 }
 
 impl MemoryDisk {
@@ -76,9 +78,13 @@ impl MemoryDisk {
         lock(&self.file(path).unwrap().bytes).clone()
     }
 
-    /// How many bytes of the file at `path` a power cut leaves.
-    pub fn synced(&self, path: &Path) -> usize {
-        self.file(path).unwrap().synced.load(Ordering::SeqCst)
+    /// The bytes of the file at `path` that a power cut leaves.
+    pub fn durable_bytes(&self, path: &Path) -> Vec<u8> {
+        let file = self.file(path).unwrap();
+        let synced = file.synced.load(Ordering::SeqCst);
+        let mut bytes = lock(&file.bytes).clone();
+        bytes.truncate(synced);
+        bytes
     }
 
     /// Gives `file` the name `path`, unless another has it.
@@ -109,6 +115,7 @@ impl Disk for MemoryDisk {
             inode: self.0.inodes.fetch_add(1, Ordering::SeqCst),
             bytes: Mutex::default(),
             synced: AtomicUsize::new(0),
+            is_appending: AtomicBool::new(false),
         });
         self.name(path, &file)?;
         Ok(file)
@@ -158,9 +165,11 @@ impl DiskFile for MemoryFile {
     }
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        assert!(!self.is_appending.swap(true, Ordering::SeqCst), "one leader at a time");
         let passed = pass(&self.disk.0.faults.append);
         let count = if passed.is_ok() { bytes.len() } else { bytes.len() / 2 };
         lock(&self.bytes).extend_from_slice(&bytes[..count]);
+        self.is_appending.store(false, Ordering::SeqCst);
         passed
     }
 

@@ -5,6 +5,7 @@
 //! the store or a socket.
 
 mod batch;
+mod breakage;
 pub mod disk;
 mod error;
 mod fault;
@@ -12,11 +13,16 @@ mod flushed;
 pub mod format;
 mod group_commit;
 #[cfg(test)]
+#[cfg(not(feature = "model"))]
 mod group_commit_tests;
 pub mod lines;
 pub mod load;
 #[cfg(test)]
+#[cfg_attr(feature = "model", expect(dead_code, reason = "the model needs part of it"))]
 mod memory_disk;
+#[cfg(test)]
+#[cfg(feature = "model")]
+mod model;
 mod new_file;
 pub mod pace;
 mod phase;

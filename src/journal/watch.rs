@@ -4,11 +4,11 @@
 //! next start, so a write is acknowledged only after a check.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
 use super::fault::Failure;
 use super::group_commit::{Fsync, Journal};
 use super::new_file::Segment;
+use crate::util::sync::atomic::Ordering;
 use crate::util::sync::lock;
 
 impl Journal {
@@ -85,6 +85,7 @@ impl Journal {
 }
 
 #[cfg(test)]
+#[cfg(not(feature = "model"))]
 mod tests {
     use std::path::Path;
 
