@@ -1,6 +1,6 @@
 //! Records between an append and the file: the pending batch, and the batch that a leader writes.
 
-use std::io;
+use std::io::{self, Write};
 
 use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select, write_time};
 use super::new_file::Segment;
@@ -143,11 +143,11 @@ impl Batch {
             segment.file.append(text)
         })?;
         checksum.update(&end);
-        let seal = Seal::close(segment.last + 1, self.count, segment.synced, checksum).to_string();
-        end.extend_from_slice(seal.as_bytes());
+        let start = end.len();
+        write!(end, "{}", Seal::close(segment.last + 1, self.count, segment.synced, checksum))?;
         segment.file.append(&end)?;
         self.length += end.len() as u64;
-        self.overhead += seal.len();
+        self.overhead += end.len() - start;
         self.durable = segment.synced;
         *self.records.tail() = end;
         Ok(())

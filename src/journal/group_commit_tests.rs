@@ -188,3 +188,10 @@ fn a_save_is_durable_in_every_mode() {
         assert!(journal.save().is_err(), "{fsync:?}");
     }
 }
+
+/// What the table of phases refuses is a bug, and is not gone on from.
+#[test]
+#[should_panic(expected = "Resume while Idle")]
+fn an_event_that_must_not_happen_now_panics() {
+    open(&MemoryDisk::default(), Fsync::Always).resume();
+}

@@ -3,6 +3,10 @@
 //! [`Recovery`] opens a file: lock, scan, verdict, and only then action. It ends in a [`Journal`], which appends and
 //! commits; a [`NewFile`] takes the place of the old one. The file's grammar is [`mod@format`]'s; nothing here knows
 //! the store or a socket.
+//!
+//! The journal is one struct in several files: `group_commit` writes batches, `phase` says what may follow what, `fault`
+//! refuses writes after a failure, `watch` checks that the file is where it was, `replace` changes it as a whole, and
+//! `flushed` keeps what a flush removed. `model` tries its threads in every order that fits in the time.
 
 mod batch;
 mod breakage;
