@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::Pending;
 use super::breakage::{self, Breakage};
 use super::group_commit::{Journal, State};
 use super::phase::{Event, Intake, Repair};
@@ -64,11 +63,11 @@ impl Journal {
         state.committed_at_fault = self.committed();
         // The pending batch is aborted too, and so is its sequence.
         state.sequence += 1;
-        state.pending = Pending::default();
+        state.aborted = Some(std::mem::take(&mut state.pending));
         state.has_leader = false;
         state.has_tail_reader = false;
         state.callbacks.iter_mut().for_each(|callbacks| state.completed.append(callbacks));
-        self.has_completed.store(!state.completed.is_empty(), Ordering::Release);
+        self.has_completed.store(true, Ordering::Release);
         state.recent_fault = Some(WriteRefused::new(failure));
         self.refuse(state, WriteRefused::new(failure));
     }

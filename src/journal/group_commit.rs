@@ -105,7 +105,7 @@ pub struct Journal {
     pub(super) epoch: AtomicU64,
     /// There is a fault, or the journal is closed.
     pub(super) refusing: AtomicBool,
-    /// `State::completed` is not empty.
+    /// There are callbacks to run, or aborted records to free.
     pub(super) has_completed: AtomicBool,
     /// Length of the data file, in bytes.
     pub(super) bytes: AtomicU64,
@@ -149,6 +149,8 @@ pub(super) struct State {
     pub(super) segment: Segment,
     /// A [`TailReader`] follows what is committed.
     pub(super) has_tail_reader: bool,
+    /// What was pending when a fault began, to be freed.
+    pub(super) aborted: Option<Pending>,
     /// A leader's buffer, for reuse.
     pub(super) spare: Vec<u8>,
     /// Why writes are refused, or were before the last repair if no write has succeeded since.
@@ -194,6 +196,7 @@ impl Journal {
                 intake: Intake::Open,
                 segment,
                 has_tail_reader: false,
+                aborted: None,
                 spare: Vec::new(),
                 recent_fault: None,
                 committed_at_fault: 0,
@@ -315,19 +318,22 @@ impl Journal {
         true
     }
 
-    /// Runs the callbacks of finished batches. To be called after whatever may finish one. `take_back` undoes in memory
+    /// Runs the callbacks of finished batches. To be called after whatever may finish one. `roll_back` undoes in memory
     /// what was aborted, before any of them tells a client so.
-    pub fn run_callbacks(&self, take_back: impl FnOnce()) {
+    pub fn run_callbacks(&self, roll_back: impl FnOnce()) {
         if !self.has_completed.load(Ordering::Acquire) {
             return;
         }
-        let (mut completed, failed) = {
+        let (mut completed, aborted, failed) = {
             let mut state = lock(&self.state);
             self.has_completed.store(false, Ordering::Release);
-            (std::mem::take(&mut state.completed), state.phase.fault().is_some())
+            let completed = std::mem::take(&mut state.completed);
+            (completed, state.aborted.take(), state.phase.fault().is_some())
         };
-        if failed {
-            take_back();
+        // They may be large: not with the lock held.
+        drop(aborted);
+        if failed && !completed.is_empty() {
+            roll_back();
         }
         // No other thread will run them.
         let guard = AbortOnPanic;
@@ -430,7 +436,9 @@ impl Journal {
         state.enter(Event::EndWrite);
         let State { completed, callbacks, .. } = state;
         completed.append(&mut callbacks[batch.sequence as usize % 2]);
-        self.has_completed.store(!completed.is_empty(), Ordering::Release);
+        if !completed.is_empty() {
+            self.has_completed.store(true, Ordering::Release);
+        }
         state.spare = std::mem::take(&mut batch.spare);
         if !breakage::has(Breakage::LostWakeup) {
             self.woken[batch.sequence as usize % 2].notify_all();
