@@ -255,6 +255,10 @@ pub const CLOCK_TRUST_MS: u64 = 60_000;
 /// A record of at least so many bytes moves from buffer to buffer without being copied.
 pub const LARGE_RECORD_BYTES: usize = 32 << 10;
 
+/// How much text of a long value is made at once when a record with it is written, in bytes; four times the length
+/// of a block may come on top.
+pub const RECORD_CHUNK_BYTES: usize = 256 << 10;
+
 /// Length at which a `DEL` line of the data file ends, in bytes; more keys go on further lines. Redis replays inline lines
 /// of up to 64 KiB.
 pub const DEL_LINE_BYTES_MAX: usize = 32 << 10;

@@ -180,14 +180,24 @@ pub fn quoted(word: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Appends what stands between the quotes of a word that needs them. Of parts of a word that are cut between
+/// characters it is the same as of the whole.
+pub fn quote_inside(word: &[u8], out: &mut Vec<u8>) {
+    escape_word(word, &mut |piece| out.extend_from_slice(piece));
+}
+
 #[inline]
 fn quote_to(word: &[u8], mut put: impl FnMut(&[u8])) {
     if is_bare(word) {
         return put(word);
     }
     put(b"\"");
-    escape(word, |character| matches!(character, '"' | '\\') || is_invisible(character), &mut put);
+    escape_word(word, &mut put);
     put(b"\"");
+}
+
+fn escape_word(word: &[u8], put: &mut impl FnMut(&[u8])) {
+    escape(word, |character| matches!(character, '"' | '\\') || is_invisible(character), put);
 }
 
 /// Whether the last word of a line is an unquoted HTTP version, such as `HTTP/1.1`, in any letter case: such an inline
@@ -206,11 +216,16 @@ fn is_http_version(word: &[u8]) -> bool {
 /// Whether `word` needs no quotes. An HTTP version needs them, as a line that ended in it bare would be refused as an
 /// HTTP request.
 fn is_bare(word: &[u8]) -> bool {
+    !word.is_empty() && has_bare_bytes_only(word) && !is_http_version(word)
+}
+
+/// Whether no byte of a word makes quotes necessary.
+pub fn has_bare_bytes_only(word: &[u8]) -> bool {
     let is_bare = |byte: u8| byte.is_ascii_graphic() & !matches!(byte, b'"' | b'\'' | b'\\');
     // Sixteen bytes at a time without a branch for each: every write checks its key and its value.
     let mut chunks = word.chunks(16);
     let all = |chunk: &[u8]| chunk.iter().fold(true, |all, byte| all & is_bare(*byte));
-    !word.is_empty() && chunks.all(all) && !is_http_version(word)
+    chunks.all(all)
 }
 
 /// `count` and the noun that it counts: "1 batch", "2 batches".

@@ -16,21 +16,21 @@ use std::sync::Arc;
 pub trait Disk: fmt::Debug + Send + Sync {
     /// Opens an existing file for reading and appending.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// Creates a file where nothing is, for its owner's eyes only.
+    /// Creates a file where none exists, readable by its owner only.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// What stands at `path`; of a symbolic link, the link.
-    fn look(&self, path: &Path) -> io::Result<Status>;
-    /// Gives a file a second name, where nothing is.
+    /// The metadata of the file at `path`; of a symbolic link, those of the link.
+    fn status(&self, path: &Path) -> io::Result<Status>;
+    /// Gives a file a second name, which no file may have yet.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file another name; a file that had it loses it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Takes a name away.
+    /// Removes a name.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// The files in a folder.
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the names in a folder survive a power cut.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
-    /// How much more may be written in a folder, in bytes.
+    /// Free space in a folder, in bytes.
     fn room(&self, folder: &Path) -> io::Result<u64>;
 }
 
@@ -42,25 +42,25 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
     /// Writes the bytes of `range` once more as they are. After a sync that failed the system may hold
     /// them for written though they are not; so the next sync carries them to the disk.
-    fn renew(&self, range: Range<u64>) -> io::Result<()>;
+    fn rewrite_in_place(&self, range: Range<u64>) -> io::Result<()>;
     /// Cuts off everything from `length` on.
     fn cut(&self, length: u64) -> io::Result<()>;
     /// Makes the bytes and the length survive a power cut.
     fn sync_data(&self) -> io::Result<()>;
     /// The same with mode and owner.
     fn sync_all(&self) -> io::Result<()>;
-    /// What it is.
+    /// Its metadata.
     fn status(&self) -> io::Result<Status>;
-    /// Takes the mode and owner of another file.
-    fn resemble(&self, other: &Status) -> io::Result<()>;
-    /// Locks it for this process, or says that another has.
+    /// Gives it the mode and owner of another file.
+    fn copy_metadata(&self, other: &Status) -> io::Result<()>;
+    /// Locks it for this process; `false` if another process holds the lock.
     fn try_lock(&self) -> io::Result<bool>;
 }
 
-/// What the system knows of a file.
+/// Metadata of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Device and inode: what makes it this file and no other.
+    /// Device and inode, which no other file has.
     pub identity: (u64, u64),
     /// Names it has.
     pub links: u64,
@@ -121,7 +121,7 @@ impl Disk for System {
         Ok(Arc::new(SystemFile::new(file, path)))
     }
 
-    fn look(&self, path: &Path) -> io::Result<Status> {
+    fn status(&self, path: &Path) -> io::Result<Status> {
         fs::symlink_metadata(path).map(|metadata| Status::from(&metadata))
     }
 
@@ -174,7 +174,7 @@ impl DiskFile for SystemFile {
         (&self.file).write_all(bytes)
     }
 
-    fn renew(&self, range: Range<u64>) -> io::Result<()> {
+    fn rewrite_in_place(&self, range: Range<u64>) -> io::Result<()> {
         // Linux writes at the end, whatever the offset, to a file that is open for appending.
         let file = OpenOptions::new().write(true).open(&self.path)?;
         if Status::from(&file.metadata()?).identity != self.status()?.identity {
@@ -210,12 +210,12 @@ impl DiskFile for SystemFile {
         self.file.metadata().map(|metadata| Status::from(&metadata))
     }
 
-    fn resemble(&self, other: &Status) -> io::Result<()> {
+    fn copy_metadata(&self, other: &Status) -> io::Result<()> {
         let made = self.status()?;
         if made.owner != other.owner
             && let Err(error) = fchown(&self.file, Some(other.owner.0), Some(other.owner.1))
         {
-            // Only root may give files away. A file of ours is better than none.
+            // Only root may change an owner. A file with ours is better than none.
             log::warn!("{}: its owner cannot be kept: {error}", self.path.display());
         }
         self.file.set_permissions(fs::Permissions::from_mode(other.mode))

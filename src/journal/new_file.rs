@@ -2,9 +2,9 @@
 //!
 //! Its batches are sealed as they grow, so they stay bounded. All of it is the file's base: publishing it
 //! writes the seal that says where the base ends, fsyncs, and only then gives the file its name. So half a
-//! copy of it is known for what it is. A draft that is dropped is removed; publishing returns the
-//! [`Segment`] that a journal appends to. The draft is locked before it has the data file's name: no
-//! other server can slip in between.
+//! copy of it is known to be incomplete. A new file that is dropped is removed; publishing returns the [`Segment`] that
+//! a journal appends to. The new file is locked before it has the data file's name, so that no other server can lock it
+//! first.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Segment {
 
 /// A data file under construction.
 #[derive(Debug)]
-pub struct Draft {
+pub struct NewFile {
     disk: Arc<dyn Disk>,
     name: PathBuf,
     segment: Segment,
@@ -70,7 +70,7 @@ pub struct Draft {
     published: bool,
 }
 
-/// Why a draft did not take the data file's place.
+/// Why a new file did not take the data file's place.
 #[derive(Debug)]
 pub enum Unpublished {
     /// The data file is what it was.
@@ -88,7 +88,7 @@ impl Unpublished {
     }
 }
 
-impl Draft {
+impl NewFile {
     /// Begins a file called `name`, of mode 0600 or as `like`. One that a crash left there is
     /// replaced, one that another process holds is not.
     pub fn create(disk: Arc<dyn Disk>, name: PathBuf, like: Option<&Status>) -> io::Result<Self> {
@@ -115,7 +115,7 @@ impl Draft {
             end: buffer.len() as u64,
         };
         let checksum = Checksum::new(id);
-        let mut draft = Self {
+        let mut new = Self {
             disk,
             name,
             segment,
@@ -127,14 +127,14 @@ impl Draft {
             selected: 0,
             published: false,
         };
-        if !draft.segment.file.try_lock()? {
+        if !new.segment.file.try_lock()? {
             return Err(io::Error::other("another process locked it"));
         }
         if let Some(like) = like {
-            draft.segment.file.resemble(like)?;
+            new.segment.file.copy_metadata(like)?;
         }
-        draft.segment.identity = draft.segment.file.status()?.identity;
-        Ok(draft)
+        new.segment.identity = new.segment.file.status()?.identity;
+        Ok(new)
     }
 
     /// Its length so far, in bytes.
@@ -253,8 +253,8 @@ impl Draft {
         self.keep(path).map_err(|error| Unpublished::After(Box::new(self.segment.clone()), error))
     }
 
-    /// Gets the name `path`, whole and synced, where nothing is. Of two who do so at the same moment one
-    /// fails: a link is not made where a name exists.
+    /// Gets the name `path`, whole and synced, which no file may have yet. Of two processes that do so at once one fails:
+    /// a link is not made where a name exists.
     pub fn link(mut self, path: &Path) -> io::Result<Segment> {
         self.end_base()?;
         self.disk.link(&self.name, path)?;
@@ -268,7 +268,7 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.published
             && let Err(error) = self.disk.remove(&self.name)

@@ -18,7 +18,7 @@ use super::format::{FileId, SEAL_START, selected, time_s};
 use super::group_commit::{Fsync, Journal};
 use super::lines::{Lines, READ_BYTES};
 use super::load::{Located, Source, for_each_record};
-use super::new_file::{Draft, Segment};
+use super::new_file::{NewFile, Segment};
 use super::pace::Pace;
 use super::scan::{self, Sealed, Tail, Verdict};
 use crate::text::counted;
@@ -61,7 +61,7 @@ impl Recovery {
     pub fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, Error> {
         let Some(file) = open_locked(&*disk, &path)? else {
             let leftovers = rewrites(&path);
-            if let Some(leftover) = leftovers.into_iter().find(|left| disk.look(left).is_ok()) {
+            if let Some(leftover) = leftovers.into_iter().find(|left| disk.status(left).is_ok()) {
                 return Err(Error::LeftoverOnly { path, leftover });
             }
             return Ok(Self { disk, path, found: None });
@@ -148,7 +148,7 @@ fn reopen(
     }
     // If an fsync of the run before failed, the system may have dropped the pages: an fsync now would succeed without
     // writing them.
-    file.renew(sealed.unmarked_from()..sealed.end).at(path, "write")?;
+    file.rewrite_in_place(sealed.unmarked_from()..sealed.end).at(path, "write")?;
     // A run without fsync, or one that ended between rename and fsync, left this undone.
     file.sync_all().at(path, "fsync")?;
     sync_folder(disk, path)?;
@@ -205,7 +205,7 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>
             return Err(Error::Held { path: path.to_owned(), holder });
         }
         // Between open and lock, the previous holder may have replaced the file.
-        if disk.look(path).at(path, "open")?.identity == ours.identity {
+        if disk.status(path).at(path, "open")?.identity == ours.identity {
             return Ok(Some(file));
         }
     }
@@ -269,9 +269,9 @@ fn remove_leftovers(disk: &dyn Disk, path: &Path) {
 }
 
 /// Begins a new file beside `path`, where no file exists: under a name of its own until it is linked to `path`.
-pub fn begin_new(disk: &Arc<dyn Disk>, path: &Path) -> Result<Draft, Error> {
+pub fn begin_new(disk: &Arc<dyn Disk>, path: &Path) -> Result<NewFile, Error> {
     let name = beside(path, &format!(".new-{}", FileId::random().as_str()));
-    Draft::create(Arc::clone(disk), name.clone(), None).at(&name, "create")
+    NewFile::create(Arc::clone(disk), name.clone(), None).at(&name, "create")
 }
 
 /// Creates the file.
@@ -298,10 +298,10 @@ pub fn replace(
     disk: &Arc<dyn Disk>,
     path: &Path,
     old: &Status,
-    write: impl FnOnce(&mut Draft) -> io::Result<()>,
+    write: impl FnOnce(&mut NewFile) -> io::Result<()>,
 ) -> Result<Segment, Error> {
     let new = beside(path, COMPACTING);
-    let mut draft = Draft::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
+    let mut draft = NewFile::create(Arc::clone(disk), new.clone(), Some(old)).at(&new, "create")?;
     write(&mut draft).at(&new, "write")?;
     let replaced = draft.replace(path).map_err(super::new_file::Unpublished::into_error);
     replaced.at(path, "replace")
@@ -332,7 +332,7 @@ fn seal_handwritten(
 /// `SELECT` records of its own in place of theirs. The time comment before a seal is dropped with the seal.
 pub fn copy_lines(
     source: impl io::Read,
-    draft: &mut Draft,
+    draft: &mut NewFile,
     mut wanted: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<()> {
     let mut lines = Lines::new(source);
@@ -465,7 +465,7 @@ fn is_copy(
         }
         offset += count as u64;
     }
-    copy.renew(0..length)?;
+    copy.rewrite_in_place(0..length)?;
     copy.sync_all()?;
     Ok(true)
 }

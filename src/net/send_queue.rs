@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::command::CommandError;
 use crate::engine::local::Session;
-use crate::journal::{Mark, Waiter, WriteRefused};
+use crate::journal::{CommitCallback, CommitPoint, WriteRefused};
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, CLIENT_STACK_BYTES, DELIVERED_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX,
     THREAD_BYTES,
@@ -30,7 +30,7 @@ use crate::util::sync::{lock, vital, wait};
 pub struct Output<'a> {
     client: &'a Client,
     outbox: Arc<Outbox>,
-    waiter: Arc<dyn Waiter>,
+    callback: Arc<dyn CommitCallback>,
     /// Those not sent yet.
     pub batch: Batch,
     /// The client watches every command: its replies go the same way.
@@ -43,20 +43,20 @@ pub struct Batch {
     /// In order.
     pub replies: Replies,
     /// Of these, those that show something uncommitted: where each begins and ends, and its mark.
-    uncommitted: Vec<(usize, usize, Mark)>,
+    uncommitted: Vec<(usize, usize, CommitPoint)>,
 }
 
 impl Batch {
     /// The reply from `start` on shows what `mark` says. It may be empty: then there is something to be
     /// committed, and nobody to be told.
-    pub fn must_commit(&mut self, start: usize, mark: Mark) {
+    pub fn must_commit(&mut self, start: usize, mark: CommitPoint) {
         self.uncommitted.push((start, self.replies.position(), mark));
     }
 
     /// Puts the reason in the place of each reply that `outcome` refuses.
     fn refuse_uncommitted(
         &mut self,
-        mut outcome: impl FnMut(Mark) -> Result<(), WriteRefused>,
+        mut outcome: impl FnMut(CommitPoint) -> Result<(), WriteRefused>,
     ) -> io::Result<()> {
         let mut refusal = None;
         self.uncommitted.retain(|(_, _, mark)| {
@@ -88,7 +88,8 @@ impl Batch {
     fn clear(&mut self) {
         self.replies.clear(CLIENT_SPARE_BYTES_MAX);
         self.uncommitted.clear();
-        self.uncommitted.shrink_to(CLIENT_SPARE_BYTES_MAX / size_of::<(usize, usize, Mark)>());
+        self.uncommitted
+            .shrink_to(CLIENT_SPARE_BYTES_MAX / size_of::<(usize, usize, CommitPoint)>());
     }
 }
 
@@ -101,8 +102,8 @@ impl<'a> Output<'a> {
             left: Mutex::default(),
             sent: Condvar::new(),
         });
-        let waiter: Arc<dyn Waiter> = Arc::clone(&outbox) as _;
-        Self { client, outbox, waiter, batch: Batch::default(), feed: None }
+        let callback: Arc<dyn CommitCallback> = Arc::clone(&outbox) as _;
+        Self { client, outbox, callback, batch: Batch::default(), feed: None }
     }
 
     /// Commits what the replies show, and sends them; or leaves that to whoever commits the same, if `may_leave`.
@@ -110,7 +111,7 @@ impl<'a> Output<'a> {
     pub fn send(&mut self, session: &mut Session<'_>, may_leave: bool) -> io::Result<u64> {
         let bytes = self.batch.replies.len();
         let highest = self.batch.uncommitted.iter().map(|(_, _, mark)| *mark);
-        let highest = highest.max_by_key(|mark| mark.stamp);
+        let highest = highest.max_by_key(|mark| mark.sequence);
         let is_small = bytes <= DELIVERED_BYTES_MAX && !self.batch.replies.shares();
         if let Some(mark) = highest
             && may_leave
@@ -120,7 +121,7 @@ impl<'a> Output<'a> {
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
             self.outbox.put(&mut self.batch);
-            if session.leave(mark, &self.waiter) {
+            if session.leave(mark, &self.callback) {
                 return Ok(bytes as u64);
             }
             self.outbox.take(&mut self.batch);
@@ -273,8 +274,8 @@ impl Outbox {
     }
 }
 
-impl Waiter for Outbox {
-    fn settled(self: Arc<Self>, outcome: &dyn Fn(Mark) -> Result<(), WriteRefused>) {
+impl CommitCallback for Outbox {
+    fn completed(self: Arc<Self>, outcome: &dyn Fn(CommitPoint) -> Result<(), WriteRefused>) {
         let mut batch = {
             let mut left = lock(&self.left);
             left.stage = Stage::Leaving;
@@ -362,7 +363,7 @@ mod tests {
         const VALUES: usize = 20_000;
         let (outbox, mut peer) = outbox();
         outbox.put(&mut batch(VALUES));
-        Arc::clone(&outbox).settled(&|_| Ok(()));
+        Arc::clone(&outbox).completed(&|_| Ok(()));
         assert_eq!(lock(&outbox.left).stage, Stage::Leaving, "it is too much to be taken at once");
         let mut expected = Vec::new();
         batch(VALUES).replies.write_to(&mut expected).unwrap();
@@ -372,7 +373,7 @@ mod tests {
         outbox.wait().unwrap();
         // And the next, which it takes at once.
         outbox.put(&mut batch(1));
-        Arc::clone(&outbox).settled(&|_| Ok(()));
+        Arc::clone(&outbox).completed(&|_| Ok(()));
         outbox.wait().unwrap();
         peer.read_exact(&mut received[..1009]).unwrap();
         assert!(received[..1009] == expected[..1009]);
@@ -382,7 +383,7 @@ mod tests {
     fn a_client_that_leaves_lets_go_of_its_replies() {
         let (outbox, peer) = outbox();
         outbox.put(&mut batch(20_000));
-        Arc::clone(&outbox).settled(&|_| Ok(()));
+        Arc::clone(&outbox).completed(&|_| Ok(()));
         drop(peer);
         assert!(outbox.wait().is_err());
         assert!(outbox.wait().is_ok(), "it is told once");

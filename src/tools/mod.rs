@@ -26,7 +26,7 @@ use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile};
 use crate::journal::load::{Located, Source, for_each_record};
 use crate::journal::scan::{ScanError, Verdict, scan};
 use crate::journal::snapshot::{piece, write_piece};
-use crate::journal::{Context, Draft, Error, begin_new, resolve, resolve_missing};
+use crate::journal::{Context, Error, NewFile, begin_new, resolve, resolve_missing};
 use crate::text::visible;
 
 /// What to do with a data file.
@@ -188,7 +188,7 @@ impl Input {
     fn is_in_place(&self) -> Result<bool, Error> {
         match resolve(&self.path)? {
             Some(resolved) => {
-                let named = System.look(&resolved).at(&self.path, "open")?;
+                let named = System.status(&resolved).at(&self.path, "open")?;
                 Ok(named.identity == self.status.identity)
             }
             None => Ok(false),
@@ -233,7 +233,7 @@ impl Input {
 /// A new data file for `--output`, which gets its name once it is whole.
 struct Output {
     path: PathBuf,
-    draft: Draft,
+    draft: NewFile,
 }
 
 impl Output {
@@ -247,7 +247,7 @@ impl Output {
     }
 
     /// Writes the file and gives it its name.
-    fn write(mut self, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<(), Error> {
+    fn write(mut self, write: impl FnOnce(&mut NewFile) -> io::Result<()>) -> Result<(), Error> {
         write(&mut self.draft).at(&self.path, "write")?;
         self.draft.link(&self.path).at(&self.path, "create")?;
         Ok(())
@@ -259,7 +259,7 @@ fn system() -> Arc<dyn Disk> {
 }
 
 /// Writes every key of `store`, sorted in each database.
-fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
+fn write_store(store: &Store, draft: &mut NewFile) -> io::Result<()> {
     let shards: Vec<_> = store.each().collect();
     let mut lines = Vec::new();
     for database in 0..store.databases() {
@@ -274,7 +274,7 @@ fn write_store(store: &Store, draft: &mut Draft) -> io::Result<()> {
 }
 
 /// Writes one key, a large value in pieces.
-fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut Draft) -> io::Result<()> {
+fn write_entry(entry: &Entry, lines: &mut Vec<u8>, draft: &mut NewFile) -> io::Result<()> {
     let (key, value) = (entry.key(), entry.value());
     let mut offset = 0;
     loop {

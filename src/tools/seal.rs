@@ -10,7 +10,7 @@ use crate::journal::format::is_structure;
 use crate::journal::load::{Located, Source};
 use crate::journal::scan::{Batch, Batches, Beginning, Verdict};
 use crate::journal::{
-    Context, Draft, Error, Record, copy_lines, disk, lock_file, numbered_names, replace,
+    Context, Error, NewFile, Record, copy_lines, disk, lock_file, numbered_names, replace,
 };
 use crate::text::{Words, counted, numbered, quote, split};
 
@@ -41,7 +41,7 @@ pub fn seal(path: &Path, output: Option<&Path>, report: &mut dyn Write) -> Resul
     drop(progress);
     show_changes(&input, report)?;
 
-    let write = |draft: &mut Draft| {
+    let write = |draft: &mut NewFile| {
         let source = disk::read(&input.file, 0..length);
         copy_lines(source, draft, |line| !is_structure(line))
     };

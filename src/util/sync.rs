@@ -1,38 +1,21 @@
 //! Locks without half-done state: a panic while one is held ends the process, and the journal
 //! replays what was acknowledged.
+//!
+//! What is model-checked takes all its primitives from here: they are the standard library's, and in the unit tests of
+//! the feature `model` those of a checker that decides which thread runs next.
+
+#[cfg(all(test, feature = "model"))]
+#[path = "sync/model.rs"]
+mod primitives;
+#[cfg(not(all(test, feature = "model")))]
+#[path = "sync/system.rs"]
+mod primitives;
 
 use std::process::abort;
-use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
-use std::time::Duration;
 
-/// Locks `mutex`. If a thread has panicked with it held, the process ends: what it guards may be
-/// half changed.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|_| die())
-}
-
-/// The same, or `None` where another thread has it locked.
-pub fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::WouldBlock) => None,
-        Err(TryLockError::Poisoned(_)) => die(),
-    }
-}
-
-/// Waits on `condvar`, as [`lock`] does.
-pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condvar.wait(guard).unwrap_or_else(|_| die())
-}
-
-/// Waits on `condvar` for at most `timeout`, as [`lock`] does.
-pub fn wait_timeout<'a, T>(
-    condvar: &Condvar,
-    guard: MutexGuard<'a, T>,
-    timeout: Duration,
-) -> MutexGuard<'a, T> {
-    condvar.wait_timeout(guard, timeout).unwrap_or_else(|_| die()).0
-}
+pub use primitives::{
+    Condvar, Mutex, MutexGuard, atomic, lock, thread, try_lock, wait, wait_timeout,
+};
 
 fn die() -> ! {
     log::error!("a thread panicked inside a lock: the process ends, a restart replays the journal");
@@ -52,6 +35,9 @@ pub struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        die()
+        // The checker ends threads by a panic.
+        if !cfg!(all(test, feature = "model")) {
+            die()
+        }
     }
 }

@@ -104,8 +104,8 @@ impl Disk for GatedDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(self.gated(self.disk.create(path)?, path))
     }
-    fn look(&self, path: &Path) -> io::Result<Status> {
-        self.disk.look(path)
+    fn status(&self, path: &Path) -> io::Result<Status> {
+        self.disk.status(path)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.link(from, to)
@@ -134,8 +134,8 @@ impl DiskFile for GatedFile {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         self.pass(&self.disk.gates.append, || self.file.append(bytes))
     }
-    fn renew(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.renew(range)
+    fn rewrite_in_place(&self, range: Range<u64>) -> io::Result<()> {
+        self.file.rewrite_in_place(range)
     }
     fn cut(&self, length: u64) -> io::Result<()> {
         self.file.cut(length)
@@ -149,8 +149,8 @@ impl DiskFile for GatedFile {
     fn status(&self) -> io::Result<Status> {
         self.file.status()
     }
-    fn resemble(&self, other: &Status) -> io::Result<()> {
-        self.file.resemble(other)
+    fn copy_metadata(&self, other: &Status) -> io::Result<()> {
+        self.file.copy_metadata(other)
     }
     fn try_lock(&self) -> io::Result<bool> {
         self.file.try_lock()

@@ -312,7 +312,7 @@ impl Disk for SimulatedDisk {
         Ok(self.file(inode))
     }
 
-    fn look(&self, path: &Path) -> io::Result<Status> {
+    fn status(&self, path: &Path) -> io::Result<Status> {
         let state = self.state();
         state.lookup(path).map(|inode| state.status(inode))
     }
@@ -385,7 +385,7 @@ impl DiskFile for SimulatedFile {
         error.map_or(Ok(()), Err)
     }
 
-    fn renew(&self, range: Range<u64>) -> io::Result<()> {
+    fn rewrite_in_place(&self, range: Range<u64>) -> io::Result<()> {
         let mut state = self.disk.state();
         match state.call()? {
             Fate::Happens => {}
@@ -441,7 +441,7 @@ impl DiskFile for SimulatedFile {
         Ok(self.disk.state().status(self.inode))
     }
 
-    fn resemble(&self, _other: &Status) -> io::Result<()> {
+    fn copy_metadata(&self, _other: &Status) -> io::Result<()> {
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use super::Engine;
 use crate::engine::local::entry::Entry;
 use crate::engine::local::key_arena::KeyList;
 use crate::journal::snapshot::{piece, write_piece};
-use crate::journal::{Draft, Flush, Flushing, SwitchError, Tee};
+use crate::journal::{Flush, Flushing, NewFile, SwitchError, TailReader};
 use crate::limits::{
     DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, LENGTH_BYTES_MAX, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
 };
@@ -39,9 +39,9 @@ const TRIES_MAX: usize = 10;
 #[derive(Debug)]
 pub struct Compaction<'a> {
     engine: &'a Engine,
-    draft: Draft,
+    draft: NewFile,
     /// What clients write meanwhile, if they may.
-    tee: Option<Tee<'a>>,
+    tee: Option<TailReader<'a>>,
     /// The database to copy.
     database: usize,
     /// The next shard of it to list.
@@ -98,8 +98,8 @@ impl Engine {
             // The tee must not tell of one that memory shows already.
             self.journal.save()?;
         }
-        let tee = self.journal.tee(flushing)?;
-        let draft = self.journal.draft()?;
+        let tee = self.journal.tail_reader(flushing)?;
+        let draft = self.journal.new_file()?;
         Ok(Compaction { swaps, ..Compaction::new(self, draft, Some(tee)) })
     }
 
@@ -119,9 +119,9 @@ impl Engine {
 
     /// Gives memory, which nobody changes now, a new file.
     pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
-        self.journal.set_strangers_aside()?;
+        self.journal.keep_foreign_file()?;
         let had_flush = self.kept_flush().is_some();
-        let draft = self.journal.healing_draft()?;
+        let draft = self.journal.repair_file()?;
         Compaction::new(self, draft, None).run()?;
         if had_flush {
             let path = self.path().display();
@@ -391,7 +391,7 @@ impl Status {
 }
 
 impl<'a> Compaction<'a> {
-    fn new(engine: &'a Engine, draft: Draft, tee: Option<Tee<'a>>) -> Self {
+    fn new(engine: &'a Engine, draft: NewFile, tee: Option<TailReader<'a>>) -> Self {
         let synced = draft.bytes();
         Self {
             engine,

@@ -127,7 +127,7 @@ impl Engine {
 
     /// How often the file was healed after a failure.
     pub fn healed(&self) -> u64 {
-        self.journal.healed()
+        self.journal.epoch()
     }
 
     /// Goes up while a rewrite goes on: who waits for one can tell it from a disk that hangs.
@@ -193,7 +193,7 @@ impl Engine {
 
     /// Tells those who wait for what is settled now.
     fn deliver(&self) {
-        self.journal.deliver(|| self.take_back());
+        self.journal.run_callbacks(|| self.take_back());
     }
 
     /// See [`Journal::mark_idle`].
@@ -250,7 +250,7 @@ impl Engine {
     fn take_back(&self) {
         let _only_one = lock(&self.taking_back);
         // Else it was healed meanwhile, and what is not committed now is under way.
-        if self.journal.has_failed() {
+        if self.journal.is_faulted() {
             let committed = self.journal.committed();
             self.store.each().for_each(|mut shard| shard.take_back(committed));
         }
@@ -258,19 +258,19 @@ impl Engine {
 
     /// Waits for at most `timeout` until the journal is in trouble, and says whether it is.
     pub fn wait_for_trouble(&self, timeout: Duration) -> bool {
-        self.journal.wait_for_trouble(timeout)
+        self.journal.wait_for_fault(timeout)
     }
 
     /// Why writes are refused, if they are.
     pub fn trouble(&self) -> Option<WriteRefused> {
-        self.journal.trouble()
+        self.journal.fault()
     }
 
     /// After a failure: takes back in memory what was not committed, then gives it a file that can be
     /// trusted, and lets writes in again. An error says why the disk does not let it.
     pub fn heal(&self) -> Result<(), SwitchError> {
         let _only_one = lock(&self.healing);
-        if !self.journal.has_failed() {
+        if !self.journal.is_faulted() {
             return Ok(());
         }
         self.take_back();
@@ -325,7 +325,7 @@ impl Engine {
     /// After a panic: ends the process if it left a lock behind.
     pub fn assert_sound(&self) {
         self.store.each().for_each(drop);
-        self.journal.has_failed();
+        self.journal.is_faulted();
         self.compaction_status();
         drop((lock(&self.healing), lock(&self.taking_back)));
     }

@@ -14,12 +14,12 @@ use crate::journal::format::{
     write_set_start, write_swap,
 };
 use crate::journal::records::Records;
-use crate::journal::{Addition, Flush, Mark, Waiter, WriteRefused};
+use crate::journal::{Addition, CommitCallback, CommitPoint, Flush, WriteRefused};
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, SHARDS, UNDO_BYTES_MAX, VALUE_BLOCK_BYTES,
     VALUE_BYTES_MAX, work,
 };
-use crate::text::quoted_bytes;
+use crate::text::{quote, quoted_bytes};
 use crate::util::clock::{unix_time_ms, unix_time_s};
 use crate::util::memory::{self, Claim, NoMemory};
 use crate::value::View;
@@ -57,7 +57,7 @@ pub struct Session<'a> {
     value_bytes_max: usize,
     /// The highest stamp of what was written or shown since the last [`take_mark`](Self::take_mark),
     /// and how often the journal had been healed at the first of them.
-    mark: Mark,
+    mark: CommitPoint,
     /// Where records are written before they are appended.
     pub(super) record: Records,
     /// What they make of the file.
@@ -147,7 +147,7 @@ impl<'a> Session<'a> {
             engine,
             database: 0,
             value_bytes_max: VALUE_BYTES_MAX,
-            mark: Mark::default(),
+            mark: CommitPoint::default(),
             record: Records::default(),
             effect: Effect::default(),
             claim: None,
@@ -316,7 +316,8 @@ impl<'a> Session<'a> {
     ) -> Result<bool, E> {
         self.begin(key, value)?;
         let start = self.record.len();
-        write_set_start(key, value, self.record.room());
+        write_set_start(key, self.record.room());
+        quote(value, self.record.room());
         let expires_ms = match expires {
             Expires::At(expires_ms) => expires_ms,
             Expires::AsBefore => None,
@@ -720,14 +721,14 @@ impl<'a> Session<'a> {
     }
 
     /// What to wait for before what was written or shown since this was last asked may leave.
-    pub fn take_mark(&mut self) -> Mark {
+    pub fn take_mark(&mut self) -> CommitPoint {
         self.now_ms = 0;
         self.claim = None;
         std::mem::take(&mut self.mark)
     }
 
     /// Whether what has this mark may leave the server already.
-    pub fn is_committed(&self, mark: Mark) -> bool {
+    pub fn is_committed(&self, mark: CommitPoint) -> bool {
         self.engine.journal.is_committed(mark)
     }
 
@@ -738,7 +739,7 @@ impl<'a> Session<'a> {
 
     /// Waits until everything up to `mark` may leave the server. If it never may, what is not
     /// committed is taken back.
-    pub fn commit(&mut self, mark: Mark) -> Result<(), WriteRefused> {
+    pub fn commit(&mut self, mark: CommitPoint) -> Result<(), WriteRefused> {
         let committed = self.engine.journal.commit(mark);
         if committed.is_err() {
             self.engine.take_back();
@@ -751,10 +752,10 @@ impl<'a> Session<'a> {
         committed
     }
 
-    /// Leaves `waiter` to be told what became of everything up to `mark`, if somebody else commits that;
+    /// Leaves `callback` to be told what became of everything up to `mark`, if somebody else commits that;
     /// otherwise it is left to [`commit`](Self::commit).
-    pub fn leave(&mut self, mark: Mark, waiter: &Arc<dyn Waiter>) -> bool {
-        let left = !self.is_commit_due() && self.engine.journal.leave(mark, waiter);
+    pub fn leave(&mut self, mark: CommitPoint, callback: &Arc<dyn CommitCallback>) -> bool {
+        let left = !self.is_commit_due() && self.engine.journal.on_commit(mark, callback);
         if left {
             self.undo_bytes = 0;
         }
@@ -906,10 +907,10 @@ impl<'a> Session<'a> {
     pub(super) fn note(&mut self, stamp: u64) {
         // Nothing ever commits a provisional stamp.
         debug_assert!(stamp < PROVISIONAL);
-        if self.mark.stamp == 0 {
-            self.mark.healed = self.engine.journal.healed();
+        if self.mark.sequence == 0 {
+            self.mark.epoch = self.engine.journal.epoch();
         }
-        self.mark.stamp = self.mark.stamp.max(stamp);
+        self.mark.sequence = self.mark.sequence.max(stamp);
     }
 
     /// The time of the command under way, in milliseconds of Unix time: it stands still while the same shards are

@@ -8,8 +8,8 @@ mod record;
 
 pub use record::{
     Record, RecordError, SELECT_BYTES_MAX, selected, set_bytes, time_s, write_del, write_expiry,
-    write_flush, write_select, write_set, write_set_end, write_set_range, write_set_start,
-    write_swap, write_time,
+    write_flush, write_select, write_set, write_set_end, write_set_range, write_set_range_end,
+    write_set_range_start, write_set_start, write_swap, write_time,
 };
 
 use std::fmt;

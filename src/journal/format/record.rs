@@ -205,16 +205,16 @@ fn time_ms(word: &[u8]) -> Result<u64, RecordError> {
 
 /// Appends a `SET` record to `out`, with the time at which the key expires, if it does.
 pub fn write_set(key: &[u8], value: &[u8], expires_ms: Option<u64>, out: &mut Vec<u8>) {
-    write_set_start(key, value, out);
+    write_set_start(key, out);
+    text::quote(value, out);
     write_set_end(expires_ms, out);
 }
 
-/// Appends the start of a `SET` record to `out`: all but what [`write_set_end`] appends.
-pub fn write_set_start(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+/// Appends a `SET` record to `out` up to its value, which comes next as one word; [`write_set_end`] follows it.
+pub fn write_set_start(key: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"SET ");
     text::quote(key, out);
     out.push(b' ');
-    text::quote(value, out);
 }
 
 /// Appends the end of a `SET` record: the time at which the key expires, if it does.
@@ -246,10 +246,21 @@ pub fn set_bytes(key: &[u8], value: View<'_>) -> usize {
 
 /// Appends a `SETRANGE` record to `out`.
 pub fn write_set_range(key: &[u8], offset: usize, value: &[u8], out: &mut Vec<u8>) {
+    write_set_range_start(key, offset, out);
+    text::quote(value, out);
+    write_set_range_end(out);
+}
+
+/// Appends a `SETRANGE` record to `out` up to its value, which comes next as one word; [`write_set_range_end`] follows
+/// it.
+pub fn write_set_range_start(key: &[u8], offset: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"SETRANGE ");
     text::quote(key, out);
     out.extend_from_slice(format!(" {offset} ").as_bytes());
-    text::quote(value, out);
+}
+
+/// Appends what follows the value of a `SETRANGE` record.
+pub fn write_set_range_end(out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 

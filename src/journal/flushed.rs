@@ -4,8 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Flush, Journal};
-use crate::journal::disk;
+use super::batch::Flush;
+use super::disk;
+use super::group_commit::Journal;
 use crate::util::clock::unix_time_s;
 use crate::util::sync::lock;
 
@@ -16,14 +17,14 @@ const KEPT_S: u64 = 3600;
 const SUFFIX: &str = ".flushed-";
 
 impl Flush {
-    /// Whether it is so short ago that it can be undone.
+    /// Whether it is recent enough to be undone.
     pub fn is_kept(&self) -> bool {
         is_kept(self.time_s)
     }
 }
 
 fn is_kept(time_s: u64) -> bool {
-    // A clock that was put back a little makes it a time to come.
+    // A clock that was set back makes it a future time.
     unix_time_s().abs_diff(time_s) < KEPT_S
 }
 
@@ -33,7 +34,7 @@ impl Journal {
         lock(&self.state).flush
     }
 
-    /// What a start found: the last flush whose record is in the file. `None` gives up undoing one.
+    /// Sets the last flush whose record is in the file, as recovery found it. `None` gives up undoing one.
     pub fn set_flush(&self, flush: Option<Flush>) {
         lock(&self.state).flush = flush;
     }
@@ -43,7 +44,7 @@ impl Journal {
         disk::beside(&self.path, &format!("{SUFFIX}{}", flush.time_s))
     }
 
-    /// How much more may be written where the file is, in bytes.
+    /// Free space on the disk of the file, in bytes.
     pub fn room(&self) -> io::Result<u64> {
         self.disk.room(disk::folder(&self.path))
     }
