@@ -99,7 +99,6 @@ fn file_exit_code(error: &journal::Error) -> u8 {
 /// taken, the data is loaded; then the file is made ready, and only then do clients get in.
 pub fn run(mut config: Config) -> Result<(), Error> {
     let started = Instant::now();
-    memory::take_reserve();
     config.read_password()?;
     let running = Arc::new(OnceLock::new());
     handle_signals(Arc::clone(&running))?;
@@ -206,7 +205,7 @@ fn tend_engine(server: &Arc<Server>) -> io::Result<()> {
         let run = move || {
             loop {
                 work(&server);
-                memory::settle();
+                memory::flush_thread_count();
             }
         };
         thread::Builder::new().name(name.to_owned()).spawn(|| vital(run)).map(drop)
@@ -231,21 +230,11 @@ fn free_undo(engine: &Engine) {
     engine.settle();
 }
 
-/// Once a second: how much was done in it; and memory that was low may be there again.
+/// Takes the samples of each second: the pace of commands, and the peak of memory.
 fn tick(server: &Server) {
     thread::sleep(Duration::from_secs(1));
     server.control().statistics.sample();
-    memory::tick();
-    if memory::is_low() {
-        static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
-        match memory::take_reserve() {
-            true => log::info!("there is memory again, writes are taken"),
-            false if LOGGED.now() => {
-                log::error!("out of memory: writes and new clients are refused, reads go on");
-            }
-            false => {}
-        }
-    }
+    memory::used_bytes();
 }
 
 /// Some threads for each address at which metrics are asked for.

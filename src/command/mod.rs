@@ -253,8 +253,8 @@ impl From<WriteError> for CommandError {
         match error {
             WriteError::Refused(refused) => Self::Refused(refused),
             WriteError::TooLong => Self::TooLong,
-            WriteError::Full if !memory::is_low() => Self::MaxMemory,
-            WriteError::Full | WriteError::NoMemory(_) => Self::NoMemory,
+            WriteError::Full => Self::MaxMemory,
+            WriteError::NoMemory(_) => Self::NoMemory,
             WriteError::TooMuchWork => Self::TooMuchWork,
         }
     }
@@ -263,7 +263,7 @@ impl From<WriteError> for CommandError {
 impl From<Lost> for CommandError {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::NoMemory => Self::NoMemory,
+            Lost::NoMemory(_) => Self::NoMemory,
             Lost::TooLarge => Self::TooLarge(lost),
         }
     }
@@ -421,9 +421,6 @@ fn obstacle(found: Found, context: &Context<'_, '_>) -> Option<CommandError> {
     }
     if is(Flag::Denyoom) && memory::is_full() {
         return Some(CommandError::MaxMemory);
-    }
-    if is(Flag::Denyoom) && memory::is_low() {
-        return Some(CommandError::NoMemory);
     }
     let allowed = matches!(found.name(), "ping" | "quit" | "reset" | "monitor");
     (context.conversation.feed.is_some() && !allowed)

@@ -166,9 +166,6 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if is_any(Flag::Denyoom) && memory::is_full() {
         return Err(aborted_by(&CommandError::MaxMemory));
     }
-    if is_any(Flag::Denyoom) && memory::is_low() {
-        return Err(aborted_by(&CommandError::NoMemory));
-    }
     let shards = shards(&queue, &watched, context.session)?;
     let Context { session, replies, conversation, client, control, done } = context;
     let is_refused = |session: &Session<'_>| {
@@ -212,11 +209,7 @@ fn run(found: Found, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
     let start = context.replies.position();
     context.replies.speak(context.conversation.protocol);
     context.session.spend(work::COMMAND);
-    let is_greedy = found.command.flags.contains(&Flag::Denyoom);
-    let result = match is_greedy && memory::is_low() {
-        true => Err(CommandError::NoMemory),
-        false => super::execute(found, &request, context),
-    };
+    let result = super::execute(found, &request, context);
     let outcome = Outcome::Ran { found, failed: result.is_err() };
     let took = started.elapsed();
     record(&outcome, &request, took, context.client, context.control, context.done);

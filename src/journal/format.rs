@@ -7,7 +7,8 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::limits::{ARGUMENTS_MAX, DATABASES_MAX, DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::text::{self, Words, integer};
+use crate::text::{self, SplitError, Words, integer};
+use crate::util::memory;
 use crate::value::View;
 
 /// How every header begins.
@@ -278,7 +279,9 @@ impl<'a> Record<'a> {
         match text::split_up_to(ARGUMENTS_MAX, line, words) {
             Ok(true) => {}
             Ok(false) => return Err(RecordError::Words),
-            Err(text::Unbalanced) => return Err(RecordError::Quotes),
+            Err(SplitError::Unbalanced) => return Err(RecordError::Quotes),
+            // No fault of the line, which must not be taken for damage.
+            Err(SplitError::NoMemory(_)) => memory::refused::<Words>(),
         }
         let record = Self::from_words(words)?;
         match record {

@@ -21,7 +21,7 @@ use crate::engine::local::{Engine, Session};
 use crate::journal::Fsync;
 use crate::limits::{
     CLIENT_STACK_BYTES, IDLE_BUFFER_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE,
-    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, STRANGER_BYTES_MAX, THREAD_BYTES, TICK_MS,
+    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, STRANGER_BYTES_MAX, TICK_MS,
 };
 use crate::net::send_queue::Output;
 use crate::protocol::request::{Limits, ProtocolError, RequestReader};
@@ -277,7 +277,7 @@ impl<'a> Connection<'a> {
         self.client.kept.store(kept, Ordering::Relaxed);
         let buffers = self.requests.capacity() + self.output.batch.replies.capacity();
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
-        memory::settle();
+        memory::flush_thread_count();
         let mut silence = Duration::ZERO;
         // Whose replies wait for a disk sends nothing soon.
         let is_disk_awaited = self.control.config.fsync == Fsync::Always && self.output.is_left();
@@ -329,16 +329,13 @@ impl<'a> Connection<'a> {
         if !never && silence >= idle {
             return Ok(Some(Received::Idle));
         }
-        if self.unauthenticated.holds() && memory::is_low() {
-            return Ok(Some(Received::NoMemory));
-        }
         self.requests.rest();
         self.output.rest();
         if self.limits.is_strangers {
             self.hold_unauthenticated();
         }
         self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);
-        memory::settle();
+        memory::flush_thread_count();
         let has_deadline = self.begun.is_some() || !self.conversation.authenticated;
         match has_deadline && !within.is_zero() {
             true => {}
@@ -431,14 +428,11 @@ impl<'a> Connection<'a> {
 
     /// From here on a thread of its own sends this client what it watches, and its replies.
     fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
-        if !memory::could_map(THREAD_BYTES) {
-            return Err(Errno::NOMEM.into());
-        }
         let sent = Arc::clone(&feed);
         let send = move || {
             sent.send();
             drop(sent);
-            memory::leave();
+            memory::thread_exit();
         };
         let name = format!("monitor-{}", self.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);

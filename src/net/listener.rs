@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::command;
 use crate::config::Config;
 use crate::engine::local::Engine;
-use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG, THREAD_BYTES};
+use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
 use crate::net::connection::Connection;
 use crate::net::idle_threads::Crew;
 use crate::server::{Client, Control, Event, Refusal, Stop};
@@ -257,36 +257,25 @@ impl Server {
 
     /// Starts a thread that serves a client, and then others; or gives the client back.
     fn start_thread(&self, leave: Leave) -> Result<(), (Leave, io::Error)> {
-        if !memory::could_map(THREAD_BYTES) {
-            return Err((leave, Errno::NOMEM.into()));
-        }
         let name = format!("client-{}", leave.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
-        let (started, has_started) = mpsc::channel::<()>();
-        let is_tight = !memory::could_map_amply();
         let server = Arc::clone(&leave.server);
         // Not the thread's own until it runs: one that cannot be started takes with it what it owns.
         let first = Arc::new(Mutex::new(Some(leave)));
         let taken = Arc::clone(&first);
         let work = move || {
-            drop(started);
             let mut next = lock(&taken).take();
             drop(taken);
             while let Some(leave) = next {
                 server.serve(&leave.client);
                 drop(leave);
-                memory::settle();
+                memory::flush_thread_count();
                 next = server.crew.wait_for_work();
             }
             drop(server);
-            memory::leave();
+            memory::thread_exit();
         };
         match thread.spawn(work) {
-            Ok(_) if is_tight => {
-                // It has its stacks once it lets go of this.
-                let _ = has_started.recv();
-                Ok(())
-            }
             Ok(_) => Ok(()),
             Err(error) => match lock(&first).take() {
                 Some(leave) => Err((leave, error)),

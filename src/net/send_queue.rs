@@ -18,7 +18,6 @@ use crate::engine::local::Session;
 use crate::journal::{Mark, Waiter, WriteRefused};
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, CLIENT_STACK_BYTES, DELIVERED_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX,
-    THREAD_BYTES,
 };
 use crate::protocol::reply::Replies;
 use crate::server::{Client, Feed, is_timeout};
@@ -257,15 +256,11 @@ impl Outbox {
                 outbox.done(batch, result);
             }
             drop((outbox, taken));
-            memory::leave();
+            memory::thread_exit();
         };
         let name = format!("send-{}", self.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
-        let started = match memory::could_map(THREAD_BYTES) {
-            true => thread.spawn(|| vital(send)).map(drop),
-            false => Err(io::ErrorKind::OutOfMemory.into()),
-        };
-        if let Err(error) = started
+        if let Err(error) = thread.spawn(|| vital(send))
             && let Some(batch) = lock(&batch).take()
         {
             self.done(batch, Err(error));

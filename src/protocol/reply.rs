@@ -17,7 +17,8 @@ use std::sync::Arc;
 use crate::limits::{
     LARGE_REPLY_BYTES, REPLY_COPIED_BYTES_MAX, REPLY_SHARED_BYTES_MAX, VALUE_BLOCK_BYTES,
 };
-use crate::util::memory;
+use crate::util::buffer::Buffer;
+use crate::util::memory::{self, NoMemory};
 use crate::value::{Long, View};
 
 /// The forms of replies.
@@ -43,11 +44,11 @@ impl Protocol {
 /// Replies not sent yet.
 #[derive(Debug, Default)]
 pub struct Replies {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// The form of the next.
     protocol: Protocol,
     /// What stands between them, in order.
-    shared: Vec<Shared>,
+    shared: Buffer<Shared>,
     /// How long that is, in bytes.
     shared_bytes: usize,
     /// The values that are shared, each once, by their addresses: they stay in memory as long as this does.
@@ -62,8 +63,8 @@ pub struct Replies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// There is no memory for it.
-    #[error("out of memory")]
-    NoMemory,
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// It is beyond its bound.
     #[error(
         "the reply would be too large: ask for less at once, with SCAN, GETRANGE or fewer keys"
@@ -105,7 +106,7 @@ impl Replies {
     pub fn clear(&mut self, spare_bytes_max: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(spare_bytes_max);
-        self.shared = Vec::new();
+        self.shared = Buffer::default();
         self.shared_bytes = 0;
         self.values = HashSet::new();
         self.value_bytes = 0;
@@ -126,7 +127,7 @@ impl Replies {
         if self.shared.len() < before {
             self.values.clear();
             self.value_bytes = 0;
-            for shared in &self.shared {
+            for shared in self.shared.iter() {
                 if self.values.insert(Arc::as_ptr(&shared.value).addr()) {
                     self.value_bytes += shared.value.length();
                 }
@@ -153,7 +154,7 @@ impl Replies {
     /// Sends them all.
     pub fn write_to(&self, mut stream: impl Write) -> io::Result<()> {
         let mut sent = 0;
-        for shared in &self.shared {
+        for shared in self.shared.iter() {
             stream.write_all(&self.bytes[sent..shared.at])?;
             let mut pieces = View::Long(&shared.value).pieces(shared.range.clone());
             pieces.try_for_each(|piece| stream.write_all(piece))?;
@@ -327,18 +328,17 @@ impl Replies {
         if !self.values.is_empty() && self.value_bytes + more > REPLY_SHARED_BYTES_MAX {
             self.lost.get_or_insert(Lost::TooLarge);
         }
-        let room = memory::try_to(|| self.values.try_reserve(1))
-            .and_then(|()| memory::try_to(|| self.shared.try_reserve(1)));
-        if room.is_err() {
-            self.lost.get_or_insert(Lost::NoMemory);
-        }
         if self.is_lost() {
+            return;
+        }
+        let bytes = shared.range.len();
+        if self.values.try_reserve(1).is_err() || self.shared.push(shared).is_err() {
+            self.lost = Some(NoMemory.into());
             return;
         }
         self.values.insert(address);
         self.value_bytes += more;
-        self.shared_bytes += shared.range.len();
-        self.shared.push(shared);
+        self.shared_bytes += bytes;
     }
 
     fn header(&mut self, kind: u8, number: i64) {
@@ -363,35 +363,30 @@ impl Replies {
         self.push(b"\r\n");
     }
 
-    /// Every byte comes by here.
+    /// Every byte of a reply passes here.
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
-        let has_room = self.bytes.capacity() - self.bytes.len() >= bytes.len();
-        if self.is_lost() || !has_room && !self.grow(bytes.len()) {
+        if self.is_lost() {
             return;
         }
-        self.bytes.extend_from_slice(bytes);
+        let has_room = self.bytes.capacity() - self.bytes.len() >= bytes.len();
+        let made = if has_room { Ok(()) } else { self.make_room(bytes.len()) };
+        let pushed = made.and_then(|()| Ok(self.bytes.extend_from_slice(bytes)?));
+        self.lost = pushed.err();
     }
 
-    /// Makes room for `more` bytes; `false` if they are lost.
     #[cold]
-    fn grow(&mut self, more: usize) -> bool {
-        self.lost = self.make_room(more).err();
-        !self.is_lost()
-    }
-
     fn make_room(&mut self, more: usize) -> Result<(), Lost> {
         let length = self.bytes.len() + more;
         if length > REPLY_COPIED_BYTES_MAX {
             return Err(Lost::TooLarge);
         }
         if length > LARGE_REPLY_BYTES && !memory::has_room(self.bytes.len().max(more)) {
-            return Err(Lost::NoMemory);
+            return Err(Lost::NoMemory(NoMemory));
         }
         // Twice as long each time, but not beyond the bound.
         let wanted = length.max((2 * self.bytes.len()).min(REPLY_COPIED_BYTES_MAX));
-        let missing = wanted - self.bytes.len();
-        memory::try_to(|| self.bytes.try_reserve_exact(missing)).map_err(|_| Lost::NoMemory)
+        Ok(self.bytes.reserve_exact(wanted - self.bytes.len())?)
     }
 }
 

@@ -20,7 +20,8 @@ use crate::limits::{
     SLACK_REQUEST_BYTES, STRANGER_ARGUMENTS_MAX, STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::protocol::telnet::{self, Telnet};
-use crate::text::{self, Words};
+use crate::text::{self, SplitError, Words};
+use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory, Slack};
 
 /// How large a request may be.
@@ -93,8 +94,8 @@ impl<'a> Request<'a> {
 /// A request that is kept for later.
 #[derive(Debug)]
 pub struct Kept {
-    bytes: Vec<u8>,
-    spans: Vec<Range<usize>>,
+    bytes: Buffer,
+    spans: Buffer<Range<usize>>,
     inline: bool,
 }
 
@@ -102,13 +103,12 @@ impl Kept {
     /// A copy of a request; an error if there is no memory for it.
     pub fn new(request: &Request<'_>) -> Result<Self, NoMemory> {
         let length = request.words_from(0).map(<[u8]>::len).sum();
-        let mut bytes = memory::copy(&[], length)?;
-        let mut spans = Vec::new();
-        memory::try_to(|| spans.try_reserve_exact(request.len()))?;
+        let mut bytes = Buffer::with_capacity(length)?;
+        let mut spans = Buffer::with_capacity(request.len())?;
         for word in request.words_from(0) {
             let start = bytes.len();
-            bytes.extend_from_slice(word);
-            spans.push(start..bytes.len());
+            bytes.extend_from_slice(word)?;
+            spans.push(start..bytes.len())?;
         }
         Ok(Self { bytes, spans, inline: request.inline })
     }
@@ -196,10 +196,10 @@ enum Found {
 }
 
 /// A connection's read buffer, and how far the request at its front has been read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RequestReader {
     /// Received bytes are `buffer[start..end]`.
-    buffer: Vec<u8>,
+    buffer: Buffer,
     start: usize,
     end: usize,
     /// Bytes of the request at `start` already read; all of it once it was handed out.
@@ -209,7 +209,7 @@ pub struct RequestReader {
     /// Arguments announced by the array at `start`; 0 while none is under way.
     announced: usize,
     /// Its arguments read so far, relative to `start`.
-    arguments: Vec<Range<usize>>,
+    arguments: Buffer<Range<usize>>,
     /// Bytes from `start` to the end of the argument under way, as far as known.
     wanted: usize,
     /// How much the last read brought.
@@ -218,24 +218,6 @@ pub struct RequestReader {
     slack: Slack,
     /// The words of the inline request at `start`.
     words: Words,
-}
-
-impl Default for RequestReader {
-    fn default() -> Self {
-        Self {
-            buffer: vec![0; IDLE_BUFFER_BYTES],
-            start: 0,
-            end: 0,
-            cursor: 0,
-            handed_out: false,
-            announced: 0,
-            arguments: Vec::new(),
-            wanted: 0,
-            last_read: 0,
-            slack: Slack::default(),
-            words: Words::default(),
-        }
-    }
 }
 
 impl RequestReader {
@@ -262,7 +244,8 @@ impl RequestReader {
                 true => self.wanted.max(BURST_BYTES_MAX),
                 false => usize::MAX,
             };
-            self.grow((2 * self.end).max(READ_BUFFER_BYTES).min(most))?;
+            let least = if self.buffer.is_empty() { IDLE_BUFFER_BYTES } else { READ_BUFFER_BYTES };
+            self.grow((2 * self.end).max(least).min(most))?;
         }
         self.last_read = source.read(&mut self.buffer[self.end..])?;
         self.end += self.last_read;
@@ -279,7 +262,7 @@ impl RequestReader {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             self.shrink_to(IDLE_BUFFER_BYTES);
-            self.arguments = Vec::new();
+            self.arguments = Buffer::default();
             self.words = Words::default();
         }
     }
@@ -299,8 +282,9 @@ impl RequestReader {
 
     /// An empty buffer of at most `length`.
     fn shrink_to(&mut self, length: usize) {
-        if self.buffer.len() > length {
-            self.buffer = vec![0; length];
+        let mut smaller = Buffer::default();
+        if self.buffer.len() > length && smaller.resize(length, 0).is_ok() {
+            self.buffer = smaller;
             self.slack.release();
         }
     }
@@ -310,13 +294,12 @@ impl RequestReader {
         let claim = memory::claim(more);
         let may = length <= LARGE_REQUEST_BYTES
             || claim.is_some()
-            || length <= SLACK_REQUEST_BYTES && !memory::is_low() && self.slack.take(more);
+            || length <= SLACK_REQUEST_BYTES && self.slack.take(more);
         if !may {
             return Err(Errno::NOMEM.into());
         }
-        memory::try_to(|| self.buffer.try_reserve_exact(more))?;
-        self.buffer.resize(length, 0);
-        Ok(())
+        self.buffer.reserve_exact(more)?;
+        Ok(self.buffer.resize(length, 0)?)
     }
 
     /// The next complete request, `None` if more bytes are needed first. What `telnet` says before it is to be
@@ -429,7 +412,10 @@ impl RequestReader {
         if text::ends_in_http_version(line) {
             return Err(ProtocolError::Http);
         }
-        text::split(line, &mut self.words).map_err(|_| ProtocolError::UnbalancedQuotes)?;
+        text::split(line, &mut self.words).map_err(|error| match error {
+            SplitError::Unbalanced => ProtocolError::UnbalancedQuotes,
+            SplitError::NoMemory(_) => ProtocolError::NoMemory,
+        })?;
         match is_http_header(&self.words) {
             true => Err(ProtocolError::Http),
             false => Ok(Some(())),
@@ -467,9 +453,7 @@ impl RequestReader {
                 None | Some(b"" | b"\r") => return Ok(Found::Nothing),
                 Some(_) => return Err(ProtocolError::ExpectedCrlf),
             }
-            let room = memory::try_to(|| self.arguments.try_reserve(1));
-            room.map_err(|_| ProtocolError::NoMemory)?;
-            self.arguments.push(begin..end);
+            self.arguments.push(begin..end).map_err(|_| ProtocolError::NoMemory)?;
             self.cursor = end + 2;
         }
         Ok(Found::Array)

@@ -15,8 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::Done;
-use crate::limits::{LARGE_REPLY_BYTES, TICK_MS};
-use crate::util::memory;
+use crate::limits::TICK_MS;
 use crate::util::sync::{lock, wait_timeout};
 
 /// Who is connected.
@@ -268,9 +267,8 @@ impl Client {
         self.stream.as_raw_fd()
     }
 
-    /// Where its replies go. A write that gets on gets all the time it needs; one of which nothing was taken
-    /// for `patience` (zero is for ever) fails, with `WouldBlock`; and one that holds much memory after a
-    /// second, where that is missed.
+    /// Where its replies go. A write that makes progress gets all the time it needs; one of which the client took
+    /// nothing for `patience` (zero is for ever) fails, with `WouldBlock`.
     pub fn writer(&self, patience: Duration) -> impl Write {
         Patient { client: self, patience, blocked_since: None }
     }
@@ -338,11 +336,7 @@ impl Write for Patient<'_> {
                     let since = *self.blocked_since.get_or_insert_with(|| {
                         Instant::now().checked_sub(TICK).unwrap_or(self.client.connected)
                     });
-                    let blocked = since.elapsed();
-                    let holds = self.client.queued_bytes.load(Ordering::Relaxed);
-                    let is_needed = memory::is_missed() && holds > LARGE_REPLY_BYTES;
-                    let is_over = !self.patience.is_zero() && blocked >= self.patience;
-                    if is_over || is_needed && blocked >= TICK {
+                    if !self.patience.is_zero() && since.elapsed() >= self.patience {
                         return Err(error);
                     }
                 }

@@ -1,5 +1,6 @@
 //! What every layer needs and no layer is about: locks, memory, clocks, logging, the process.
 
+pub mod buffer;
 pub mod clock;
 pub mod logging;
 pub mod memory;
