@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::engine::local::Engine;
 use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
 use crate::net::connection::Connection;
-use crate::net::idle_threads::Crew;
+use crate::net::idle_threads::IdleThreads;
 use crate::server::{Client, Control, Event, Refusal, Stop};
 use crate::text::counted;
 use crate::util::memory;
@@ -122,15 +122,20 @@ pub struct Server {
     engine: Engine,
     /// Closed to accept a client with when there is no other file descriptor, to turn it away.
     spare: Mutex<Option<File>>,
-    /// The threads of clients that have left.
-    crew: Crew<Leave>,
+    /// Threads whose clients have left.
+    idle_threads: IdleThreads<Leave>,
 }
 
 impl Server {
     /// A server of `engine`'s data that does not accept yet.
     pub fn new(config: Config, engine: Engine) -> Arc<Self> {
         let control = Control::new(config, command::names().len());
-        Arc::new(Self { control, engine, spare: Mutex::new(spare()), crew: Crew::default() })
+        Arc::new(Self {
+            control,
+            engine,
+            spare: Mutex::new(spare()),
+            idle_threads: IdleThreads::default(),
+        })
     }
 
     /// Begins to accept, on a thread for each address.
@@ -243,7 +248,7 @@ impl Server {
             return;
         }
         self.control.statistics.happened(Event::Connected);
-        if let Err(leave) = self.crew.give(leave)
+        if let Err(leave) = self.idle_threads.give(leave)
             && let Err((leave, error)) = self.start_thread(leave)
         {
             static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
@@ -270,7 +275,7 @@ impl Server {
                 server.serve(&leave.client);
                 drop(leave);
                 memory::flush_thread_count();
-                next = server.crew.wait_for_work();
+                next = server.idle_threads.wait_for_work();
             }
             drop(server);
             memory::thread_exit();
