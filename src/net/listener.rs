@@ -118,8 +118,8 @@ fn listen_on(wanted: SocketAddr) -> io::Result<Listener> {
 /// The running server.
 #[derive(Debug)]
 pub struct Server {
-    control: Control,
-    engine: Engine,
+    control: Arc<Control>,
+    engine: Arc<Engine>,
     /// Closed to accept a client with when there is no other file descriptor, to turn it away.
     spare: Mutex<Option<File>>,
     /// Threads whose clients have left.
@@ -131,8 +131,8 @@ impl Server {
     pub fn new(config: Config, engine: Engine) -> Arc<Self> {
         let control = Control::new(config, command::names().len());
         Arc::new(Self {
-            control,
-            engine,
+            control: Arc::new(control),
+            engine: Arc::new(engine),
             spare: Mutex::new(spare()),
             idle_threads: IdleThreads::default(),
         })
@@ -178,12 +178,12 @@ impl Server {
     }
 
     /// The engine, to be closed after [`run`](Self::run).
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
     /// What all connections share beside the engine.
-    pub fn control(&self) -> &Control {
+    pub fn control(&self) -> &Arc<Control> {
         &self.control
     }
 

@@ -6,16 +6,36 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::command;
 use crate::engine::local::Engine;
-use crate::limits::{METRICS_MS_MAX, METRICS_REQUEST_BYTES_MAX};
+use crate::limits::{METRICS_MS_MAX, METRICS_REQUEST_BYTES_MAX, METRICS_THREADS};
+use crate::net::listener::Listener;
 use crate::server::{Control, Event};
 use crate::util::memory;
 use crate::util::process;
 use crate::util::rate_limit::Seldom;
+use crate::util::sync::vital;
+
+/// Serves each of `listeners` on some threads, so that one slow client does not hold the others up.
+pub fn start(
+    control: &Arc<Control>,
+    engine: &Arc<Engine>,
+    listeners: Vec<Listener>,
+) -> io::Result<()> {
+    for listener in listeners.into_iter().map(Arc::new) {
+        for _ in 0..METRICS_THREADS {
+            let (control, engine) = (Arc::clone(control), Arc::clone(engine));
+            let listener = Arc::clone(&listener);
+            let work = move || serve(&listener.socket, &control, &engine);
+            thread::Builder::new().name("metrics".to_owned()).spawn(|| vital(work))?;
+        }
+    }
+    Ok(())
+}
 
 /// Serves `listener` until the server stops.
 pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {

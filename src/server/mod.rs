@@ -1,15 +1,18 @@
 //! What connections share beside the data: the list of clients, the counters, the slow log, the
-//! monitors, the pause, and the wish to stop.
+//! monitors, the pause, and the request to stop; and what goes on while no client calls: signals, tasks, closing.
 //!
-//! Nothing here waits for a client or a disk. Each part has a lock of its own, held for moments. Lock order:
-//! the monitors' list, then a monitor's queue; no other two are held together.
+//! Nothing that connections call here waits for a client or a disk. Each part has a lock of its own, held for moments.
+//! Lock order: the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
+pub mod closing;
 mod monitors;
 mod pause;
 mod settings;
+pub mod signals;
 mod slowlog;
 mod statistics;
+pub mod tasks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
