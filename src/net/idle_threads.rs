@@ -1,5 +1,5 @@
-//! The threads of the clients: one each, and for a while after its client has left a thread waits for
-//! another. Where many come and go that is much cheaper than a thread for each.
+//! Threads of clients that have left: each waits a while for another client. Where many clients connect and leave that
+//! is much cheaper than a new thread for each.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -1,13 +1,12 @@
-//! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can, or RESP3 for who said
-//! `HELLO 3`. Where the two have a form in common, that is used.
+//! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can, or RESP3 after `HELLO 3`. Where
+//! the two have a form in common, that is used.
 //!
-//! The replies of a burst gather here and leave together, once the journal has committed what they
-//! show. A long value is not copied: its blocks are sent from where they are kept, whatever becomes of the
-//! key meanwhile.
+//! The replies of a burst are gathered here and sent together, once the journal has committed what they show. A long
+//! value is not copied: its blocks are sent from where they are kept, whatever becomes of the key meanwhile.
 //!
-//! No reply ends the process by its size, or takes more memory than [`REPLY_COPIED_BYTES_MAX`] and
-//! [`REPLY_SHARED_BYTES_MAX`]: beyond that, and where there is no memory for it, it is *lost*, and the caller that
-//! began it finds out by [`Replies::recover`].
+//! No reply takes more memory than [`REPLY_COPIED_BYTES_MAX`] and [`REPLY_SHARED_BYTES_MAX`], or ends the process:
+//! beyond that, and where there is no memory for it, it is *lost*, and [`Replies::recover`] tells the caller that began
+//! it.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -24,7 +23,7 @@ use crate::value::{Long, View};
 /// The forms of replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// What everybody speaks at first.
+    /// What every connection begins with.
     #[default]
     Resp2,
     /// With maps, sets, verbatim text and one null.
@@ -45,17 +44,17 @@ impl Protocol {
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Buffer,
-    /// The form of the next.
+    /// The form of the next reply.
     protocol: Protocol,
-    /// What stands between them, in order.
+    /// Parts of long values that stand between the bytes, in order.
     shared: Buffer<Shared>,
     /// How long that is, in bytes.
     shared_bytes: usize,
-    /// The values that are shared, each once, by their addresses: they stay in memory as long as this does.
+    /// The shared values, each once, by their addresses, which are theirs as long as `shared` refers to them.
     values: HashSet<usize>,
     /// How long those are, in bytes.
     value_bytes: usize,
-    /// Not all of them are here.
+    /// A reply was given up.
     lost: Option<Lost>,
 }
 
@@ -102,7 +101,7 @@ impl Replies {
         self.bytes.capacity()
     }
 
-    /// Forgets the replies, and the memory of an unusually long one.
+    /// Removes all replies, and releases the memory of unusually long ones.
     pub fn clear(&mut self, spare_bytes_max: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(spare_bytes_max);
@@ -112,12 +111,12 @@ impl Replies {
         self.value_bytes = 0;
     }
 
-    /// Whether part of them stands elsewhere, and is not copied.
+    /// Whether they share a long value.
     pub fn shares(&self) -> bool {
         !self.shared.is_empty()
     }
 
-    /// Forgets those from `position` on.
+    /// Removes the replies from `position` on.
     pub fn truncate(&mut self, position: usize) {
         self.bytes.truncate(position);
         let before = self.shared.len();
@@ -135,7 +134,7 @@ impl Replies {
         }
     }
 
-    /// If some reply was given up: forgets those from `position` on, and says why.
+    /// If a reply was given up: removes those from `position` on, and returns why.
     pub fn recover(&mut self, position: usize) -> Result<(), Lost> {
         match self.lost.take() {
             None => Ok(()),
@@ -146,7 +145,7 @@ impl Replies {
         }
     }
 
-    /// Whether some reply was given up: what else is added to it is in vain.
+    /// Whether a reply was given up: what is added to it is dropped.
     pub fn is_lost(&self) -> bool {
         self.lost.is_some()
     }
@@ -191,7 +190,7 @@ impl Replies {
         self.header(b':', number);
     }
 
-    /// `:count`, for a count of things in memory.
+    /// `:count`.
     pub fn count(&mut self, count: usize) {
         self.header(b':', count as i64);
     }
@@ -232,7 +231,7 @@ impl Replies {
         self.push(b"\r\n");
     }
 
-    /// From here on they have this form.
+    /// Sets the form of the replies from here on.
     pub fn speak(&mut self, protocol: Protocol) {
         self.protocol = protocol;
     }
@@ -288,8 +287,8 @@ impl Replies {
         self.header(b'*', length as i64);
     }
 
-    /// Puts the header of an array before the replies from `position` on, which are its `length` members
-    /// and share nothing: for when only they tell how many there are.
+    /// Puts the header of an array before the replies from `position` on, which are its `length` members and share
+    /// nothing: for an array whose length is known only at its end.
     pub fn array_from(&mut self, position: usize, length: usize) {
         let end = self.bytes.len();
         self.array(length);

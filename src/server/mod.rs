@@ -40,15 +40,15 @@ pub struct Control {
     pub run_id: String,
 
     // Their own synchronization.
-    /// Who is connected.
+    /// The connected clients.
     pub clients: Clients,
     /// What has happened so far.
     pub statistics: Statistics,
-    /// What took long.
+    /// The commands that took long.
     pub slowlog: Slowlog,
-    /// Who watches every command.
+    /// The clients in `MONITOR`.
     pub monitors: Monitors,
-    /// Who must wait.
+    /// Whether commands must wait.
     pub pause: Pause,
     /// The settings that may change.
     pub settings: Settings,
@@ -62,9 +62,9 @@ pub struct Control {
 /// How the server is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Everything is to be on disk; if the data file is in trouble, a complete new one is written.
+    /// Everything is to be on disk; if the data file is faulted, a complete new one is written.
     Save,
-    /// What is acknowledged is to be on disk; in trouble nothing more is tried.
+    /// What is acknowledged is to be on disk; a faulted data file is left as it is.
     NoSave,
 }
 
@@ -88,7 +88,7 @@ impl Control {
         }
     }
 
-    /// Asks the server to stop. Who asks first says how.
+    /// Asks the server to stop. The first call says how.
     pub fn stop(&self, how: Stop) {
         lock(&self.stop).get_or_insert((how, Instant::now()));
         self.stopping.store(true, Ordering::Release);
@@ -101,7 +101,7 @@ impl Control {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Waits until it is asked to stop; returns how, and when that was.
+    /// Waits until the server is asked to stop; returns how, and when that was.
     pub fn wait_for_stop(&self) -> (Stop, Instant) {
         let mut stop = lock(&self.stop);
         loop {
@@ -118,7 +118,7 @@ pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// 40 hexadecimal digits that nobody has seen before.
+/// 40 random hexadecimal digits.
 fn random_hex() -> String {
     use std::hash::{BuildHasher, RandomState};
     let words: String =

@@ -12,7 +12,7 @@ use crate::engine::local::{Engine, Session};
 use crate::limits::{EXPIRY_TICK_MS, SETTLE_TICK_MS};
 use crate::util::memory;
 use crate::util::rate_limit::Seldom;
-use crate::util::sync::vital;
+use crate::util::sync::abort_on_panic;
 
 /// Starts the threads: one watches the journal and repairs it, one compacts the file, one removes expired keys, one
 /// frees undo, one takes the samples of each second.
@@ -25,7 +25,7 @@ pub fn start(control: &Arc<Control>, engine: &Arc<Engine>) -> io::Result<()> {
                 memory::flush_thread_count();
             }
         };
-        thread::Builder::new().name(name.to_owned()).spawn(|| vital(run)).map(drop)
+        thread::Builder::new().name(name.to_owned()).spawn(|| abort_on_panic(run)).map(drop)
     };
     spawn("journal", |_, engine| watch_journal(engine))?;
     spawn("compaction", |_, engine| engine.tend_compaction(Duration::from_millis(100)))?;

@@ -1,4 +1,4 @@
-//! What every layer needs and no layer is about: locks, memory, clocks, logging, the process.
+//! What every layer uses and none is about: locks, memory, clocks, logging, the process.
 
 pub mod buffer;
 pub mod clock;

@@ -1,11 +1,11 @@
-//! Log lines that an outsider can provoke, limited to one in a while.
+//! A rate limit for log lines that clients can provoke.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::util::sync::lock;
 
-/// Lets one event in each period through.
+/// Lets one event in each period pass.
 #[derive(Debug)]
 pub struct Seldom {
     period: Duration,
@@ -18,7 +18,7 @@ impl Seldom {
         Self { period, last: Mutex::new(None) }
     }
 
-    /// Whether this event is let through.
+    /// Whether this event may pass.
     pub fn now(&self) -> bool {
         let mut last = lock(&self.last);
         let due = last.is_none_or(|last| last.elapsed() >= self.period);

@@ -1,17 +1,16 @@
-//! Locks without half-done state: a panic while one is held ends the process, and the journal
-//! replays what was acknowledged.
+//! Locks without half-done state: a panic while one is held ends the process, and the journal replays what was
+//! acknowledged.
 
 use std::process::abort;
 use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-/// Locks `mutex`. If a thread has panicked with it held, the process ends: what it guards may be
-/// half changed.
+/// Locks `mutex`. If a thread has panicked with it held the process ends: what it guards may be half changed.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|_| die())
 }
 
-/// The same, or `None` where another thread has it locked.
+/// As [`lock`], or `None` while another thread holds it.
 pub fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
@@ -40,14 +39,14 @@ fn die() -> ! {
     abort()
 }
 
-/// Does `work`, which others rely on: if it panics, the process ends.
-pub fn vital(work: impl FnOnce()) {
+/// Does `work`, on which other threads rely: a panic in it ends the process.
+pub fn abort_on_panic(work: impl FnOnce()) {
     let guard = AbortOnPanic;
     work();
     std::mem::forget(guard);
 }
 
-/// Ends the process if it is dropped, which only a panic does: forget it when the work is done.
+/// Ends the process if it is dropped, as a panic does: forget it when the work is done.
 pub struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
