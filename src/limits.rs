@@ -19,10 +19,10 @@ pub const HEADER_BYTES_MAX: usize = 32;
 pub const REQUEST_BYTES_MAX: usize = 1 << 30;
 
 /// Most arguments of a request before `AUTH`, where a password is asked for (Redis's bound).
-pub const STRANGER_ARGUMENTS_MAX: usize = 10;
+pub const UNAUTHENTICATED_ARGUMENTS_MAX: usize = 10;
 
 /// Longest argument or line of a request before `AUTH`, in bytes (Redis's bound).
-pub const STRANGER_BYTES_MAX: usize = 16 << 10;
+pub const UNAUTHENTICATED_BYTES_MAX: usize = 16 << 10;
 
 /// A connection's read buffer at first, and once its client has been idle for [`TICK_MS`], in bytes. Ten
 /// thousand of them are to be cheap; a request that is longer makes it grow.
@@ -125,7 +125,7 @@ pub const SLACK_REQUEST_BYTES: usize = 4 << 20;
 pub const REQUEST_SLACK_SHARE: usize = 8;
 
 /// What all clients together may hold that have yet to give the password, beside a small buffer each, in bytes.
-pub const UNAUTHENTICATED_BYTES_MAX: usize = 8 << 20;
+pub const UNAUTHENTICATED_TOTAL_BYTES_MAX: usize = 8 << 20;
 
 /// About how long a line of `MONITOR` may be, in bytes; escapes make it up to four times as long.
 pub const MONITOR_LINE_BYTES_MAX: usize = 16 << 10;

@@ -13,7 +13,7 @@ use crate::protocol::reply::Protocol;
 use crate::protocol::request::Request;
 use crate::server::{Client, Event, Paused};
 use crate::util::memory;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -49,9 +49,9 @@ fn authenticate(context: &mut Context<'_, '_>, user: &[u8], guess: &[u8]) -> Res
         // Compared in any case: how long it takes says nothing of the name.
         Some(password) if password.is(guess) & known => context.conversation.authenticated = true,
         _ => {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
             context.control.statistics.happened(Event::WrongPassword);
-            if LOGGED.now() {
+            if LOGGED.allow() {
                 log::warn!(
                     "client {} at {}: wrong password",
                     context.client.id,
@@ -135,8 +135,8 @@ fn speak(context: &mut Context<'_, '_>, protocol: Protocol) {
 /// As if it had just connected, but for its number and its library's name.
 pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Context { client, control, .. } = *context;
-    if let Some(feed) = context.conversation.feed.take() {
-        control.monitors.remove(&feed);
+    if let Some(monitor) = context.conversation.monitor.take() {
+        control.monitors.remove(&monitor);
         client.is_monitor.store(false, Ordering::Relaxed);
     }
     *context.conversation = Conversation::new(control.config.password().is_none());

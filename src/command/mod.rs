@@ -28,7 +28,7 @@ use crate::engine::local::{Session, WriteError};
 use crate::journal::WriteRefused;
 use crate::protocol::reply::{Lost, Protocol, Replies};
 use crate::protocol::request::Request;
-use crate::server::{Called, Client, Control, Done, Event, Feed, Paused};
+use crate::server::{BurstStats, Called, Client, Control, Event, MonitorQueue, Paused};
 use crate::text;
 use crate::util::memory;
 
@@ -43,7 +43,7 @@ pub struct Conversation {
     /// It said `QUIT`, or ended itself: close once its replies are sent.
     pub is_over: bool,
     /// It watches every command.
-    pub feed: Option<Arc<Feed>>,
+    pub monitor: Option<Arc<MonitorQueue>>,
     /// The form of its replies.
     pub protocol: Protocol,
     /// What `MULTI` and `WATCH` began.
@@ -68,7 +68,7 @@ impl Conversation {
         Self {
             authenticated,
             is_over: false,
-            feed: None,
+            monitor: None,
             protocol: Protocol::default(),
             transaction: Transaction::default(),
             silence: Silence::None,
@@ -103,7 +103,7 @@ pub struct Context<'a, 'e> {
     /// The server.
     pub control: &'a Control,
     /// What is counted.
-    pub done: &'a mut Done,
+    pub stats: &'a mut BurstStats,
 }
 
 impl Context<'_, '_> {
@@ -423,7 +423,7 @@ fn obstacle(found: Found, context: &Context<'_, '_>) -> Option<CommandError> {
         return Some(CommandError::MaxMemory);
     }
     let allowed = matches!(found.name(), "ping" | "quit" | "reset" | "monitor");
-    (context.conversation.feed.is_some() && !allowed)
+    (context.conversation.monitor.is_some() && !allowed)
         .then(|| CommandError::Watching(found.name().to_owned()))
 }
 
@@ -434,15 +434,15 @@ pub fn record(
     took: Duration,
     client: &Client,
     control: &Control,
-    done: &mut Done,
+    stats: &mut BurstStats,
 ) {
     let (found, called) = match outcome {
         Outcome::Unknown => return control.statistics.happened(Event::UnknownCommand),
         Outcome::Kept => return,
-        Outcome::Rejected(found) => (found, Called::not()),
+        Outcome::Rejected(found) => (found, Called::rejected()),
         Outcome::Ran { found, failed } => (found, Called::once(took, *failed)),
     };
-    control.statistics.count(client.id, done, found.number, called);
+    control.statistics.count(client.id, stats, found.number, called);
     if matches!(outcome, Outcome::Rejected(_)) {
         return;
     }

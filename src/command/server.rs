@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::{CommandError, Context, integer, is};
 use crate::protocol::request::Request;
-use crate::server::{Feed, Stop};
+use crate::server::{MonitorQueue, Stop};
 
 type Result = std::result::Result<(), CommandError>;
 
 pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if context.conversation.feed.is_none() {
+    if context.conversation.monitor.is_none() {
         let patience = Duration::from_secs(context.control.config.write_timeout.into());
-        let feed = Arc::new(Feed::new(Arc::clone(context.client), patience));
-        context.control.monitors.add(Arc::clone(&feed));
-        context.conversation.feed = Some(feed);
+        let monitor = Arc::new(MonitorQueue::new(Arc::clone(context.client), patience));
+        context.control.monitors.add(Arc::clone(&monitor));
+        context.conversation.monitor = Some(monitor);
         context.client.is_monitor.store(true, Ordering::Relaxed);
     }
     context.replies.status("OK");

@@ -167,7 +167,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
         return Err(aborted_by(&CommandError::MaxMemory));
     }
     let shards = shards(&queue, &watched, context.session)?;
-    let Context { session, replies, conversation, client, control, done } = context;
+    let Context { session, replies, conversation, client, control, stats } = context;
     let is_refused = |session: &Session<'_>| {
         session.check_writes().map_err(|refused| aborted_by(&CommandError::Refused(refused)))
     };
@@ -185,7 +185,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
             is_refused(session)?;
         }
         replies.array(queue.requests.len());
-        let mut context = Context { session, replies, conversation, client, control, done };
+        let mut context = Context { session, replies, conversation, client, control, stats };
         queue.requests.iter().try_for_each(|(found, kept)| run(*found, kept, &mut context))
     };
     let before = session.database();
@@ -212,7 +212,7 @@ fn run(found: Found, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
     let result = super::execute(found, &request, context);
     let outcome = Outcome::Ran { found, failed: result.is_err() };
     let took = started.elapsed();
-    record(&outcome, &request, took, context.client, context.control, context.done);
+    record(&outcome, &request, took, context.client, context.control, context.stats);
     match result {
         Err(error) if error.is_for_want() => return Err(error),
         Err(error) => {

@@ -21,14 +21,14 @@ use crate::engine::local::{Engine, Session};
 use crate::journal::Fsync;
 use crate::limits::{
     CLIENT_STACK_BYTES, IDLE_BUFFER_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE,
-    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, STRANGER_BYTES_MAX, TICK_MS,
+    REPLY_BYTES_MAX, REQUEST_BYTES_PER_S, TICK_MS, UNAUTHENTICATED_BYTES_MAX,
 };
 use crate::net::send_queue::Output;
 use crate::protocol::request::{Limits, ProtocolError, RequestReader};
 use crate::protocol::telnet::Telnet;
-use crate::server::{Client, Control, Done, Event, Feed, is_timeout};
+use crate::server::{BurstStats, Client, Control, Event, MonitorQueue, is_timeout};
 use crate::util::memory::{self, Unauthenticated};
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 const TICK: Duration = Duration::from_millis(TICK_MS);
 
@@ -43,7 +43,7 @@ pub struct Connection<'a> {
     telnet: Telnet,
     output: Output<'a>,
     limits: Limits,
-    done: Done,
+    stats: BurstStats,
     /// When the incomplete request in the buffer began, if there is one.
     begun: Option<Instant>,
     /// How often a read polls before it blocks.
@@ -60,7 +60,7 @@ pub struct Connection<'a> {
 fn limits(conversation: &Conversation, control: &Control) -> Limits {
     match conversation.authenticated {
         true => Limits::new(control.config.max_value, control.config.max_request),
-        false => Limits::STRANGER,
+        false => Limits::UNAUTHENTICATED,
     }
 }
 
@@ -103,7 +103,7 @@ impl<'a> Connection<'a> {
             requests: RequestReader::default(),
             telnet: Telnet::default(),
             output: Output::new(client, Duration::from_secs(config.write_timeout.into())),
-            done: Done::default(),
+            stats: BurstStats::default(),
             begun: None,
             polls: 16,
             patience: None,
@@ -119,9 +119,9 @@ impl<'a> Connection<'a> {
         if let Err(error) = &served
             && is_timeout(error)
         {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
             self.control.statistics.happened(Event::NotReading);
-            if LOGGED.now() {
+            if LOGGED.allow() {
                 let (id, peer) = (self.client.id, self.client.peer);
                 log::warn!("client {id} at {peer} does not read its replies: closed");
             }
@@ -138,7 +138,7 @@ impl<'a> Connection<'a> {
                 self.refuse(error);
             }
             // Another thread may send the replies only if this one has nothing to do after them but read.
-            let is_ordinary = matches!(end, Burst::Starved) && self.conversation.feed.is_none();
+            let is_ordinary = matches!(end, Burst::Starved) && self.conversation.monitor.is_none();
             self.send(is_ordinary)?;
             self.update_monitor()?;
             match end {
@@ -186,7 +186,7 @@ impl<'a> Connection<'a> {
             if control.pause.is_on()
                 && let Some(kind) = command::held_up_by(&asked, &self.conversation)
             {
-                self.done.sent += self.output.send(&mut self.session, false)?;
+                self.stats.sent += self.output.send(&mut self.session, false)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
                 if client.is_cut_off() {
                     return Err(Errno::CONNABORTED.into());
@@ -200,13 +200,13 @@ impl<'a> Connection<'a> {
                 conversation: &mut self.conversation,
                 client,
                 control,
-                done: &mut self.done,
+                stats: &mut self.stats,
             };
             let outcome = command::run(asked, &request, &mut context);
             let now = Instant::now();
             let took = now - before;
             before = now;
-            command::record(&outcome, &request, took, client, control, &mut self.done);
+            command::record(&outcome, &request, took, client, control, &mut self.stats);
             if self.conversation.is_silent() {
                 self.output.batch.replies.truncate(start);
             }
@@ -214,15 +214,15 @@ impl<'a> Connection<'a> {
             if !self.session.is_committed(mark) {
                 self.output.batch.must_commit(start, mark);
             }
-            if self.limits.is_strangers == self.conversation.authenticated {
+            if self.limits.is_unauthenticated == self.conversation.authenticated {
                 self.limits = limits(&self.conversation, control);
                 self.unauthenticated.hold(0);
             }
             if self.conversation.is_over {
                 return Ok(Burst::Quit);
             }
-            let most = match self.limits.is_strangers {
-                true => STRANGER_BYTES_MAX,
+            let most = match self.limits.is_unauthenticated {
+                true => UNAUTHENTICATED_BYTES_MAX,
                 false => REPLY_BYTES_MAX,
             };
             if self.output.batch.replies.len() > most || self.session.is_commit_due() {
@@ -240,10 +240,10 @@ impl<'a> Connection<'a> {
 
     /// Answers bytes that are no request.
     fn refuse(&mut self, error: &ProtocolError) {
-        static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+        static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
         self.control.statistics.happened(Event::Malformed);
         let foreign = matches!(error, ProtocolError::Http | ProtocolError::Tls);
-        if foreign && LOGGED.now() {
+        if foreign && LOGGED.allow() {
             log::warn!("client {} at {}: {error}: closed", self.client.id, self.client.peer);
         }
         match error {
@@ -257,16 +257,16 @@ impl<'a> Connection<'a> {
     /// that commits them may send them.
     fn send(&mut self, may_queue: bool) -> io::Result<()> {
         self.add_statistics();
-        self.done.sent += self.output.send(&mut self.session, may_queue)?;
+        self.stats.sent += self.output.send(&mut self.session, may_queue)?;
         Ok(())
     }
 
     fn add_statistics(&mut self) {
         let lookups = self.session.take_lookups();
-        self.done.hits += lookups.hits;
-        self.done.misses += lookups.misses;
-        self.client.did(&self.done);
-        self.control.statistics.add(self.client.id, &mut self.done);
+        self.stats.hits += lookups.hits;
+        self.stats.misses += lookups.misses;
+        self.client.did(&self.stats);
+        self.control.statistics.add(self.client.id, &mut self.stats);
     }
 
     /// Waits for more bytes.
@@ -294,9 +294,9 @@ impl<'a> Connection<'a> {
             match self.requests.fill(stream) {
                 Ok(0) => return Ok(Received::End),
                 Ok(count) => {
-                    self.done.received += count as u64;
+                    self.stats.received += count as u64;
                     self.wait_for(Some(TICK))?;
-                    if self.limits.is_strangers && !self.hold_unauthenticated() {
+                    if self.limits.is_unauthenticated && !self.hold_unauthenticated() {
                         return Ok(Received::NoMemory);
                     }
                     return Ok(if self.is_late() { Received::TooSlow } else { Received::Bytes });
@@ -331,13 +331,13 @@ impl<'a> Connection<'a> {
             return Ok(Some(Received::TooSlow));
         }
         let idle = settings.timeout.time();
-        let never = idle.is_zero() || self.output.feed.is_some();
+        let never = idle.is_zero() || self.output.monitor.is_some();
         if !never && silence >= idle {
             return Ok(Some(Received::Idle));
         }
         self.requests.rest();
         self.output.release_idle();
-        if self.limits.is_strangers {
+        if self.limits.is_unauthenticated {
             self.hold_unauthenticated();
         }
         self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);
@@ -418,23 +418,23 @@ impl<'a> Connection<'a> {
 
     /// Begins or ends `MONITOR`, as the commands of the burst said, once their replies are sent.
     fn update_monitor(&mut self) -> io::Result<()> {
-        let wanted = self.conversation.feed.as_ref().map(Arc::as_ptr);
-        if wanted == self.output.feed.as_ref().map(Arc::as_ptr) {
+        let wanted = self.conversation.monitor.as_ref().map(Arc::as_ptr);
+        if wanted == self.output.monitor.as_ref().map(Arc::as_ptr) {
             return Ok(());
         }
-        if let Some(old) = self.output.feed.take() {
+        if let Some(old) = self.output.monitor.take() {
             old.detach();
             let _ = self.monitor_thread.take().map(JoinHandle::join);
         }
-        match &self.conversation.feed {
-            Some(feed) => self.watch(Arc::clone(feed)),
+        match &self.conversation.monitor {
+            Some(monitor) => self.watch(Arc::clone(monitor)),
             None => Ok(()),
         }
     }
 
     /// Starts the thread that sends this client the monitored commands, and from here on its replies.
-    fn watch(&mut self, feed: Arc<Feed>) -> io::Result<()> {
-        let sent = Arc::clone(&feed);
+    fn watch(&mut self, monitor: Arc<MonitorQueue>) -> io::Result<()> {
+        let sent = Arc::clone(&monitor);
         let send = move || {
             sent.send();
             drop(sent);
@@ -443,7 +443,7 @@ impl<'a> Connection<'a> {
         let name = format!("monitor-{}", self.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
         self.monitor_thread = Some(thread.spawn(send)?);
-        self.output.feed = Some(feed);
+        self.output.monitor = Some(monitor);
         Ok(())
     }
 }
@@ -483,11 +483,11 @@ impl Read for SpinReader<'_> {
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         // After a panic, too: the monitor queue keeps the connection open.
-        if let Some(feed) = &self.conversation.feed {
-            self.control.monitors.remove(feed);
+        if let Some(monitor) = &self.conversation.monitor {
+            self.control.monitors.remove(monitor);
         }
-        if let Some(feed) = &self.output.feed {
-            feed.close();
+        if let Some(monitor) = &self.output.monitor {
+            monitor.close();
         }
         if let Some(monitor_thread) = self.monitor_thread.take() {
             // It sends the rest, then closes.

@@ -28,7 +28,7 @@ use crate::net::idle_threads::IdleThreads;
 use crate::server::{Client, Control, Event, Refusal, Stop};
 use crate::text::counted;
 use crate::util::memory;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 use crate::util::sync::{abort_on_panic, lock};
 
 /// An address, or a name, that cannot be used.
@@ -187,14 +187,14 @@ impl Server {
     }
 
     fn accept(&self, listener: &TcpListener, admitted: &Sender<Arc<Client>>) {
-        static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
+        static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(5));
         while !self.control.is_stopping() {
             match listener.accept() {
                 Ok((stream, peer)) => self.receive(stream, peer, admitted),
                 Err(error) if is_of_one_client(&error) => {}
                 Err(_) if self.control.is_stopping() => return,
                 Err(error) => {
-                    if LOGGED.now() {
+                    if LOGGED.allow() {
                         log::error!("cannot accept clients for now: {error}");
                     }
                     if is_of_resources(&error) {
@@ -226,8 +226,8 @@ impl Server {
     fn receive(&self, stream: TcpStream, peer: SocketAddr, admitted: &Sender<Arc<Client>>) {
         let local = stream.local_addr().ok().map(|local| local.ip());
         if self.control.config.denies(peer.ip(), local) {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
-            if LOGGED.now() {
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
+            if LOGGED.allow() {
                 log::warn!("{peer} turned away: no password is set (protected mode)");
             }
             return self.turn_away(&stream, DENIED);
@@ -250,8 +250,8 @@ impl Server {
         if let Err(leave) = self.idle_threads.give(leave)
             && let Err((leave, error)) = self.start_thread(leave)
         {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
-            if LOGGED.now() {
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(5));
+            if LOGGED.allow() {
                 let Client { id, peer, .. } = &*leave.client;
                 log::error!("no thread for client {id} at {peer}: {error}: closed");
             }

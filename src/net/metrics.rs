@@ -17,7 +17,7 @@ use crate::net::listener::Listener;
 use crate::server::{Control, Event, Totals};
 use crate::util::memory;
 use crate::util::process;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 use crate::util::sync::abort_on_panic;
 
 /// Serves each of `listeners` on some threads, so that one slow client does not hold the others up.
@@ -39,7 +39,7 @@ pub fn start(
 
 /// Serves `listener` until the server stops.
 pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
-    static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+    static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
     while !control.is_stopping() {
         let answered = match listener.accept() {
             Ok((stream, peer)) => {
@@ -57,7 +57,7 @@ pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
         };
         if let Err(error) = answered
             && !control.is_stopping()
-            && LOGGED.now()
+            && LOGGED.allow()
         {
             log::warn!("metrics: {error}");
         }

@@ -20,7 +20,7 @@ use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, CLIENT_STACK_BYTES, DELIVERED_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX,
 };
 use crate::protocol::reply::Replies;
-use crate::server::{Client, Feed, is_timeout};
+use crate::server::{Client, MonitorQueue, is_timeout};
 use crate::util::buffer::Buffer;
 use crate::util::memory;
 use crate::util::sync::{abort_on_panic, lock, wait};
@@ -34,7 +34,7 @@ pub struct Output<'a> {
     /// The replies not sent yet.
     pub batch: Batch,
     /// The client monitors commands: its replies go through the same queue.
-    pub feed: Option<Arc<Feed>>,
+    pub monitor: Option<Arc<MonitorQueue>>,
 }
 
 /// The replies of a burst.
@@ -101,7 +101,7 @@ impl<'a> Output<'a> {
             sent: Condvar::new(),
         });
         let waiter: Arc<dyn Waiter> = Arc::clone(&queue) as _;
-        Self { client, queue, waiter, batch: Batch::default(), feed: None }
+        Self { client, queue, waiter, batch: Batch::default(), monitor: None }
     }
 
     /// Commits what the replies show, and sends them; if `may_queue`, leaves that to the thread that commits the same.
@@ -114,7 +114,7 @@ impl<'a> Output<'a> {
         if let Some(mark) = highest
             && may_queue
             && is_small
-            && self.feed.is_none()
+            && self.monitor.is_none()
             && !self.is_in_flight()
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
@@ -133,16 +133,16 @@ impl<'a> Output<'a> {
         }
         let bytes = self.batch.replies.len();
         self.client.queued_bytes.store(bytes, Ordering::Relaxed);
-        match &self.feed {
+        match &self.monitor {
             None => self.batch.replies.write_to(self.client.writer(self.queue.patience))?,
-            Some(feed) => {
+            Some(monitor) => {
                 if bytes > MONITOR_QUEUE_BYTES_MAX {
                     return Err(io::ErrorKind::OutOfMemory.into());
                 }
                 let mut copy = Buffer::with_capacity(bytes)?;
                 self.batch.replies.write_to(&mut copy)?;
                 // A closed queue has closed the connection.
-                feed.push(&copy);
+                monitor.push(&copy);
             }
         }
         self.client.queued_bytes.store(0, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::limits::{
     ARGUMENTS_MAX, BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, IDLE_BUFFER_BYTES,
     INLINE_BYTES_MAX, LARGE_REQUEST_BYTES, READ_BUFFER_BYTES, REQUEST_BYTES_MAX,
-    SLACK_REQUEST_BYTES, STRANGER_ARGUMENTS_MAX, STRANGER_BYTES_MAX, VALUE_BYTES_MAX,
+    SLACK_REQUEST_BYTES, UNAUTHENTICATED_ARGUMENTS_MAX, UNAUTHENTICATED_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::protocol::telnet::{self, Telnet};
 use crate::text::{self, SplitError, Words};
@@ -35,8 +35,8 @@ pub struct Limits {
     pub inline_bytes: usize,
     /// All of it, in bytes.
     pub request_bytes: usize,
-    /// It is a stranger's, who has yet to give a password.
-    pub is_strangers: bool,
+    /// Its client has not given the password.
+    pub is_unauthenticated: bool,
 }
 
 impl Limits {
@@ -44,16 +44,16 @@ impl Limits {
     pub const fn new(argument_bytes: usize, request_bytes: usize) -> Self {
         let inline_bytes = INLINE_BYTES_MAX;
         let arguments = ARGUMENTS_MAX;
-        Self { arguments, argument_bytes, inline_bytes, request_bytes, is_strangers: false }
+        Self { arguments, argument_bytes, inline_bytes, request_bytes, is_unauthenticated: false }
     }
 
     /// What `AUTH` needs.
-    pub const STRANGER: Self = Self {
-        arguments: STRANGER_ARGUMENTS_MAX,
-        argument_bytes: STRANGER_BYTES_MAX,
-        inline_bytes: STRANGER_BYTES_MAX,
-        request_bytes: 2 * STRANGER_ARGUMENTS_MAX * STRANGER_BYTES_MAX,
-        is_strangers: true,
+    pub const UNAUTHENTICATED: Self = Self {
+        arguments: UNAUTHENTICATED_ARGUMENTS_MAX,
+        argument_bytes: UNAUTHENTICATED_BYTES_MAX,
+        inline_bytes: UNAUTHENTICATED_BYTES_MAX,
+        request_bytes: 2 * UNAUTHENTICATED_ARGUMENTS_MAX * UNAUTHENTICATED_BYTES_MAX,
+        is_unauthenticated: true,
     };
 }
 
@@ -142,12 +142,12 @@ pub enum ProtocolError {
     /// `$length` is no number, negative, or beyond [`Limits::argument_bytes`].
     #[error("invalid bulk length")]
     BulkLength,
-    /// More arguments than a stranger needs.
+    /// More arguments than `AUTH` needs.
     #[error("unauthenticated multibulk length")]
-    StrangersMultibulkLength,
-    /// A longer argument than a stranger needs.
+    UnauthenticatedMultibulkLength,
+    /// A longer argument than `AUTH` needs.
     #[error("unauthenticated bulk length")]
-    StrangersBulkLength,
+    UnauthenticatedBulkLength,
     /// `*` and a count that goes on and on.
     #[error("too big mbulk count string")]
     MultibulkHeader,
@@ -370,8 +370,8 @@ impl RequestReader {
                     match usize::try_from(count) {
                         Ok(0) | Err(_) => self.skip(),
                         Ok(count) if count <= limits.arguments => self.announced = count,
-                        Ok(_) if limits.is_strangers => {
-                            return Err(ProtocolError::StrangersMultibulkLength);
+                        Ok(_) if limits.is_unauthenticated => {
+                            return Err(ProtocolError::UnauthenticatedMultibulkLength);
                         }
                         Ok(_) => return Err(ProtocolError::MultibulkLength),
                     }
@@ -438,8 +438,8 @@ impl RequestReader {
             let Some((length, begin)) = header else { return Ok(Found::Nothing) };
             let length = usize::try_from(length).map_err(|_| ProtocolError::BulkLength)?;
             if length > limits.argument_bytes {
-                return Err(match limits.is_strangers {
-                    true => ProtocolError::StrangersBulkLength,
+                return Err(match limits.is_unauthenticated {
+                    true => ProtocolError::UnauthenticatedBulkLength,
                     false => ProtocolError::BulkLength,
                 });
             }
@@ -673,19 +673,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_may_ask_for_little() {
+    fn little_is_read_before_the_password() {
         let error = |bytes: &[u8]| {
             let mut reader = RequestReader::default();
             let mut rest = bytes;
             loop {
                 reader.fill(&mut rest).unwrap();
-                if let Err(error) = reader.next(&Limits::STRANGER, &mut Telnet::default()) {
+                if let Err(error) = reader.next(&Limits::UNAUTHENTICATED, &mut Telnet::default()) {
                     return error;
                 }
             }
         };
-        assert_eq!(error(b"*11\r\n"), ProtocolError::StrangersMultibulkLength);
-        assert_eq!(error(b"*2\r\n$16385\r\n"), ProtocolError::StrangersBulkLength);
+        assert_eq!(error(b"*11\r\n"), ProtocolError::UnauthenticatedMultibulkLength);
+        assert_eq!(error(b"*2\r\n$16385\r\n"), ProtocolError::UnauthenticatedBulkLength);
         assert_eq!(error(&[b'A'; 16_385]), ProtocolError::InlineTooBig);
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::Done;
+use super::BurstStats;
 use crate::limits::TICK_MS;
 use crate::util::sync::{lock, wait_timeout};
 
@@ -231,7 +231,7 @@ impl Client {
     }
 
     /// Counts what a burst did.
-    pub fn did(&self, burst: &Done) {
+    pub fn did(&self, burst: &BurstStats) {
         let add = |counter: &AtomicU64, more: u64| {
             // Only the client's own thread writes.
             counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);

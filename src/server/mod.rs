@@ -22,11 +22,11 @@ use crate::config::Config;
 use crate::util::sync::{lock, wait};
 
 pub use clients::{Client, Clients, Names, Refusal, is_timeout};
-pub use monitors::{Feed, Monitors};
+pub use monitors::{MonitorQueue, Monitors};
 pub use pause::{Pause, Paused};
 pub use settings::Settings;
 pub use slowlog::{Slow, Slowlog};
-pub use statistics::{Called, Done, Event, Statistics, Totals};
+pub use statistics::{BurstStats, Called, Event, Statistics, Totals};
 
 /// What all connections share beside the data.
 #[derive(Debug)]

@@ -20,12 +20,12 @@ use crate::util::sync::{lock, wait};
 pub struct Monitors {
     /// How many: all that a command reads where there is none.
     count: AtomicUsize,
-    feeds: Mutex<Vec<Arc<Feed>>>,
+    monitors: Mutex<Vec<Arc<MonitorQueue>>>,
 }
 
 /// The lines on their way to one monitor.
 #[derive(Debug)]
-pub struct Feed {
+pub struct MonitorQueue {
     client: Arc<Client>,
     patience: Duration,
     queue: Mutex<Queue>,
@@ -48,29 +48,29 @@ impl Monitors {
     }
 
     /// Adds one.
-    pub fn add(&self, feed: Arc<Feed>) {
-        let mut feeds = lock(&self.feeds);
-        feeds.push(feed);
-        self.count.store(feeds.len(), Ordering::Relaxed);
+    pub fn add(&self, monitor: Arc<MonitorQueue>) {
+        let mut monitors = lock(&self.monitors);
+        monitors.push(monitor);
+        self.count.store(monitors.len(), Ordering::Relaxed);
     }
 
     /// Removes one; its thread still sends what is in its queue.
-    pub fn remove(&self, feed: &Arc<Feed>) {
-        let mut feeds = lock(&self.feeds);
-        feeds.retain(|other| !Arc::ptr_eq(other, feed));
-        self.count.store(feeds.len(), Ordering::Relaxed);
+    pub fn remove(&self, monitor: &Arc<MonitorQueue>) {
+        let mut monitors = lock(&self.monitors);
+        monitors.retain(|other| !Arc::ptr_eq(other, monitor));
+        self.count.store(monitors.len(), Ordering::Relaxed);
     }
 
     /// Shows a client's command to all of them.
     pub fn show<'a>(&self, client: &Client, words: impl Iterator<Item = &'a [u8]>) {
         let line = line(client.database.load(Ordering::Relaxed), client.peer, words);
-        let mut feeds = lock(&self.feeds);
-        feeds.retain(|feed| feed.push(line.as_bytes()));
-        self.count.store(feeds.len(), Ordering::Relaxed);
+        let mut monitors = lock(&self.monitors);
+        monitors.retain(|monitor| monitor.push(line.as_bytes()));
+        self.count.store(monitors.len(), Ordering::Relaxed);
     }
 }
 
-impl Feed {
+impl MonitorQueue {
     /// For `client`, which may take nothing for so long; zero is for ever.
     pub fn new(client: Arc<Client>, patience: Duration) -> Self {
         Self { client, patience, queue: Mutex::default(), woken: Condvar::new() }
@@ -181,9 +181,9 @@ mod tests {
         let mut watcher = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let client = Clients::new(1, Instant::now()).admit(stream, peer).unwrap();
-        let (monitors, feed) =
-            (Monitors::default(), Arc::new(Feed::new(Arc::clone(&client), Duration::ZERO)));
-        monitors.add(Arc::clone(&feed));
+        let (monitors, monitor) =
+            (Monitors::default(), Arc::new(MonitorQueue::new(Arc::clone(&client), Duration::ZERO)));
+        monitors.add(Arc::clone(&monitor));
         // However many empty words there are: a line is bounded.
         monitors.show(&client, std::iter::repeat_n(&b""[..], 1 << 20));
         assert!(monitors.is_any());
@@ -194,8 +194,8 @@ mod tests {
         }
         assert!(shown > 20, "{shown} lines");
         let mut taken = Buffer::default();
-        assert!(feed.take(&mut taken) && taken.len() <= MONITOR_QUEUE_BYTES_MAX);
-        assert!(!feed.take(&mut taken));
+        assert!(monitor.take(&mut taken) && taken.len() <= MONITOR_QUEUE_BYTES_MAX);
+        assert!(!monitor.take(&mut taken));
         assert_eq!(watcher.read(&mut [0; 10]).unwrap(), 0, "its connection is closed");
     }
 }

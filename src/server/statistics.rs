@@ -77,7 +77,7 @@ pub struct Called {
     pub failed: u64,
 }
 
-/// What all connections have done.
+/// What all connections have burst.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// By the number of the command.
@@ -109,7 +109,7 @@ impl Totals {
 
 /// What a connection did since it was last added to the statistics.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Done {
+pub struct BurstStats {
     /// The command that `called` speaks of.
     command: usize,
     called: Called,
@@ -173,25 +173,25 @@ impl Statistics {
         lock(&self.pace).before = [0; 3];
     }
 
-    /// Counts a command of client number `id`, run or rejected, in `done`; adds the counts of the command before to the
+    /// Counts a command of client number `id`, run or rejected, in `burst`; adds the counts of the command before to the
     /// stripe if that was another one.
-    pub fn count(&self, id: u64, done: &mut Done, command: usize, called: Called) {
-        if done.command != command {
-            self.add_called(id, done);
-            done.command = command;
+    pub fn count(&self, id: u64, burst: &mut BurstStats, command: usize, called: Called) {
+        if burst.command != command {
+            self.add_called(id, burst);
+            burst.command = command;
         }
-        done.commands += called.calls;
-        done.called.calls += called.calls;
-        done.called.ns += called.ns;
-        done.called.rejected += called.rejected;
-        done.called.failed += called.failed;
+        burst.commands += called.calls;
+        burst.called.calls += called.calls;
+        burst.called.ns += called.ns;
+        burst.called.rejected += called.rejected;
+        burst.called.failed += called.failed;
     }
 
     /// Adds what client number `id` did to its stripe.
-    pub fn add(&self, id: u64, done: &mut Done) {
-        self.add_called(id, done);
+    pub fn add(&self, id: u64, burst: &mut BurstStats) {
+        self.add_called(id, burst);
         let stripe = self.stripe(id);
-        let Done { hits, misses, received, sent, .. } = *done;
+        let BurstStats { hits, misses, received, sent, .. } = *burst;
         for (counter, more) in [
             (&stripe.hits, hits),
             (&stripe.misses, misses),
@@ -200,12 +200,12 @@ impl Statistics {
         ] {
             add(counter, more);
         }
-        *done = Done { command: done.command, ..Done::default() };
+        *burst = BurstStats { command: burst.command, ..BurstStats::default() };
     }
 
-    fn add_called(&self, id: u64, done: &mut Done) {
-        let Called { calls, ns, rejected, failed } = std::mem::take(&mut done.called);
-        let counters = &self.stripe(id).called[done.command];
+    fn add_called(&self, id: u64, burst: &mut BurstStats) {
+        let Called { calls, ns, rejected, failed } = std::mem::take(&mut burst.called);
+        let counters = &self.stripe(id).called[burst.command];
         for (counter, more) in counters.iter().zip([calls, ns, rejected, failed]) {
             add(counter, more);
         }
@@ -274,7 +274,7 @@ impl Called {
     }
 
     /// One that was not run.
-    pub fn not() -> Self {
+    pub fn rejected() -> Self {
         Self { rejected: 1, ..Self::default() }
     }
 }
@@ -287,16 +287,16 @@ mod tests {
     fn bursts_add_up_whatever_they_mix() {
         let statistics = Statistics::new(3);
         for id in 0..100 {
-            let mut done = Done { received: 10, sent: 20, ..Done::default() };
+            let mut burst = BurstStats { received: 10, sent: 20, ..BurstStats::default() };
             for command in [0, 0, 2, 0, 2, 2] {
                 let called = Called::once(Duration::from_nanos(5), command == 2);
-                statistics.count(id, &mut done, command, called);
+                statistics.count(id, &mut burst, command, called);
             }
-            statistics.count(id, &mut done, 1, Called::not());
-            (done.hits, done.misses) = (3, 1);
-            assert_eq!(done.commands, 6);
-            statistics.add(id, &mut done);
-            statistics.add(id, &mut done);
+            statistics.count(id, &mut burst, 1, Called::rejected());
+            (burst.hits, burst.misses) = (3, 1);
+            assert_eq!(burst.commands, 6);
+            statistics.add(id, &mut burst);
+            statistics.add(id, &mut burst);
         }
         let totals = statistics.totals();
         assert_eq!((totals.commands(), totals.errors()), (600, 400));

@@ -11,7 +11,7 @@ use super::Control;
 use crate::engine::local::{Engine, Session};
 use crate::limits::{EXPIRY_TICK_MS, SETTLE_TICK_MS};
 use crate::util::memory;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 use crate::util::sync::abort_on_panic;
 
 /// Starts the threads: one watches the journal and repairs it, one compacts the file, one removes expired keys, one
@@ -37,14 +37,14 @@ pub fn start(control: &Arc<Control>, engine: &Arc<Engine>) -> io::Result<()> {
 /// Marks the file where it is idle, syncs it each second, and repairs it at once.
 fn watch_journal(engine: &Engine) {
     const HALF_A_SECOND: Duration = Duration::from_millis(500);
-    static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
+    static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(10));
     let path = engine.path().display();
     let (mut before, mut is_logged) = (0, false);
     loop {
         for _ in 0..2 {
             if engine.wait_for_trouble(HALF_A_SECOND) {
                 if let (Some(reason), false) = (engine.trouble(), is_logged)
-                    && LOGGED.now()
+                    && LOGGED.allow()
                 {
                     is_logged = true;
                     log::error!(
@@ -69,14 +69,14 @@ fn watch_journal(engine: &Engine) {
 fn repair(engine: &Engine) {
     const PAUSE: Duration = Duration::from_millis(100);
     const PAUSE_MAX: Duration = Duration::from_secs(30);
-    static LOGGED: Seldom = Seldom::new(Duration::from_secs(10));
+    static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(10));
     let mut pause = PAUSE;
     loop {
         thread::sleep(pause);
         let started = Instant::now();
         match engine.heal() {
             Ok(()) => return,
-            Err(error) if LOGGED.now() => log::warn!("still read-only: {error}"),
+            Err(error) if LOGGED.allow() => log::warn!("still read-only: {error}"),
             Err(_) => {}
         }
         pause = (2 * started.elapsed()).clamp(PAUSE, PAUSE_MAX);

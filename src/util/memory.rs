@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 
-use crate::limits::{REQUEST_SLACK_SHARE, UNAUTHENTICATED_BYTES_MAX};
+use crate::limits::{REQUEST_SLACK_SHARE, UNAUTHENTICATED_TOTAL_BYTES_MAX};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -195,7 +195,7 @@ impl Drop for Slack {
 }
 
 /// The memory of a client that has not given the password. All such clients together may hold
-/// [`UNAUTHENTICATED_BYTES_MAX`]: the client that asks for more is refused.
+/// [`UNAUTHENTICATED_TOTAL_BYTES_MAX`]: the client that asks for more is refused.
 #[derive(Debug, Default)]
 pub struct Unauthenticated {
     bytes: usize,
@@ -208,7 +208,7 @@ impl Unauthenticated {
         let others = UNAUTHENTICATED.fetch_add(more, Ordering::Relaxed);
         UNAUTHENTICATED.fetch_sub(self.bytes.saturating_sub(bytes), Ordering::Relaxed);
         self.bytes = bytes;
-        more == 0 || others + more <= UNAUTHENTICATED_BYTES_MAX
+        more == 0 || others + more <= UNAUTHENTICATED_TOTAL_BYTES_MAX
     }
 }
 
@@ -320,11 +320,14 @@ mod tests {
     #[test]
     fn what_unauthenticated_clients_hold_is_bounded_together() {
         let (mut one, mut two) = (Unauthenticated::default(), Unauthenticated::default());
-        assert!(one.hold(UNAUTHENTICATED_BYTES_MAX / 2) && two.hold(UNAUTHENTICATED_BYTES_MAX / 2));
-        assert!(!two.hold(UNAUTHENTICATED_BYTES_MAX / 2 + 1));
+        assert!(
+            one.hold(UNAUTHENTICATED_TOTAL_BYTES_MAX / 2)
+                && two.hold(UNAUTHENTICATED_TOTAL_BYTES_MAX / 2)
+        );
+        assert!(!two.hold(UNAUTHENTICATED_TOTAL_BYTES_MAX / 2 + 1));
         assert!(two.hold(1), "less is never too much");
         drop(two);
-        assert!(one.hold(UNAUTHENTICATED_BYTES_MAX));
+        assert!(one.hold(UNAUTHENTICATED_TOTAL_BYTES_MAX));
     }
 
     #[test]

@@ -7,19 +7,19 @@ use crate::util::sync::lock;
 
 /// Lets one event in each period pass.
 #[derive(Debug)]
-pub struct Seldom {
+pub struct RateLimit {
     period: Duration,
     last: Mutex<Option<Instant>>,
 }
 
-impl Seldom {
+impl RateLimit {
     /// One event in `period`.
     pub const fn new(period: Duration) -> Self {
         Self { period, last: Mutex::new(None) }
     }
 
     /// Whether this event may pass.
-    pub fn now(&self) -> bool {
+    pub fn allow(&self) -> bool {
         let mut last = lock(&self.last);
         let due = last.is_none_or(|last| last.elapsed() >= self.period);
         if due {
