@@ -14,14 +14,14 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod journal;
-pub mod limits;
+mod limits;
 pub mod net;
-pub mod protocol;
+mod protocol;
 pub mod server;
 pub mod text;
 pub mod tools;
 pub mod util;
-pub mod value;
+mod value;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

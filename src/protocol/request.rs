@@ -74,7 +74,6 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Number of words, the command's name included.
-    #[expect(clippy::len_without_is_empty, reason = "a request is never empty")]
     pub fn len(&self) -> usize {
         self.spans.len()
     }

@@ -5,14 +5,14 @@
 //! Lock order: the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
-pub mod closing;
+pub(crate) mod closing;
 mod monitors;
 mod pause;
 mod settings;
-pub mod signals;
+pub(crate) mod signals;
 mod slowlog;
 mod statistics;
-pub mod tasks;
+pub(crate) mod tasks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -21,11 +21,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::util::sync::{lock, wait};
 
-pub use clients::{Client, Clients, Names, Refusal, is_timeout};
-pub use monitors::{MonitorQueue, Monitors};
-pub use pause::{Pause, Paused};
-pub use settings::Settings;
-pub use slowlog::{Slow, Slowlog};
+pub(crate) use clients::is_timeout;
+pub use clients::{Client, Clients, Refusal};
+pub(crate) use monitors::{MonitorQueue, Monitors};
+pub(crate) use pause::{Pause, Paused};
+pub(crate) use settings::Settings;
+pub(crate) use slowlog::Slowlog;
 pub use statistics::{BurstStats, Called, Event, Statistics, Totals};
 
 /// What all connections share beside the data.
@@ -33,11 +34,11 @@ pub use statistics::{BurstStats, Called, Event, Statistics, Totals};
 pub struct Control {
     // Constant after construction.
     /// The running configuration.
-    pub config: Config,
+    pub(crate) config: Config,
     /// When the server began to run.
-    pub started: Instant,
+    pub(crate) started: Instant,
     /// Tells this run from any other: 40 hexadecimal digits.
-    pub run_id: String,
+    pub(crate) run_id: String,
 
     // Their own synchronization.
     /// The connected clients.
@@ -45,13 +46,13 @@ pub struct Control {
     /// What has happened so far.
     pub statistics: Statistics,
     /// The commands that took long.
-    pub slowlog: Slowlog,
+    pub(crate) slowlog: Slowlog,
     /// The clients in `MONITOR`.
-    pub monitors: Monitors,
+    pub(crate) monitors: Monitors,
     /// Whether commands must wait.
-    pub pause: Pause,
+    pub(crate) pause: Pause,
     /// The settings that may change.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     stopping: AtomicBool,
 
     /// How it is to stop, and since when.

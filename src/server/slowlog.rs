@@ -103,12 +103,7 @@ impl Slowlog {
         lock(&self.entries).len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Forgets them all.
+    /// Removes all of them.
     pub fn clear(&self) {
         lock(&self.entries).clear();
     }
