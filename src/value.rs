@@ -67,7 +67,7 @@ impl Value {
         }
     }
 
-    /// About how much memory it holds beside itself, in bytes.
+    /// About how much memory it takes beside itself, in bytes.
     pub fn capacity(&self) -> usize {
         match self {
             Self::Short(bytes) => bytes.capacity(),
@@ -197,7 +197,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The same, but for padding, which nobody wrote.
+    /// The same without padding.
     pub fn written(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
         self.pieces(range).filter(|piece| !std::ptr::eq(piece.as_ptr(), NULS.as_ptr()))
     }

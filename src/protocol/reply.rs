@@ -365,16 +365,22 @@ impl Replies {
     /// Every byte of a reply passes here.
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
-        if self.is_lost() {
+        let has_room = self.bytes.capacity() - self.bytes.len() >= bytes.len();
+        if self.is_lost() || !has_room && !self.grow(bytes.len()) {
             return;
         }
-        let has_room = self.bytes.capacity() - self.bytes.len() >= bytes.len();
-        let made = if has_room { Ok(()) } else { self.make_room(bytes.len()) };
-        let pushed = made.and_then(|()| Ok(self.bytes.extend_from_slice(bytes)?));
-        self.lost = pushed.err();
+        if let Err(refused) = self.bytes.extend_from_slice(bytes) {
+            self.lost = Some(refused.into());
+        }
     }
 
+    /// Makes room for `more` bytes; `false` if they are lost.
     #[cold]
+    fn grow(&mut self, more: usize) -> bool {
+        self.lost = self.make_room(more).err();
+        !self.is_lost()
+    }
+
     fn make_room(&mut self, more: usize) -> Result<(), Lost> {
         let length = self.bytes.len() + more;
         if length > REPLY_COPIED_BYTES_MAX {
