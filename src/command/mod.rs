@@ -35,35 +35,35 @@ use crate::util::memory;
 pub use table::{Argument, Arity, Command, Flag, Group, TABLE};
 pub use transaction::Transaction;
 
-/// What was said on a connection that changes what comes.
+/// What earlier commands of a connection set for the later ones.
 #[derive(Debug)]
-pub struct Conversation {
-    /// It gave the password, or none is asked for.
+pub struct ConnectionState {
+    /// The client gave the password, or needs none.
     pub authenticated: bool,
-    /// It said `QUIT`, or ended itself: close once its replies are sent.
+    /// `QUIT`, or the client killed itself: close once its replies are sent.
     pub is_over: bool,
-    /// It watches every command.
+    /// It is in `MONITOR`.
     pub monitor: Option<Arc<MonitorQueue>>,
     /// The form of its replies.
     pub protocol: Protocol,
     /// What `MULTI` and `WATCH` began.
     pub transaction: Transaction,
-    silence: Silence,
+    reply_mode: ReplyMode,
 }
 
 /// What `CLIENT REPLY` asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Silence {
-    /// Replies to everything.
-    None,
-    /// No reply to so many commands, that one included.
-    Next(u8),
-    /// No reply to anything.
-    All,
+enum ReplyMode {
+    /// Replies to every command.
+    On,
+    /// No reply to so many commands, `CLIENT REPLY` included.
+    Skip(u8),
+    /// No replies.
+    Off,
 }
 
-impl Conversation {
-    /// One that has just begun.
+impl ConnectionState {
+    /// The state of a new connection.
     pub fn new(authenticated: bool) -> Self {
         Self {
             authenticated,
@@ -71,22 +71,22 @@ impl Conversation {
             monitor: None,
             protocol: Protocol::default(),
             transaction: Transaction::default(),
-            silence: Silence::None,
+            reply_mode: ReplyMode::On,
         }
     }
 
-    /// Whether it asked for no replies at all.
-    pub fn is_mute(&self) -> bool {
-        self.silence == Silence::All
+    /// Whether replies are turned off.
+    pub fn replies_are_off(&self) -> bool {
+        self.reply_mode == ReplyMode::Off
     }
 
-    /// Whether the command just run gets no reply; ask once for each.
-    pub fn is_silent(&mut self) -> bool {
-        let silence = self.silence;
-        if let Silence::Next(count) = silence {
-            self.silence = if count > 1 { Silence::Next(count - 1) } else { Silence::None };
+    /// Whether the command just run gets no reply; call it once for each command.
+    pub fn suppresses_reply(&mut self) -> bool {
+        let reply_mode = self.reply_mode;
+        if let ReplyMode::Skip(count) = reply_mode {
+            self.reply_mode = if count > 1 { ReplyMode::Skip(count - 1) } else { ReplyMode::On };
         }
-        silence != Silence::None
+        reply_mode != ReplyMode::On
     }
 }
 
@@ -97,7 +97,7 @@ pub struct Context<'a, 'e> {
     /// Where its reply goes.
     pub replies: &'a mut Replies,
     /// What was said before.
-    pub conversation: &'a mut Conversation,
+    pub connection: &'a mut ConnectionState,
     /// The client itself.
     pub client: &'a Arc<Client>,
     /// The server.
@@ -229,7 +229,7 @@ pub enum CommandError {
     /// Its reply was given up.
     #[error("ERR {0}")]
     TooLarge(Lost),
-    /// It watches every command.
+    /// It is in `MONITOR`.
     #[error(
         "ERR Can't execute '{0}': only PING, QUIT, RESET and MONITOR are allowed while monitoring"
     )]
@@ -343,11 +343,11 @@ fn is_never_paused(found: Found) -> bool {
 }
 
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
-pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> {
+pub fn held_up_by(asked: &Asked, connection: &ConnectionState) -> Option<Paused> {
     let Asked { found: Some(found), error: None } = asked else { return None };
     let command = found.command;
-    let transaction = &conversation.transaction;
-    match conversation.authenticated && !is_never_paused(*found) {
+    let transaction = &connection.transaction;
+    match connection.authenticated && !is_never_paused(*found) {
         false => None,
         // It is only kept.
         true if transaction.is_open() && command.name != "EXEC" => None,
@@ -360,7 +360,7 @@ pub fn held_up_by(asked: &Asked, conversation: &Conversation) -> Option<Paused> 
 /// Runs one request and writes its one reply.
 pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
     let start = context.replies.position();
-    context.replies.speak(context.conversation.protocol);
+    context.replies.speak(context.connection.protocol);
     let rejection = match asked.found {
         None => asked.error,
         Some(found) => asked.error.or_else(|| obstacle(found, context)),
@@ -388,7 +388,7 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
         }
     };
     if matches!(outcome, Outcome::Unknown | Outcome::Rejected(_)) {
-        context.conversation.transaction.spoil();
+        context.connection.transaction.spoil();
     }
     if let Err(error) = result {
         context.replies.truncate(start);
@@ -396,7 +396,7 @@ pub fn run(asked: Asked, request: &Request<'_>, context: &mut Context<'_, '_>) -
     }
     if context.replies.recover(start).is_err() {
         // Not even for that: a reply too few, and all that follow would answer something else.
-        context.conversation.is_over = true;
+        context.connection.is_over = true;
     }
     outcome
 }
@@ -416,14 +416,14 @@ fn execute(
 /// What forbids a command just now.
 fn obstacle(found: Found, context: &Context<'_, '_>) -> Option<CommandError> {
     let is = |flag| found.command.flags.contains(&flag);
-    if !context.conversation.authenticated && !is(Flag::NoAuth) {
+    if !context.connection.authenticated && !is(Flag::NoAuth) {
         return Some(CommandError::NoAuth);
     }
     if is(Flag::Denyoom) && memory::is_full() {
         return Some(CommandError::MaxMemory);
     }
     let allowed = matches!(found.name(), "ping" | "quit" | "reset" | "monitor");
-    (context.conversation.monitor.is_some() && !allowed)
+    (context.connection.monitor.is_some() && !allowed)
         .then(|| CommandError::Watching(found.name().to_owned()))
 }
 

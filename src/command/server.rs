@@ -11,11 +11,11 @@ use crate::server::{MonitorQueue, Stop};
 type Result = std::result::Result<(), CommandError>;
 
 pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if context.conversation.monitor.is_none() {
+    if context.connection.monitor.is_none() {
         let patience = Duration::from_secs(context.control.config.write_timeout.into());
         let monitor = Arc::new(MonitorQueue::new(Arc::clone(context.client), patience));
         context.control.monitors.add(Arc::clone(&monitor));
-        context.conversation.monitor = Some(monitor);
+        context.connection.monitor = Some(monitor);
         context.client.is_monitor.store(true, Ordering::Relaxed);
     }
     context.replies.status("OK");
@@ -85,7 +85,7 @@ pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
     }
     log::info!("client {} at {} said SHUTDOWN", context.client.id, context.client.peer);
     context.control.stop(if no_save { Stop::NoSave } else { Stop::Save });
-    context.conversation.is_over = true;
+    context.connection.is_over = true;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{CommandError, Context, Conversation, Flag, Found, Group, Outcome, record};
+use super::{CommandError, ConnectionState, Context, Flag, Found, Group, Outcome, record};
 use crate::engine::local::{Session, ShardSet, Watch, WriteError};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::protocol::request::{Kept, Request};
@@ -74,7 +74,7 @@ fn is_run_at_once(found: Found) -> bool {
 /// Keeps a request for `EXEC`, if a transaction has begun; says whether it did.
 pub fn keep(found: Found, request: &Request<'_>, context: &mut Context<'_, '_>) -> Result<bool> {
     let most = context.control.config.max_request;
-    let Some(queue) = &mut context.conversation.transaction.queue else { return Ok(false) };
+    let Some(queue) = &mut context.connection.transaction.queue else { return Ok(false) };
     if is_run_at_once(found) {
         return Ok(false);
     }
@@ -95,7 +95,7 @@ pub fn keep(found: Found, request: &Request<'_>, context: &mut Context<'_, '_>) 
 }
 
 pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let queue = &mut context.conversation.transaction.queue;
+    let queue = &mut context.connection.transaction.queue;
     if queue.is_some() {
         return Err(CommandError::Value("MULTI calls can not be nested"));
     }
@@ -105,10 +105,10 @@ pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 }
 
 pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.conversation.transaction.is_open() {
+    if !context.connection.transaction.is_open() {
         return Err(CommandError::Value("DISCARD without MULTI"));
     }
-    context.conversation.transaction = Transaction::default();
+    context.connection.transaction = Transaction::default();
     context.replies.status("OK");
     Ok(())
 }
@@ -116,7 +116,7 @@ pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
 pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     // In this table, and in the shard's.
     const ENTRY_BYTES: usize = 256;
-    let transaction = &mut context.conversation.transaction;
+    let transaction = &mut context.connection.transaction;
     if transaction.is_open() {
         return Err(CommandError::Value("WATCH inside MULTI is not allowed"));
     }
@@ -144,7 +144,7 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 }
 
 pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let Conversation { transaction, .. } = &mut *context.conversation;
+    let ConnectionState { transaction, .. } = &mut *context.connection;
     let queue = transaction.queue.take();
     *transaction = Transaction { queue, ..Transaction::default() };
     context.replies.status("OK");
@@ -152,11 +152,11 @@ pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result 
 }
 
 pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.conversation.transaction.is_open() {
+    if !context.connection.transaction.is_open() {
         return Err(CommandError::Value("EXEC without MULTI"));
     }
     let Transaction { queue, watch, watched, .. } =
-        std::mem::take(&mut context.conversation.transaction);
+        std::mem::take(&mut context.connection.transaction);
     let queue = queue.unwrap_or_default();
     if queue.is_broken {
         return Err(CommandError::Aborted);
@@ -167,7 +167,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
         return Err(aborted_by(&CommandError::MaxMemory));
     }
     let shards = shards(&queue, &watched, context.session)?;
-    let Context { session, replies, conversation, client, control, stats } = context;
+    let Context { session, replies, connection, client, control, stats } = context;
     let is_refused = |session: &Session<'_>| {
         session.check_writes().map_err(|refused| aborted_by(&CommandError::Refused(refused)))
     };
@@ -185,7 +185,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
             is_refused(session)?;
         }
         replies.array(queue.requests.len());
-        let mut context = Context { session, replies, conversation, client, control, stats };
+        let mut context = Context { session, replies, connection, client, control, stats };
         queue.requests.iter().try_for_each(|(found, kept)| run(*found, kept, &mut context))
     };
     let before = session.database();
@@ -207,7 +207,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 fn run(found: Found, kept: &Kept, context: &mut Context<'_, '_>) -> Result {
     let (request, started) = (kept.request(), Instant::now());
     let start = context.replies.position();
-    context.replies.speak(context.conversation.protocol);
+    context.replies.speak(context.connection.protocol);
     context.session.spend(work::COMMAND);
     let result = super::execute(found, &request, context);
     let outcome = Outcome::Ran { found, failed: result.is_err() };
@@ -249,7 +249,7 @@ pub fn rejected(found: Found, error: CommandError, context: &mut Context<'_, '_>
     if found.command.name != "EXEC" {
         return error;
     }
-    context.conversation.transaction = Transaction::default();
+    context.connection.transaction = Transaction::default();
     aborted_by(&error)
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::command::{self, CommandError, Context, Conversation};
+use crate::command::{self, CommandError, ConnectionState, Context};
 use crate::engine::local::{Engine, Session};
 use crate::journal::Fsync;
 use crate::limits::{
@@ -38,7 +38,7 @@ pub struct Connection<'a> {
     control: &'a Control,
     client: &'a Arc<Client>,
     session: Session<'a>,
-    conversation: Conversation,
+    state: ConnectionState,
     requests: RequestReader,
     telnet: Telnet,
     output: Output<'a>,
@@ -57,8 +57,8 @@ pub struct Connection<'a> {
 }
 
 /// How large a request may be: little before the password is given.
-fn limits(conversation: &Conversation, control: &Control) -> Limits {
-    match conversation.authenticated {
+fn limits(state: &ConnectionState, control: &Control) -> Limits {
+    match state.authenticated {
         true => Limits::new(control.config.max_value, control.config.max_request),
         false => Limits::UNAUTHENTICATED,
     }
@@ -93,13 +93,13 @@ impl<'a> Connection<'a> {
     /// The connection of `client`.
     pub fn new(client: &'a Arc<Client>, engine: &'a Engine, control: &'a Control) -> Self {
         let config = &control.config;
-        let conversation = Conversation::new(config.password().is_none());
+        let state = ConnectionState::new(config.password().is_none());
         Self {
             control,
             client,
             session: Session::new(engine).with_value_bytes_max(config.max_value),
-            limits: limits(&conversation, control),
-            conversation,
+            limits: limits(&state, control),
+            state,
             requests: RequestReader::default(),
             telnet: Telnet::default(),
             output: Output::new(client, Duration::from_secs(config.write_timeout.into())),
@@ -138,7 +138,7 @@ impl<'a> Connection<'a> {
                 self.refuse(error);
             }
             // Another thread may send the replies only if this one has nothing to do after them but read.
-            let is_ordinary = matches!(end, Burst::Starved) && self.conversation.monitor.is_none();
+            let is_ordinary = matches!(end, Burst::Starved) && self.state.monitor.is_none();
             self.send(is_ordinary)?;
             self.update_monitor()?;
             match end {
@@ -184,7 +184,7 @@ impl<'a> Connection<'a> {
                 client.last_command.store(number, Ordering::Relaxed);
             }
             if control.pause.is_on()
-                && let Some(kind) = command::held_up_by(&asked, &self.conversation)
+                && let Some(kind) = command::held_up_by(&asked, &self.state)
             {
                 self.stats.sent += self.output.send(&mut self.session, false)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
@@ -197,7 +197,7 @@ impl<'a> Connection<'a> {
             let mut context = Context {
                 session: &mut self.session,
                 replies: &mut self.output.batch.replies,
-                conversation: &mut self.conversation,
+                connection: &mut self.state,
                 client,
                 control,
                 stats: &mut self.stats,
@@ -207,18 +207,18 @@ impl<'a> Connection<'a> {
             let took = now - before;
             before = now;
             command::record(&outcome, &request, took, client, control, &mut self.stats);
-            if self.conversation.is_silent() {
+            if self.state.suppresses_reply() {
                 self.output.batch.replies.truncate(start);
             }
             let mark = self.session.take_mark();
             if !self.session.is_committed(mark) {
                 self.output.batch.must_commit(start, mark);
             }
-            if self.limits.is_unauthenticated == self.conversation.authenticated {
-                self.limits = limits(&self.conversation, control);
+            if self.limits.is_unauthenticated == self.state.authenticated {
+                self.limits = limits(&self.state, control);
                 self.unauthenticated.hold(0);
             }
-            if self.conversation.is_over {
+            if self.state.is_over {
                 return Ok(Burst::Quit);
             }
             let most = match self.limits.is_unauthenticated {
@@ -233,7 +233,7 @@ impl<'a> Connection<'a> {
 
     /// Sends an error that answers no request, unless the client has turned replies off.
     fn say(&mut self, error: &str) {
-        if !self.conversation.is_mute() {
+        if !self.state.replies_are_off() {
             self.output.batch.replies.error(error);
         }
     }
@@ -278,7 +278,7 @@ impl<'a> Connection<'a> {
             _ => drop(self.begun.get_or_insert_with(Instant::now)),
         }
         self.client.pending_bytes.store(pending, Ordering::Relaxed);
-        let kept = self.conversation.transaction.length().map_or(0, |length| length + 1);
+        let kept = self.state.transaction.length().map_or(0, |length| length + 1);
         self.client.kept.store(kept, Ordering::Relaxed);
         let buffers = self.requests.capacity() + self.output.batch.replies.capacity();
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
@@ -342,7 +342,7 @@ impl<'a> Connection<'a> {
         }
         self.client.buffer_bytes.store(self.requests.capacity(), Ordering::Relaxed);
         memory::flush_thread_count();
-        let has_deadline = self.begun.is_some() || !self.conversation.authenticated;
+        let has_deadline = self.begun.is_some() || !self.state.authenticated;
         match has_deadline && !within.is_zero() {
             true => {}
             false => self.wait_for((!never).then(|| idle - silence))?,
@@ -360,7 +360,7 @@ impl<'a> Connection<'a> {
         let request = self
             .begun
             .is_some_and(|begun| begun.elapsed() > within + more(self.requests.pending_bytes()));
-        request || !self.conversation.authenticated && self.client.connected.elapsed() > within
+        request || !self.state.authenticated && self.client.connected.elapsed() > within
     }
 
     /// Sets the read timeout; `None` is for ever.
@@ -418,7 +418,7 @@ impl<'a> Connection<'a> {
 
     /// Begins or ends `MONITOR`, as the commands of the burst said, once their replies are sent.
     fn update_monitor(&mut self) -> io::Result<()> {
-        let wanted = self.conversation.monitor.as_ref().map(Arc::as_ptr);
+        let wanted = self.state.monitor.as_ref().map(Arc::as_ptr);
         if wanted == self.output.monitor.as_ref().map(Arc::as_ptr) {
             return Ok(());
         }
@@ -426,7 +426,7 @@ impl<'a> Connection<'a> {
             old.detach();
             let _ = self.monitor_thread.take().map(JoinHandle::join);
         }
-        match &self.conversation.monitor {
+        match &self.state.monitor {
             Some(monitor) => self.watch(Arc::clone(monitor)),
             None => Ok(()),
         }
@@ -483,7 +483,7 @@ impl Read for SpinReader<'_> {
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         // After a panic, too: the monitor queue keeps the connection open.
-        if let Some(monitor) = &self.conversation.monitor {
+        if let Some(monitor) = &self.state.monitor {
             self.control.monitors.remove(monitor);
         }
         if let Some(monitor) = &self.output.monitor {
