@@ -291,27 +291,6 @@ pub const SNAPSHOT_VALUE_BYTES_MAX: usize = 128 << 10;
 /// How many bytes of a shard a compaction copies while it holds the lock.
 pub const SNAPSHOT_COPY_BYTES_MAX: usize = 128 << 10;
 
-// Memory that the system refuses.
-
-/// Memory that must be there before a client's thread is started, in bytes: its stacks are not our
-/// allocator's, and a thread that finds no memory for the second of them ends the process.
-pub const THREAD_BYTES: usize = CLIENT_STACK_BYTES + (2 << 20);
-
-/// Where there is less than this, in bytes, threads are started one after the other, each once the one before
-/// has its stacks.
-pub const AMPLE_BYTES: usize = 64 << 20;
-
-/// While memory is low nobody gets more than this at once who can do without, in bytes.
-pub const LOW_ALLOCATION_BYTES_MAX: usize = 16 << 10;
-
-/// An allocation up to this size, in bytes, may rely on the reserve; a larger one must be able to fail. The
-/// words of an inline line are the largest.
-pub const SMALL_ALLOCATION_BYTES_MAX: usize = 8 << 20;
-
-/// Memory kept for the moment when the system refuses a small request, in bytes. It is never touched, so
-/// it takes addresses only.
-pub const MEMORY_RESERVE_BYTES: usize = 32 << 20;
-
 // Relations.
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX);
@@ -325,10 +304,5 @@ const _: () = assert!(4 * MONITOR_LINE_BYTES_MAX < MONITOR_QUEUE_BYTES_MAX);
 const _: () = assert!(HEADER_BYTES_MAX < IDLE_BUFFER_BYTES);
 const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(DEAD_BYTES_MAX < LENGTH_BYTES_MAX && LENGTH_BYTES_MAX < 64 << 20);
-const _: () = assert!(SMALL_ALLOCATION_BYTES_MAX < MEMORY_RESERVE_BYTES);
-const _: () = assert!(
-    INLINE_BYTES_MAX / 2 * size_of::<std::ops::Range<usize>>() <= SMALL_ALLOCATION_BYTES_MAX
-);
-const _: () = assert!(VALUE_BLOCK_BYTES < SMALL_ALLOCATION_BYTES_MAX);
 const _: () = assert!(4 * SNAPSHOT_VALUE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(SHARDS.is_power_of_two() && MARKS_PER_SHARD.is_power_of_two());

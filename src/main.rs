@@ -28,7 +28,7 @@ fn exit<E: std::error::Error>(result: Result<u8, E>, code: fn(&E) -> u8) -> Exit
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // Not `eprintln!`: it panics when nobody listens.
+            // Not `eprintln!`: it panics where standard error is closed.
             let _ = writeln!(std::io::stderr(), "coffre: {error}");
             ExitCode::from(code(&error))
         }

@@ -9,11 +9,14 @@
 
 use std::ops::{Index, Range};
 
+use crate::util::buffer::Buffer;
+use crate::util::memory::NoMemory;
+
 /// The decoded words of a line, in buffers that the next line reuses.
 #[derive(Debug, Default)]
 pub struct Words {
-    bytes: Vec<u8>,
-    spans: Vec<Range<usize>>,
+    bytes: Buffer,
+    spans: Buffer<Range<usize>>,
 }
 
 impl Words {
@@ -54,18 +57,24 @@ impl Index<usize> for Words {
     }
 }
 
-/// A quote that is not closed, or is closed before something other than a blank.
+/// Why a line was not split.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unbalanced quotes")]
-pub struct Unbalanced;
+pub enum SplitError {
+    /// A quote is not closed, or is closed before something other than a blank.
+    #[error("unbalanced quotes")]
+    Unbalanced,
+    /// There is no memory for the words.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
+}
 
 /// Splits `line`, which holds no line end, into `words`, which it clears first.
-pub fn split(line: &[u8], words: &mut Words) -> Result<(), Unbalanced> {
+pub fn split(line: &[u8], words: &mut Words) -> Result<(), SplitError> {
     split_up_to(usize::MAX, line, words).map(drop)
 }
 
 /// Splits off at most `words_max` words, as [`split`]; returns whether these are all.
-pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<bool, Unbalanced> {
+pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<bool, SplitError> {
     words.bytes.clear();
     words.spans.clear();
     let mut at = 0;
@@ -79,16 +88,16 @@ pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<b
         }
         let start = words.bytes.len();
         at = word(line, at, &mut words.bytes)?;
-        words.spans.push(start..words.bytes.len());
+        words.spans.push(start..words.bytes.len())?;
     }
 }
 
 /// Decodes the word that begins at `at` and returns where it ends. A quote may open inside a word; the word ends
 /// where the quote closes.
-fn word(line: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
+fn word(line: &[u8], at: usize, out: &mut Buffer) -> Result<usize, SplitError> {
     let is_end = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'\'');
     let plain = line[at..].iter().take_while(|byte| !is_end(byte)).count();
-    out.extend_from_slice(&line[at..at + plain]);
+    out.extend_from_slice(&line[at..at + plain])?;
     let at = at + plain;
     let at = match line.get(at) {
         Some(b'"') => double_quoted(line, at + 1, out)?,
@@ -96,27 +105,27 @@ fn word(line: &[u8], at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> 
         _ => return Ok(at),
     };
     match line.get(at) {
-        Some(byte) if !is_space(*byte) => Err(Unbalanced),
+        Some(byte) if !is_space(*byte) => Err(SplitError::Unbalanced),
         _ => Ok(at),
     }
 }
 
 /// Decodes up to the closing `"` and returns the position after it.
-fn double_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
+fn double_quoted(line: &[u8], mut at: usize, out: &mut Buffer) -> Result<usize, SplitError> {
     loop {
-        let stop = memchr::memchr2(b'"', b'\\', &line[at..]).ok_or(Unbalanced)?;
-        out.extend_from_slice(&line[at..at + stop]);
+        let stop = memchr::memchr2(b'"', b'\\', &line[at..]).ok_or(SplitError::Unbalanced)?;
+        out.extend_from_slice(&line[at..at + stop])?;
         at += stop + 1;
         if line[at - 1] == b'"' {
             return Ok(at);
         }
-        let escape = *line.get(at).ok_or(Unbalanced)?;
+        let escape = *line.get(at).ok_or(SplitError::Unbalanced)?;
         at += 1;
         if escape == b'x'
             && let Some([high, low]) = line.get(at..at + 2)
             && let (Some(high), Some(low)) = (hex_digit(*high), hex_digit(*low))
         {
-            out.push(high << 4 | low);
+            out.push(high << 4 | low)?;
             at += 2;
             continue;
         }
@@ -127,24 +136,24 @@ fn double_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize,
             b'b' => 0x08,
             b'a' => 0x07,
             other => other,
-        });
+        })?;
     }
 }
 
 /// Decodes up to the closing `'` and returns the position after it.
-fn single_quoted(line: &[u8], mut at: usize, out: &mut Vec<u8>) -> Result<usize, Unbalanced> {
+fn single_quoted(line: &[u8], mut at: usize, out: &mut Buffer) -> Result<usize, SplitError> {
     loop {
-        let stop = memchr::memchr2(b'\'', b'\\', &line[at..]).ok_or(Unbalanced)?;
-        out.extend_from_slice(&line[at..at + stop]);
+        let stop = memchr::memchr2(b'\'', b'\\', &line[at..]).ok_or(SplitError::Unbalanced)?;
+        out.extend_from_slice(&line[at..at + stop])?;
         at += stop;
         match (line[at], line.get(at + 1)) {
             (b'\'', _) => return Ok(at + 1),
             (_, Some(b'\'')) => {
-                out.push(b'\'');
+                out.push(b'\'')?;
                 at += 2;
             }
             _ => {
-                out.push(b'\\');
+                out.push(b'\\')?;
                 at += 1;
             }
         }
@@ -340,7 +349,7 @@ pub fn integer(digits: &[u8]) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
+    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, SplitError> {
         let mut words = Words::default();
         split(line, &mut words)?;
         Ok(words.iter().map(<[u8]>::to_vec).collect())
@@ -369,7 +378,7 @@ mod tests {
     #[test]
     fn unbalanced_quotes_are_refused() {
         for line in [&b"\"b"[..], b"\"b\"c", b"'b", b"'b'c", b"\"\\", b"'\\'", b"a\"b\"\"c\""] {
-            assert_eq!(words(line), Err(Unbalanced), "{}", line.escape_ascii());
+            assert_eq!(words(line), Err(SplitError::Unbalanced), "{}", line.escape_ascii());
         }
     }
 

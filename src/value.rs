@@ -12,34 +12,41 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use crate::limits::VALUE_BLOCK_BYTES;
+use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 
 /// A block of a long value, shared by its readers.
-pub type Block = Arc<Vec<u8>>;
+type Block = Arc<Buffer>;
 
 /// The bytes of a value.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Value {
     /// At most [`VALUE_BLOCK_BYTES`].
-    Short(Vec<u8>),
+    Short(Buffer),
     /// More, or what once was more. Readers share it: a write to a shared one makes a copy, so two references to the
     /// same one have the same bytes.
     Long(Arc<Long>),
 }
 
 /// The bytes of a long value.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub struct Long {
-    blocks: Vec<Block>,
+    blocks: Buffer<Block>,
     length: usize,
 }
 
 /// The block that padding consists of.
-static NULS: LazyLock<Block> = LazyLock::new(|| Arc::new(vec![0; VALUE_BLOCK_BYTES]));
+static NULS: LazyLock<Block> = LazyLock::new(|| {
+    let mut nuls = Buffer::default();
+    match nuls.resize(VALUE_BLOCK_BYTES, 0) {
+        Ok(()) => Arc::new(nuls),
+        Err(NoMemory) => memory::refused::<[u8; VALUE_BLOCK_BYTES]>(),
+    }
+});
 
 impl Default for Value {
     fn default() -> Self {
-        Self::Short(Vec::new())
+        Self::Short(Buffer::default())
     }
 }
 
@@ -75,22 +82,22 @@ impl Value {
         match self {
             Self::Short(short) if end <= VALUE_BLOCK_BYTES => {
                 let more = end.saturating_sub(short.len());
-                memory::try_to(|| match short.is_empty() {
+                match short.is_empty() {
                     // Most values never grow: reserve no more than is needed.
-                    true => short.try_reserve_exact(more),
-                    false => short.try_reserve(more),
-                })
+                    true => short.reserve_exact(more),
+                    false => short.reserve(more),
+                }
             }
             Self::Short(short) => {
-                let mut long = Long { blocks: Vec::new(), length: 0 };
+                let mut long = Long::default();
                 long.reserve(0, short.len())?;
-                long.write(0, short);
+                long.write(0, short)?;
                 long.reserve(offset, bytes)?;
                 *self = Self::Long(Arc::new(long));
                 Ok(())
             }
             Self::Long(long) => {
-                let long = Arc::make_mut(long);
+                let long = make_own(long, Long::copy)?;
                 let reserved = long.reserve(offset, bytes);
                 if reserved.is_err() {
                     long.give_back();
@@ -103,17 +110,21 @@ impl Value {
     /// Frees the room that [`reserve`](Self::reserve) made, if no write follows.
     pub fn give_back(&mut self) {
         if let Self::Long(long) = self {
-            Arc::make_mut(long).give_back();
+            or_end(make_own(long, Long::copy)).give_back();
         }
     }
 
-    /// Writes `bytes` at `offset`, after padding with NULs up to there; does nothing if there are no bytes.
+    /// Writes `bytes` at `offset`, after padding with NULs up to there; does nothing if there are no bytes. It takes
+    /// memory only where [`reserve`](Self::reserve) did not make room, or a reader came since: then the process ends if
+    /// there is none.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
-        match self {
-            _ if bytes.is_empty() => {}
+        or_end(match self {
+            _ if bytes.is_empty() => Ok(()),
             Self::Short(short) => put(short, offset, bytes),
-            Self::Long(long) => Arc::make_mut(long).write(offset, bytes),
-        }
+            Self::Long(long) => {
+                make_own(long, Long::copy).and_then(|long| long.write(offset, bytes))
+            }
+        });
     }
 
     /// Cuts it to `length`, if it is longer.
@@ -121,17 +132,27 @@ impl Value {
         match self {
             Self::Short(bytes) => bytes.truncate(length),
             Self::Long(long) if length < long.length => {
-                let long = Arc::make_mut(long);
-                long.blocks.truncate(length.div_ceil(VALUE_BLOCK_BYTES));
-                if let Some(last) = long.blocks.last_mut() {
-                    Arc::make_mut(last)
-                        .truncate(length - (length - 1) / VALUE_BLOCK_BYTES * VALUE_BLOCK_BYTES);
-                }
-                long.length = length;
+                or_end(make_own(long, Long::copy)).truncate(length);
             }
             Self::Long(_) => {}
         }
     }
+}
+
+/// What `shared` refers to, to be changed: others that refer to it keep the old one, and `shared` gets a copy.
+fn make_own<T>(
+    shared: &mut Arc<T>,
+    copy: impl FnOnce(&T) -> Result<T, NoMemory>,
+) -> Result<&mut T, NoMemory> {
+    if Arc::get_mut(shared).is_none() {
+        *shared = Arc::new(copy(shared)?);
+    }
+    Arc::get_mut(shared).ok_or(NoMemory)
+}
+
+/// What was asked for, which is no more than a block: a small allocation, which ends the process if it is refused.
+fn or_end<T>(asked: Result<T, NoMemory>) -> T {
+    asked.unwrap_or_else(|NoMemory| memory::refused::<[u8; VALUE_BLOCK_BYTES]>())
 }
 
 /// The bytes of a value, for reading.
@@ -162,7 +183,7 @@ impl<'a> View<'a> {
                 (None, long.blocks.get(first..end).unwrap_or_default(), first)
             }
         };
-        let blocks = short.into_iter().chain(blocks.iter().map(|block| block.as_slice()));
+        let blocks = short.into_iter().chain(blocks.iter().map(|block| &block[..]));
         blocks.enumerate().filter_map(move |(index, block)| {
             let start = (first + index) * VALUE_BLOCK_BYTES;
             let from = range.start.max(start);
@@ -182,9 +203,9 @@ impl<'a> View<'a> {
     }
 
     /// A copy of `range`, which is within the value; an error if there is no memory for it.
-    pub fn copy(self, range: Range<usize>) -> Result<Vec<u8>, NoMemory> {
-        let mut bytes = memory::copy(&[], range.len())?;
-        self.pieces(range).for_each(|piece| bytes.extend_from_slice(piece));
+    pub fn copy(self, range: Range<usize>) -> Result<Buffer, NoMemory> {
+        let mut bytes = Buffer::with_capacity(range.len())?;
+        self.pieces(range).try_for_each(|piece| bytes.extend_from_slice(piece))?;
         Ok(bytes)
     }
 
@@ -219,6 +240,13 @@ impl Long {
         self.length
     }
 
+    /// A value that shares its blocks.
+    fn copy(&self) -> Result<Self, NoMemory> {
+        let mut blocks = Buffer::with_capacity(self.blocks.len())?;
+        self.blocks.iter().try_for_each(|block| blocks.push(Arc::clone(block)))?;
+        Ok(Self { blocks, length: self.length })
+    }
+
     fn give_back(&mut self) {
         self.blocks.truncate(self.length.div_ceil(VALUE_BLOCK_BYTES));
     }
@@ -228,66 +256,85 @@ impl Long {
         // The write pads from the old end to the offset with NULs.
         let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
         let count = end.div_ceil(VALUE_BLOCK_BYTES);
-        let more = count.saturating_sub(self.blocks.len());
-        memory::try_to(|| self.blocks.try_reserve(more))?;
+        self.blocks.reserve(count.saturating_sub(self.blocks.len()))?;
         for index in first..count {
             let start = index * VALUE_BLOCK_BYTES;
             let room = (end - start).min(VALUE_BLOCK_BYTES);
             let is_padding = offset >= start + VALUE_BLOCK_BYTES;
             match self.blocks.get_mut(index) {
-                None if is_padding => self.blocks.push(Arc::clone(&NULS)),
-                None => self.blocks.push(Arc::new(memory::copy(&[], room)?)),
+                None if is_padding => self.blocks.push(Arc::clone(&NULS))?,
+                None => self.blocks.push(Arc::new(Buffer::with_capacity(room)?))?,
                 Some(block) => match Arc::get_mut(block) {
                     Some(own) => grow(own, room)?,
-                    None => *block = Arc::new(memory::copy(block, room)?),
+                    None => *block = Arc::new(copy_with_room(block, room)?),
                 },
             }
         }
         Ok(())
     }
 
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
+    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), NoMemory> {
         let end = offset + bytes.len();
         let first = offset.min(self.length) / VALUE_BLOCK_BYTES;
         for index in first..end.div_ceil(VALUE_BLOCK_BYTES) {
             let start = index * VALUE_BLOCK_BYTES;
             if self.blocks.len() == index {
-                self.blocks.push(Block::default());
+                self.blocks.push(Block::default())?;
             }
             let block = &mut self.blocks[index];
             let from = offset.max(start);
             let to = end.min(start + VALUE_BLOCK_BYTES);
+            if from >= to && Arc::ptr_eq(block, &NULS) {
+                continue;
+            }
+            let own = make_own(block, |block| copy_with_room(block, 0))?;
             match from < to {
-                true => put(Arc::make_mut(block), from - start, &bytes[from - offset..to - offset]),
-                false if Arc::ptr_eq(block, &NULS) => {}
+                true => put(own, from - start, &bytes[from - offset..to - offset])?,
                 // The whole block lies before the offset.
-                false => Arc::make_mut(block).resize(VALUE_BLOCK_BYTES, 0),
+                false => own.resize(VALUE_BLOCK_BYTES, 0)?,
             }
         }
         self.length = self.length.max(end);
+        Ok(())
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.blocks.truncate(length.div_ceil(VALUE_BLOCK_BYTES));
+        if let Some(last) = self.blocks.last_mut() {
+            let start = (length - 1) / VALUE_BLOCK_BYTES * VALUE_BLOCK_BYTES;
+            or_end(make_own(last, |block| copy_with_room(block, 0))).truncate(length - start);
+        }
+        self.length = length;
     }
 }
 
 /// Makes room for `room` bytes in a block: doubles it, up to the length of a block.
-fn grow(block: &mut Vec<u8>, room: usize) -> Result<(), NoMemory> {
+fn grow(block: &mut Buffer, room: usize) -> Result<(), NoMemory> {
     if room <= block.capacity() {
         return Ok(());
     }
     let wanted = room.max((2 * block.capacity()).min(VALUE_BLOCK_BYTES));
-    memory::try_to(|| block.try_reserve_exact(wanted - block.len()))
+    block.reserve_exact(wanted - block.len())
+}
+
+/// A copy of a block with room for `room` bytes, if that is more.
+fn copy_with_room(block: &Buffer, room: usize) -> Result<Buffer, NoMemory> {
+    let mut copy = Buffer::with_capacity(room.max(block.len()))?;
+    copy.extend_from_slice(block)?;
+    Ok(copy)
 }
 
 /// Writes `bytes` at `offset` of `old`, after padding with NULs up to there.
-fn put(old: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+fn put(old: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), NoMemory> {
     if offset == old.len() {
-        old.extend_from_slice(bytes);
-        return;
+        return old.extend_from_slice(bytes);
     }
     let end = offset + bytes.len();
     if old.len() < end {
-        old.resize(end, 0);
+        old.resize(end, 0)?;
     }
     old[offset..end].copy_from_slice(bytes);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -307,7 +354,7 @@ mod tests {
             let mut readers: Vec<(Value, Vec<u8>)> = Vec::new();
             for step in 0..12 {
                 match random.u8(..4) {
-                    0 => readers.push((value.clone(), model.clone())),
+                    0 => readers.push((value.view().share().unwrap(), model.clone())),
                     1 => {
                         let length = random.usize(..=model.len());
                         value.truncate(length);
@@ -339,7 +386,10 @@ mod tests {
                 assert!(value.view().to_vec() == model, "seed {seed}");
                 let (from, to) = (random.usize(..=model.len()), random.usize(..=model.len()));
                 let range = from.min(to)..from.max(to);
-                assert!(value.view().copy(range.clone()).unwrap() == model[range], "seed {seed}");
+                assert!(
+                    value.view().copy(range.clone()).unwrap()[..] == model[range],
+                    "seed {seed}"
+                );
             }
             assert!(
                 readers.iter().all(|(value, seen)| value.view().to_vec() == *seen),
@@ -351,7 +401,7 @@ mod tests {
     #[test]
     fn a_change_copies_only_the_blocks_it_touches() {
         let mut value = Value::copy_of(&vec![b'a'; 4 * BLOCK]).unwrap();
-        let seen = value.clone();
+        let seen = value.view().share().unwrap();
         value.reserve(2 * BLOCK + 5, 3).unwrap();
         value.write(2 * BLOCK + 5, b"xyz");
         let (Value::Long(old), Value::Long(new)) = (&seen, &value) else { panic!() };
@@ -370,7 +420,7 @@ mod tests {
         // And is as good as any other.
         value.reserve(500 * BLOCK, 3).unwrap();
         value.write(500 * BLOCK, b"xyz");
-        assert_eq!(value.view().copy(500 * BLOCK - 1..500 * BLOCK + 4).unwrap(), b"\0xyz\0");
+        assert_eq!(&value.view().copy(500 * BLOCK - 1..500 * BLOCK + 4).unwrap()[..], b"\0xyz\0");
         assert!(NULS.iter().all(|byte| *byte == 0));
     }
 

@@ -12,14 +12,14 @@ use super::spec::{
     Group, Spec,
 };
 use super::{
-    CommandError, Context, Conversation, ECHO_BYTES_MAX, REDIS_VERSION, Silence, full_name,
+    CommandError, ConnectionState, Context, ECHO_BYTES_MAX, REDIS_VERSION, ReplyMode, full_name,
     integer, is, lossy,
 };
 use crate::protocol::reply::Protocol;
 use crate::protocol::request::Request;
 use crate::server::{Client, Event, Paused};
 use crate::util::memory;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -31,7 +31,7 @@ pub const QUIT: Spec = Spec::new(Group::Connection, "1.0.0", "QUIT")
     .example("QUIT");
 
 pub fn quit(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.conversation.is_over = true;
+    context.connection.is_over = true;
     context.replies.status("OK");
     Ok(())
 }
@@ -69,11 +69,11 @@ fn authenticate(context: &mut Context<'_, '_>, user: &[u8], guess: &[u8]) -> Res
         // As in Redis: any password will do where none is asked for.
         None if known => {}
         // Compared in any case: how long it takes says nothing of the name.
-        Some(password) if password.is(guess) & known => context.conversation.authenticated = true,
+        Some(password) if password.is(guess) & known => context.connection.authenticated = true,
         _ => {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
             context.control.statistics.happened(Event::WrongPassword);
-            if LOGGED.now() {
+            if LOGGED.allow() {
                 log::warn!(
                     "client {} at {}: wrong password",
                     context.client.id,
@@ -134,7 +134,7 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if let Some((user, guess)) = credentials {
         authenticate(context, user, guess)?;
     }
-    if !context.conversation.authenticated {
+    if !context.connection.authenticated {
         return Err(CommandError::new(
             Code::NoAuth,
             "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
@@ -148,7 +148,7 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if let Some(protocol) = protocol {
         speak(context, protocol);
     }
-    let protocol = context.conversation.protocol;
+    let protocol = context.connection.protocol;
     let (id, replies) = (context.client.id as i64, &mut context.replies);
     replies.map(7);
     for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
@@ -169,7 +169,7 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
 }
 
 fn speak(context: &mut Context<'_, '_>, protocol: Protocol) {
-    context.conversation.protocol = protocol;
+    context.connection.protocol = protocol;
     context.replies.speak(protocol);
     context.client.protocol.store(protocol.number() as usize, Ordering::Relaxed);
 }
@@ -182,11 +182,11 @@ pub const RESET: Spec = Spec::new(Group::Connection, "6.2.0", "RESET")
 /// As if it had just connected, but for its number and its library's name.
 pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     let Context { client, control, .. } = *context;
-    if let Some(feed) = context.conversation.feed.take() {
-        control.monitors.remove(&feed);
+    if let Some(monitor) = context.connection.monitor.take() {
+        control.monitors.remove(&monitor);
         client.is_monitor.store(false, Ordering::Relaxed);
     }
-    *context.conversation = Conversation::new(control.config.password().is_none());
+    *context.connection = ConnectionState::new(control.config.password().is_none());
     speak(context, Protocol::Resp2);
     context.select(0);
     client.rename(|names| names.name.clear());
@@ -472,7 +472,7 @@ fn end(context: &mut Context<'_, '_>, wanted: &Wanted) -> usize {
     let mut count = 0;
     for client in context.control.clients.all().iter().filter(|client| wanted.is(client)) {
         match client.id == context.client.id {
-            true => context.conversation.is_over = true,
+            true => context.connection.is_over = true,
             false => client.kill(),
         }
         count += 1;
@@ -515,13 +515,13 @@ pub const CLIENT_REPLY: Spec = Spec::new(Group::Connection, "3.2.0", "CLIENT REP
     .summary("Turns this connection's replies on or off, or skips the next.");
 
 pub fn reply(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let silence = &mut context.conversation.silence;
-    *silence = match &request[2] {
-        word if is(word, "ON") => Silence::None,
-        word if is(word, "OFF") => Silence::All,
+    let reply_mode = &mut context.connection.reply_mode;
+    *reply_mode = match &request[2] {
+        word if is(word, "ON") => ReplyMode::On,
+        word if is(word, "OFF") => ReplyMode::Off,
         // This command and the next.
-        word if is(word, "SKIP") && *silence != Silence::All => Silence::Next(2),
-        word if is(word, "SKIP") => Silence::All,
+        word if is(word, "SKIP") && *reply_mode != ReplyMode::Off => ReplyMode::Skip(2),
+        word if is(word, "SKIP") => ReplyMode::Off,
         _ => return Err(CommandError::SYNTAX),
     };
     context.replies.status("OK");

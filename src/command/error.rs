@@ -9,7 +9,6 @@ use super::{ECHO_BYTES_MAX, glob, lossy};
 use crate::engine::local::WriteError;
 use crate::journal::WriteRefused;
 use crate::protocol::reply::Lost;
-use crate::util::memory;
 
 /// What an error reply begins with, by which client programs tell errors apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +126,8 @@ impl From<WriteError> for CommandError {
         match error {
             WriteError::Refused(refused) => refused.into(),
             WriteError::TooLong => Self::TOO_LONG,
-            WriteError::Full if !memory::is_low() => Self::MAX_MEMORY,
-            WriteError::Full | WriteError::NoMemory(_) => Self::NO_MEMORY,
+            WriteError::Full => Self::MAX_MEMORY,
+            WriteError::NoMemory(_) => Self::NO_MEMORY,
             WriteError::TooMuchWork => Self::TOO_MUCH_WORK,
         }
     }
@@ -137,7 +136,7 @@ impl From<WriteError> for CommandError {
 impl From<Lost> for CommandError {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::NoMemory => Self::NO_MEMORY,
+            Lost::NoMemory(_) => Self::NO_MEMORY,
             Lost::TooLarge => Self::new(Code::Bound, lost.to_string()),
         }
     }

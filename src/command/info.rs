@@ -114,7 +114,6 @@ fn memory_section(_context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("maxmemory_policy:noeviction"));
     put(text, format_args!("mem_fragmentation_ratio:{:.2}", resident as f64 / used.max(1) as f64));
     put(text, format_args!("mem_allocator:libc"));
-    put(text, format_args!("coffre_out_of_memory:{}", u8::from(memory::is_low())));
 }
 
 fn persistence(context: &mut Context<'_, '_>, text: &mut String) {

@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::engine::local::Session;
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
-use crate::server::{Called, Client, Control, Done, Event, Feed, Paused};
+use crate::server::{BurstStats, Called, Client, Control, Event, MonitorQueue, Paused};
 use crate::text;
 use crate::util::memory;
 use spec::Flag;
@@ -41,58 +41,58 @@ pub use spec::Keys;
 pub use table::{Command, CommandRef, commands, full_name, lookup, names};
 pub use transaction::Transaction;
 
-/// What was said on a connection that changes what comes.
+/// What earlier commands of a connection set for the later ones.
 #[derive(Debug)]
-pub struct Conversation {
-    /// It gave the password, or none is asked for.
+pub struct ConnectionState {
+    /// The client gave the password, or needs none.
     pub authenticated: bool,
-    /// It said `QUIT`, or ended itself: close once its replies are sent.
+    /// `QUIT`, or the client killed itself: close once its replies are sent.
     pub is_over: bool,
-    /// It watches every command.
-    pub feed: Option<Arc<Feed>>,
+    /// It is in `MONITOR`.
+    pub monitor: Option<Arc<MonitorQueue>>,
     /// The form of its replies.
     pub protocol: Protocol,
     /// What `MULTI` and `WATCH` began.
     pub transaction: Transaction,
-    silence: Silence,
+    reply_mode: ReplyMode,
 }
 
 /// What `CLIENT REPLY` asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Silence {
-    /// Replies to everything.
-    None,
-    /// No reply to so many commands, that one included.
-    Next(u8),
-    /// No reply to anything.
-    All,
+enum ReplyMode {
+    /// Replies to every command.
+    On,
+    /// No reply to so many commands, `CLIENT REPLY` included.
+    Skip(u8),
+    /// No replies.
+    Off,
 }
 
-impl Conversation {
-    /// One that has just begun.
+impl ConnectionState {
+    /// The state of a new connection.
     pub fn new(authenticated: bool) -> Self {
         Self {
             authenticated,
             is_over: false,
-            feed: None,
+            monitor: None,
             protocol: Protocol::default(),
             transaction: Transaction::default(),
-            silence: Silence::None,
+            reply_mode: ReplyMode::On,
         }
     }
 
-    /// Whether it asked for no replies at all.
-    pub fn is_mute(&self) -> bool {
-        self.silence == Silence::All
+    /// Whether replies are turned off.
+    pub fn replies_are_off(&self) -> bool {
+        self.reply_mode == ReplyMode::Off
     }
 
-    /// Whether the command just run gets no reply; ask once for each.
-    pub fn is_silent(&mut self) -> bool {
-        let silence = self.silence;
-        if let Silence::Next(count) = silence {
-            self.silence = if count > 1 { Silence::Next(count - 1) } else { Silence::None };
+    /// Whether the command just run gets no reply; call it once for each command.
+    pub fn suppresses_reply(&mut self) -> bool {
+        let reply_mode = self.reply_mode;
+        if let ReplyMode::Skip(count) = reply_mode {
+            self.reply_mode = if count > 1 { ReplyMode::Skip(count - 1) } else { ReplyMode::On };
         }
-        silence != Silence::None
+        reply_mode != ReplyMode::On
     }
 }
 
@@ -103,13 +103,13 @@ pub struct Context<'a, 'e> {
     /// Where its reply goes.
     pub replies: &'a mut Replies,
     /// What was said before.
-    pub conversation: &'a mut Conversation,
+    pub connection: &'a mut ConnectionState,
     /// The client itself.
     pub client: &'a Arc<Client>,
     /// The server.
     pub control: &'a Control,
     /// What is counted.
-    pub done: &'a mut Done,
+    pub stats: &'a mut BurstStats,
 }
 
 impl Context<'_, '_> {
@@ -164,10 +164,10 @@ fn is_never_paused(command: CommandRef) -> bool {
 }
 
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
-pub fn held_up_by(resolved: &Resolved, conversation: &Conversation) -> Option<Paused> {
+pub fn held_up_by(resolved: &Resolved, connection: &ConnectionState) -> Option<Paused> {
     let Resolved { command: Some(command), error: None } = resolved else { return None };
-    let transaction = &conversation.transaction;
-    match conversation.authenticated && !is_never_paused(command) {
+    let transaction = &connection.transaction;
+    match connection.authenticated && !is_never_paused(command) {
         false => None,
         // It is only queued.
         true if transaction.is_open() && command.name != "EXEC" => None,
@@ -180,7 +180,7 @@ pub fn held_up_by(resolved: &Resolved, conversation: &Conversation) -> Option<Pa
 /// Runs one request and writes its one reply.
 pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
     let start = context.replies.position();
-    context.replies.speak(context.conversation.protocol);
+    context.replies.speak(context.connection.protocol);
     let rejection = match resolved.command {
         None => resolved.error,
         Some(command) => resolved.error.or_else(|| obstacle(command, context)),
@@ -208,7 +208,7 @@ pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, 
         }
     };
     if matches!(outcome, Outcome::Unknown | Outcome::Rejected(_)) {
-        context.conversation.transaction.spoil();
+        context.connection.transaction.spoil();
     }
     if let Err(error) = result {
         context.replies.truncate(start);
@@ -216,7 +216,7 @@ pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, 
     }
     if context.replies.recover(start).is_err() {
         // Not even for that: a reply too few, and all that follow would answer something else.
-        context.conversation.is_over = true;
+        context.connection.is_over = true;
     }
     outcome
 }
@@ -236,16 +236,13 @@ fn execute(
 /// What forbids a command just now.
 fn obstacle(command: CommandRef, context: &Context<'_, '_>) -> Option<CommandError> {
     let is = |flag| command.flags.contains(flag);
-    if !context.conversation.authenticated && !is(Flag::NoAuth) {
+    if !context.connection.authenticated && !is(Flag::NoAuth) {
         return Some(CommandError::NO_AUTH);
     }
     if is(Flag::Denyoom) && memory::is_full() {
         return Some(CommandError::MAX_MEMORY);
     }
-    if is(Flag::Denyoom) && memory::is_low() {
-        return Some(CommandError::NO_MEMORY);
-    }
-    context.conversation.feed.as_ref()?;
+    context.connection.monitor.as_ref()?;
     let name = command.full_name();
     let is_allowed = matches!(name, "ping" | "quit" | "reset" | "monitor");
     (!is_allowed).then(|| {
@@ -262,15 +259,15 @@ pub fn record(
     took: Duration,
     client: &Client,
     control: &Control,
-    done: &mut Done,
+    stats: &mut BurstStats,
 ) {
     let (command, called) = match outcome {
         Outcome::Unknown => return control.statistics.happened(Event::UnknownCommand),
         Outcome::Kept => return,
-        Outcome::Rejected(command) => (command, Called::not()),
+        Outcome::Rejected(command) => (command, Called::rejected()),
         Outcome::Ran { command, failed } => (command, Called::once(took, *failed)),
     };
-    control.statistics.count(client.id, done, command.number, called);
+    control.statistics.count(client.id, stats, command.number, called);
     if matches!(outcome, Outcome::Rejected(_)) {
         return;
     }

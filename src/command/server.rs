@@ -11,7 +11,7 @@ use super::spec::{
 };
 use super::{CommandError, Context, integer, is};
 use crate::protocol::request::Request;
-use crate::server::{Feed, Stop};
+use crate::server::{MonitorQueue, Stop};
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -21,11 +21,11 @@ pub const MONITOR: Spec = Spec::new(Group::Server, "1.0.0", "MONITOR")
     .example("MONITOR");
 
 pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if context.conversation.feed.is_none() {
+    if context.connection.monitor.is_none() {
         let patience = Duration::from_secs(context.control.config.write_timeout.into());
-        let feed = Arc::new(Feed::new(Arc::clone(context.client), patience));
-        context.control.monitors.add(Arc::clone(&feed));
-        context.conversation.feed = Some(feed);
+        let monitor = Arc::new(MonitorQueue::new(Arc::clone(context.client), patience));
+        context.control.monitors.add(Arc::clone(&monitor));
+        context.connection.monitor = Some(monitor);
         context.client.is_monitor.store(true, Ordering::Relaxed);
     }
     context.replies.status("OK");
@@ -121,7 +121,7 @@ pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
     }
     log::info!("client {} at {} said SHUTDOWN", context.client.id, context.client.peer);
     context.control.stop(if no_save { Stop::NoSave } else { Stop::Save });
-    context.conversation.is_over = true;
+    context.connection.is_over = true;
     Ok(())
 }
 

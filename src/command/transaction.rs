@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::error::Code;
 use super::spec::{Flag, Group, Spec};
-use super::{CommandError, CommandRef, Context, Conversation, Outcome, record};
+use super::{CommandError, CommandRef, ConnectionState, Context, Outcome, record};
 use crate::engine::local::{Session, ShardSet, Watch, WriteError};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::protocol::request::{QueuedRequest, Request};
@@ -81,7 +81,7 @@ pub fn keep(
     context: &mut Context<'_, '_>,
 ) -> Result<bool> {
     let most = context.control.config.max_request;
-    let Some(queue) = &mut context.conversation.transaction.queue else { return Ok(false) };
+    let Some(queue) = &mut context.connection.transaction.queue else { return Ok(false) };
     if is_run_at_once(command) {
         return Ok(false);
     }
@@ -107,7 +107,7 @@ pub const MULTI: Spec = Spec::new(Group::Transactions, "1.2.0", "MULTI")
     .example("MULTI");
 
 pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let queue = &mut context.conversation.transaction.queue;
+    let queue = &mut context.connection.transaction.queue;
     if queue.is_some() {
         return Err(CommandError::err("MULTI calls can not be nested"));
     }
@@ -122,10 +122,10 @@ pub const DISCARD: Spec = Spec::new(Group::Transactions, "2.0.0", "DISCARD")
     .example("DISCARD");
 
 pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.conversation.transaction.is_open() {
+    if !context.connection.transaction.is_open() {
         return Err(CommandError::err("DISCARD without MULTI"));
     }
-    context.conversation.transaction = Transaction::default();
+    context.connection.transaction = Transaction::default();
     context.replies.status("OK");
     Ok(())
 }
@@ -138,7 +138,7 @@ pub const WATCH: Spec = Spec::new(Group::Transactions, "2.2.0", "WATCH key [key 
 pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     // In this table, and in the shard's.
     const ENTRY_BYTES: usize = 256;
-    let transaction = &mut context.conversation.transaction;
+    let transaction = &mut context.connection.transaction;
     if transaction.is_open() {
         return Err(CommandError::err("WATCH inside MULTI is not allowed"));
     }
@@ -171,7 +171,7 @@ pub const UNWATCH: Spec = Spec::new(Group::Transactions, "2.2.0", "UNWATCH")
     .example("UNWATCH");
 
 pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let Conversation { transaction, .. } = &mut *context.conversation;
+    let ConnectionState { transaction, .. } = &mut *context.connection;
     let queue = transaction.queue.take();
     *transaction = Transaction { queue, ..Transaction::default() };
     context.replies.status("OK");
@@ -183,11 +183,11 @@ pub const EXEC: Spec = Spec::new(Group::Transactions, "1.2.0", "EXEC")
     .example("EXEC");
 
 pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.conversation.transaction.is_open() {
+    if !context.connection.transaction.is_open() {
         return Err(CommandError::err("EXEC without MULTI"));
     }
     let Transaction { queue, watch, watched, .. } =
-        std::mem::take(&mut context.conversation.transaction);
+        std::mem::take(&mut context.connection.transaction);
     let queue = queue.unwrap_or_default();
     if queue.is_broken {
         let text = "Transaction discarded because of previous errors.";
@@ -198,11 +198,8 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     if is_any(Flag::Denyoom) && memory::is_full() {
         return Err(aborted_by(&CommandError::MAX_MEMORY));
     }
-    if is_any(Flag::Denyoom) && memory::is_low() {
-        return Err(aborted_by(&CommandError::NO_MEMORY));
-    }
     let shards = shards(&queue, &watched, context.session)?;
-    let Context { session, replies, conversation, client, control, done } = context;
+    let Context { session, replies, connection, client, control, stats } = context;
     let is_refused = |session: &Session<'_>| {
         session.check_writes().map_err(|refused| aborted_by(&refused.into()))
     };
@@ -220,7 +217,7 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
             is_refused(session)?;
         }
         replies.array(queue.requests.len());
-        let mut context = Context { session, replies, conversation, client, control, done };
+        let mut context = Context { session, replies, connection, client, control, stats };
         queue.requests.iter().try_for_each(|(command, kept)| run(command, kept, &mut context))
     };
     let before = session.database();
@@ -242,16 +239,12 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
 fn run(command: CommandRef, kept: &QueuedRequest, context: &mut Context<'_, '_>) -> Result {
     let (request, started) = (kept.request(), Instant::now());
     let start = context.replies.position();
-    context.replies.speak(context.conversation.protocol);
+    context.replies.speak(context.connection.protocol);
     context.session.spend(work::COMMAND);
-    let is_greedy = command.flags.contains(Flag::Denyoom);
-    let result = match is_greedy && memory::is_low() {
-        true => Err(CommandError::NO_MEMORY),
-        false => super::execute(command, &request, context),
-    };
+    let result = super::execute(command, &request, context);
     let outcome = Outcome::Ran { command, failed: result.is_err() };
     let took = started.elapsed();
-    record(&outcome, &request, took, context.client, context.control, context.done);
+    record(&outcome, &request, took, context.client, context.control, context.stats);
     match result {
         Err(error) if error.is_for_want() => return Err(error),
         Err(error) => {
@@ -292,7 +285,7 @@ pub fn rejected(
     if command.name != "EXEC" {
         return error;
     }
-    context.conversation.transaction = Transaction::default();
+    context.connection.transaction = Transaction::default();
     aborted_by(&error)
 }
 

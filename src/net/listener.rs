@@ -1,11 +1,11 @@
 //! Accepts clients, gives each its thread, and stops them all.
 //!
-//! One thread accepts and another one starts the threads of those let in: to start a thread takes longer than
-//! to connect, and where thousands connect at once the kernel's queue must not overflow meanwhile. (It drops
-//! whoever comes then, who tries again after a second.)
+//! One thread accepts and another one starts the threads of the clients: to start a thread takes longer than to
+//! connect, and where thousands connect at once the kernel's queue must not overflow meanwhile. (The kernel drops what
+//! does not fit, and the peer tries again after a second.)
 //!
-//! The sockets listen before the data file is changed and accept once it is loaded, so that a port in
-//! use costs nothing; clients that come meanwhile wait.
+//! The sockets listen before the data file is changed and accept once it is loaded, so that a port in use costs
+//! nothing; clients that connect meanwhile wait in the backlog.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -22,14 +22,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::command;
 use crate::config::Config;
 use crate::engine::local::Engine;
-use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG, THREAD_BYTES};
+use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
 use crate::net::connection::Connection;
-use crate::net::idle_threads::Crew;
+use crate::net::idle_threads::IdleThreads;
 use crate::server::{Client, Control, Event, Refusal, Stop};
 use crate::text::counted;
 use crate::util::memory;
-use crate::util::rate_limit::Seldom;
-use crate::util::sync::{lock, vital};
+use crate::util::rate_limit::RateLimit;
+use crate::util::sync::{abort_on_panic, lock};
 
 /// An address, or a name, that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -118,19 +118,24 @@ fn listen_on(wanted: SocketAddr) -> io::Result<Listener> {
 /// The running server.
 #[derive(Debug)]
 pub struct Server {
-    control: Control,
-    engine: Engine,
-    /// Closed to accept a client with when there is no other file descriptor, to turn it away.
+    control: Arc<Control>,
+    engine: Arc<Engine>,
+    /// Closed where there is no other file descriptor, to accept a client with its number and reject it.
     spare: Mutex<Option<File>>,
-    /// The threads of clients that have left.
-    crew: Crew<Leave>,
+    /// Threads whose clients have left.
+    idle_threads: IdleThreads<Leave>,
 }
 
 impl Server {
     /// A server of `engine`'s data that does not accept yet.
     pub fn new(config: Config, engine: Engine) -> Arc<Self> {
         let control = Control::new(config, command::names().len());
-        Arc::new(Self { control, engine, spare: Mutex::new(spare()), crew: Crew::default() })
+        Arc::new(Self {
+            control: Arc::new(control),
+            engine: Arc::new(engine),
+            spare: Mutex::new(spare()),
+            idle_threads: IdleThreads::default(),
+        })
     }
 
     /// Begins to accept, on a thread for each address.
@@ -138,27 +143,26 @@ impl Server {
         let (admitted, to_be_served) = mpsc::channel();
         let server = Arc::clone(self);
         let spawn = move || to_be_served.into_iter().for_each(|client| server.spawn(client));
-        thread::Builder::new().name("spawn".to_owned()).spawn(|| vital(spawn))?;
+        thread::Builder::new().name("spawn".to_owned()).spawn(|| abort_on_panic(spawn))?;
         for listener in listeners {
             let (server, listener) = (Arc::clone(self), Arc::clone(listener));
             let (name, admitted) =
                 (format!("accept-{}", listener.address.port()), admitted.clone());
             let accept = move || server.accept(&listener.socket, &admitted);
-            thread::Builder::new().name(name).spawn(|| vital(accept))?;
+            thread::Builder::new().name(name).spawn(|| abort_on_panic(accept))?;
         }
         Ok(())
     }
 
-    /// Serves until somebody [stops](Control::stop) it, then lets what was received be answered, for as
-    /// long as [`DRAIN_MS_MAX`]. The journal is the caller's to close. Returns how it was to stop, and when
-    /// that was asked for.
+    /// Serves until it is [stopped](Control::stop), then lets the clients' threads answer what was received, for as long
+    /// as [`DRAIN_MS_MAX`]. The caller closes the engine. Returns how the server was asked to stop, and when.
     pub fn run(&self, listeners: &[Arc<Listener>]) -> (Stop, Instant) {
         let (how, asked) = self.control.wait_for_stop();
-        // An accept that is under way ends, and the kernel refuses whoever comes now.
+        // Ends an accept that is under way; the kernel refuses new connections.
         for listener in listeners {
             let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
         }
-        // What the kernel has received can still be read; then the stream ends.
+        // The kernel's receive buffers can still be read; then the streams end.
         for client in self.control.clients.close() {
             let _ = client.stream.shutdown(Shutdown::Read);
         }
@@ -173,24 +177,24 @@ impl Server {
     }
 
     /// The engine, to be closed after [`run`](Self::run).
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
     /// What all connections share beside the engine.
-    pub fn control(&self) -> &Control {
+    pub fn control(&self) -> &Arc<Control> {
         &self.control
     }
 
     fn accept(&self, listener: &TcpListener, admitted: &Sender<Arc<Client>>) {
-        static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
+        static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(5));
         while !self.control.is_stopping() {
             match listener.accept() {
                 Ok((stream, peer)) => self.receive(stream, peer, admitted),
                 Err(error) if is_of_one_client(&error) => {}
                 Err(_) if self.control.is_stopping() => return,
                 Err(error) => {
-                    if LOGGED.now() {
+                    if LOGGED.allow() {
                         log::error!("cannot accept clients for now: {error}");
                     }
                     if is_of_resources(&error) {
@@ -203,12 +207,12 @@ impl Server {
         }
     }
 
-    /// Without a file descriptor for one more client: gives up the one kept for that, tells the client
-    /// that waits, and takes it back.
+    /// Without a file descriptor for one more client: closes the spare one, rejects the client at the head of the
+    /// backlog, and opens the spare again.
     fn turn_away_with_the_spare(&self, listener: &TcpListener) {
         let mut kept = lock(&self.spare);
         if kept.take().is_some() {
-            // Somebody is known to wait, or else there would be no error; but another may be quicker.
+            // A client waits, or accept() had not failed; but another thread may have accepted it since.
             let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
             let _ = listener.set_nonblocking(false);
             if let Ok((stream, _)) = accepted {
@@ -218,18 +222,18 @@ impl Server {
         *kept = spare();
     }
 
-    /// Lets a client in, or tells it why not.
+    /// Admits a client, or tells it why not.
     fn receive(&self, stream: TcpStream, peer: SocketAddr, admitted: &Sender<Arc<Client>>) {
         let local = stream.local_addr().ok().map(|local| local.ip());
         if self.control.config.denies(peer.ip(), local) {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
-            if LOGGED.now() {
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
+            if LOGGED.allow() {
                 log::warn!("{peer} turned away: no password is set (protected mode)");
             }
             return self.turn_away(&stream, DENIED);
         }
         match self.control.clients.admit(stream, peer) {
-            // Its thread is started by one that ends with this process.
+            // The thread that receives it ends only with the process.
             Ok(client) => drop(admitted.send(client)),
             Err((stream, refusal)) => self.turn_away(&stream, &refusal.to_string()),
         }
@@ -239,15 +243,15 @@ impl Server {
     fn spawn(self: &Arc<Self>, client: Arc<Client>) {
         let leave = Leave { server: Arc::clone(self), client };
         if leave.client.is_gone() {
-            // Where many come and go at once, those who stay need not wait for threads of the others.
+            // Where many clients connect and leave at once, the others need not wait for threads of those.
             return;
         }
         self.control.statistics.happened(Event::Connected);
-        if let Err(leave) = self.crew.give(leave)
+        if let Err(leave) = self.idle_threads.give(leave)
             && let Err((leave, error)) = self.start_thread(leave)
         {
-            static LOGGED: Seldom = Seldom::new(Duration::from_secs(5));
-            if LOGGED.now() {
+            static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(5));
+            if LOGGED.allow() {
                 let Client { id, peer, .. } = &*leave.client;
                 log::error!("no thread for client {id} at {peer}: {error}: closed");
             }
@@ -255,38 +259,27 @@ impl Server {
         }
     }
 
-    /// Starts a thread that serves a client, and then others; or gives the client back.
+    /// Starts a thread that serves this client, and then others; or gives the client back.
     fn start_thread(&self, leave: Leave) -> Result<(), (Leave, io::Error)> {
-        if !memory::could_map(THREAD_BYTES) {
-            return Err((leave, Errno::NOMEM.into()));
-        }
         let name = format!("client-{}", leave.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
-        let (started, has_started) = mpsc::channel::<()>();
-        let is_tight = !memory::could_map_amply();
         let server = Arc::clone(&leave.server);
-        // Not the thread's own until it runs: one that cannot be started takes with it what it owns.
+        // Shared until the thread runs: one that cannot be started drops what it owns.
         let first = Arc::new(Mutex::new(Some(leave)));
         let taken = Arc::clone(&first);
         let work = move || {
-            drop(started);
             let mut next = lock(&taken).take();
             drop(taken);
             while let Some(leave) = next {
                 server.serve(&leave.client);
                 drop(leave);
-                memory::settle();
-                next = server.crew.wait_for_work();
+                memory::flush_thread_count();
+                next = server.idle_threads.wait_for_work();
             }
             drop(server);
-            memory::leave();
+            memory::thread_exit();
         };
         match thread.spawn(work) {
-            Ok(_) if is_tight => {
-                // It has its stacks once it lets go of this.
-                let _ = has_started.recv();
-                Ok(())
-            }
             Ok(_) => Ok(()),
             Err(error) => match lock(&first).take() {
                 Some(leave) => Err((leave, error)),
@@ -306,7 +299,7 @@ impl Server {
             Ok(Ok(())) => log::debug!("client {id} at {peer}: left"),
             Ok(Err(error)) => log::debug!("client {id} at {peer}: {error}"),
             Err(_) => {
-                // What it held locked may be half changed: then the process ends here.
+                // What it had locked may be half changed: then the process ends here.
                 self.engine.assert_sound();
                 self.control.statistics.happened(Event::Panicked);
                 log::error!("client {id} at {peer}: its thread panicked: closed");
@@ -317,7 +310,7 @@ impl Server {
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(stream);
-        // Telnet sends part of its Ctrl-C as urgent data: left out it would tear what surrounds it.
+        // Telnet sends part of its Ctrl-C as urgent data, which belongs between the bytes around it.
         socket.set_out_of_band_inline(true)?;
         let seconds = self.control.config.tcp_keepalive;
         if seconds > 0 {
@@ -329,13 +322,13 @@ impl Server {
         Ok(())
     }
 
-    /// Tells a client why it is closed, without ever waiting for it.
+    /// Tells a client why it is closed, without blocking.
     fn turn_away(&self, mut stream: &TcpStream, reason: &str) {
         self.control.statistics.happened(Event::Rejected);
         let told = stream.set_nonblocking(true).and_then(|()| {
             stream.write_all(format!("-{reason}\r\n").as_bytes())?;
             stream.shutdown(Shutdown::Write)?;
-            // What it has sent already would reset the connection, and throw the reason away.
+            // To close with bytes unread would reset the connection, and lose the reason.
             let _ = stream.read(&mut [0; 1024]);
             Ok(())
         });
@@ -350,12 +343,12 @@ const DENIED: &str = "DENIED coffre is running in protected mode because no pass
     connections are only accepted from this machine. If you want to connect from others: 1) restart it with \
     '--requirepass-file', or 2) with '--protected-mode no', but make sure that no stranger can reach the port.";
 
-/// A file that is always there, and needs nothing but a descriptor.
+/// A file that always exists, and takes only a descriptor.
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Takes a client off the list when it was served, or could not be.
+/// Takes a client off the list once it was served, or could not be.
 #[derive(Debug)]
 struct Leave {
     server: Arc<Server>,
@@ -364,13 +357,13 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        // Whoever lists the clients just now holds on to it: the peer need not wait for that.
+        // A list of the clients may keep the stream open a little longer: the peer need not wait for that.
         let _ = self.client.stream.shutdown(Shutdown::Both);
         self.server.control.clients.leave(self.client.id);
     }
 }
 
-/// Errors of `accept` that say that somebody waits, and there is nothing to take him with.
+/// Errors that say: accept() has no descriptor or memory left; the peer stays in the backlog.
 fn is_of_resources(error: &io::Error) -> bool {
     let number = Errno::from_io_error(error);
     number.is_some_and(|number| {
@@ -378,7 +371,7 @@ fn is_of_resources(error: &io::Error) -> bool {
     })
 }
 
-/// Errors of `accept` that speak of the client it would have returned.
+/// Errors of accept() that concern the one client it would have returned.
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)

@@ -1,25 +1,45 @@
 //! `--metrics-port`: the server's state for Prometheus at `/metrics`, and for a health check at `/health`.
 //!
-//! HTTP by hand, as little as both need: one request a connection, a few connections at a time, each bounded
-//! in bytes and in time. Who holds this port up holds up nobody else.
+//! HTTP by hand, as little as both need: one request a connection, a few connections at a time, each bounded in bytes
+//! and in time. A client that is slow here delays no other port.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::command;
 use crate::engine::local::Engine;
-use crate::limits::{METRICS_MS_MAX, METRICS_REQUEST_BYTES_MAX};
-use crate::server::{Control, Event};
+use crate::limits::{METRICS_MS_MAX, METRICS_REQUEST_BYTES_MAX, METRICS_THREADS};
+use crate::net::listener::Listener;
+use crate::server::{Control, Event, Totals};
 use crate::util::memory;
 use crate::util::process;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
+use crate::util::sync::abort_on_panic;
+
+/// Serves each of `listeners` on some threads, so that one slow client does not hold the others up.
+pub fn start(
+    control: &Arc<Control>,
+    engine: &Arc<Engine>,
+    listeners: Vec<Listener>,
+) -> io::Result<()> {
+    for listener in listeners.into_iter().map(Arc::new) {
+        for _ in 0..METRICS_THREADS {
+            let (control, engine) = (Arc::clone(control), Arc::clone(engine));
+            let listener = Arc::clone(&listener);
+            let work = move || serve(&listener.socket, &control, &engine);
+            thread::Builder::new().name("metrics".to_owned()).spawn(|| abort_on_panic(work))?;
+        }
+    }
+    Ok(())
+}
 
 /// Serves `listener` until the server stops.
 pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
-    static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+    static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
     while !control.is_stopping() {
         let answered = match listener.accept() {
             Ok((stream, peer)) => {
@@ -37,7 +57,7 @@ pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
         };
         if let Err(error) = answered
             && !control.is_stopping()
-            && LOGGED.now()
+            && LOGGED.allow()
         {
             log::warn!("metrics: {error}");
         }
@@ -92,11 +112,10 @@ fn reply(head: &[u8], control: &Control, engine: &Engine) -> (&'static str, Stri
     }
 }
 
-/// Well is who takes writes.
+/// Healthy means that writes are taken.
 fn health(engine: &Engine) -> (&'static str, String) {
     match engine.trouble() {
         Some(reason) => ("503 Service Unavailable", format!("read-only: {reason}\n")),
-        None if memory::is_low() => ("503 Service Unavailable", "out of memory\n".to_owned()),
         None => ("200 OK", "ok\n".to_owned()),
     }
 }
@@ -104,22 +123,48 @@ fn health(engine: &Engine) -> (&'static str, String) {
 /// All metrics in Prometheus's text format.
 fn metrics(control: &Control, engine: &Engine) -> String {
     let mut text = String::new();
-    let mut put = |name: &str, kind: &str, help: &str, value: f64| {
-        // A string takes everything.
-        let _ = write!(
-            text,
-            "# HELP coffre_{name} {help}\n# TYPE coffre_{name} {kind}\ncoffre_{name} {value}\n"
-        );
-    };
-    let statistics = &control.statistics;
-    let totals = statistics.totals();
-    let times = |event| statistics.times(event) as f64;
-    let [user, system] = process::processor_time();
+    let totals = control.statistics.totals();
+    for (name, help, value) in gauges(control, engine) {
+        put(&mut text, name, "gauge", help, [(String::new(), value)]);
+    }
+    for (name, help, value) in counters(control, engine, &totals) {
+        put(&mut text, name, "counter", help, [(String::new(), value)]);
+    }
+    let called =
+        || command::names().iter().zip(&totals.called).filter(|(_, called)| called.calls > 0);
+    let label = |name| format!("{{command=\"{name}\"}}");
+    let calls = called().map(|(name, called)| (label(name), called.calls as f64));
+    put(&mut text, "commands_total", "counter", "Commands run.", calls);
+    let help = "Time spent in commands, without waiting for the disk.";
+    let seconds = called().map(|(name, called)| (label(name), called.ns as f64 / 1e9));
+    put(&mut text, "command_seconds_total", "counter", help, seconds);
+    text
+}
+
+/// Appends a metric with its samples, each with its labels.
+fn put(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (String, f64)>,
+) {
+    // A write to a string cannot fail.
+    let _ = writeln!(text, "# HELP coffre_{name} {help}\n# TYPE coffre_{name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "coffre_{name}{labels} {value}");
+    }
+}
+
+/// A metric without labels: its name, what it means, its value.
+type Metric = (&'static str, &'static str, f64);
+
+fn gauges(control: &Control, engine: &Engine) -> Vec<Metric> {
     let compaction = engine.compaction_status();
-    for (name, help, value) in [
+    vec![
         ("uptime_seconds", "Since the start.", control.started.elapsed().as_secs_f64()),
         ("connected_clients", "Clients connected.", control.clients.count() as f64),
-        ("max_clients", "Clients that may be.", control.clients.most() as f64),
+        ("max_clients", "Most clients admitted at once.", control.clients.most() as f64),
         ("threads", "Threads of the process.", process::threads() as f64),
         ("keys", "Keys, as far as they are on disk.", engine.committed_keys() as f64),
         ("memory_used_bytes", "Memory allocated.", memory::used_bytes() as f64),
@@ -127,7 +172,7 @@ fn metrics(control: &Control, engine: &Engine) -> String {
         ("memory_resident_bytes", "Memory resident.", process::resident_bytes() as f64),
         ("memory_max_bytes", "Bound of memory, 0 if there is none.", memory::limit() as f64),
         ("file_bytes", "Length of the data file.", engine.bytes() as f64),
-        ("file_dead_bytes", "How much of it says nothing any more.", engine.dead_bytes() as f64),
+        ("file_dead_bytes", "Garbage in the data file.", engine.dead_bytes() as f64),
         (
             "writes_refused",
             "1 while the data file takes no writes.",
@@ -138,13 +183,20 @@ fn metrics(control: &Control, engine: &Engine) -> String {
             "1 while the file is compacted.",
             f64::from(u8::from(compaction.is_running)),
         ),
-        ("last_save_timestamp_seconds", "When all was last on disk.", compaction.saved_s as f64),
-    ] {
-        put(name, "gauge", help, value);
-    }
-    for (name, help, value) in [
-        ("connections_total", "Clients let in.", times(Event::Connected)),
-        ("rejected_connections_total", "Clients turned away.", times(Event::Rejected)),
+        (
+            "last_save_timestamp_seconds",
+            "When everything was last on disk.",
+            compaction.saved_s as f64,
+        ),
+    ]
+}
+
+fn counters(control: &Control, engine: &Engine, totals: &Totals) -> Vec<Metric> {
+    let times = |event| control.statistics.times(event) as f64;
+    let [user, system] = process::processor_time();
+    vec![
+        ("connections_total", "Clients admitted.", times(Event::Connected)),
+        ("rejected_connections_total", "Clients rejected.", times(Event::Rejected)),
         (
             "timed_out_clients_total",
             "Clients closed for being idle or slow.",
@@ -153,7 +205,7 @@ fn metrics(control: &Control, engine: &Engine) -> String {
         ("not_reading_clients_total", "Clients closed for not reading.", times(Event::NotReading)),
         ("malformed_requests_total", "Bytes that were no request.", times(Event::Malformed)),
         ("wrong_passwords_total", "Wrong passwords.", times(Event::WrongPassword)),
-        ("panicked_clients_total", "Connections ended by a fault of ours.", times(Event::Panicked)),
+        ("panicked_clients_total", "Connections ended by a panic.", times(Event::Panicked)),
         ("keyspace_hits_total", "Keys read that were there.", totals.hits as f64),
         ("keyspace_misses_total", "Keys read that were not.", totals.misses as f64),
         ("expired_keys_total", "Keys removed because they had expired.", engine.expired() as f64),
@@ -163,26 +215,5 @@ fn metrics(control: &Control, engine: &Engine) -> String {
         ("file_healed_total", "How often the data file was healed.", engine.healed() as f64),
         ("cpu_user_seconds_total", "Processor time.", user.as_secs_f64()),
         ("cpu_system_seconds_total", "Processor time in the system.", system.as_secs_f64()),
-    ] {
-        put(name, "counter", help, value);
-    }
-    let called =
-        || command::names().iter().zip(&totals.called).filter(|(_, called)| called.calls > 0);
-    let _ = write!(
-        text,
-        "# HELP coffre_commands_total Commands run.\n# TYPE coffre_commands_total counter\n"
-    );
-    for (name, called) in called() {
-        let _ = writeln!(text, "coffre_commands_total{{command=\"{name}\"}} {}", called.calls);
-    }
-    let _ = write!(
-        text,
-        "# HELP coffre_command_seconds_total Time spent in commands, without waiting for the disk.\n\
-         # TYPE coffre_command_seconds_total counter\n"
-    );
-    for (name, called) in called() {
-        let seconds = called.ns as f64 / 1e9;
-        let _ = writeln!(text, "coffre_command_seconds_total{{command=\"{name}\"}} {seconds}");
-    }
-    text
+    ]
 }

@@ -4,4 +4,4 @@ pub mod connection;
 mod idle_threads;
 pub mod listener;
 pub mod metrics;
-pub mod send_queue;
+mod send_queue;

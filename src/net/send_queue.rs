@@ -1,11 +1,11 @@
 //! A connection's replies on their way out: committed together, sent together.
 //!
-//! A reply whose write, or whose shown write, could not be committed is replaced by the reason; those
-//! before it still leave.
+//! A reply that reports or shows a write which could not be committed is replaced by the reason; the replies before it
+//! are sent.
 //!
-//! Where somebody else commits what the replies show, they are left with him (`Outbox`): the connection's own
-//! thread goes back to reading, and need not be waked to send what another thread can send while it is awake. One
-//! burst of replies can be left so; the next waits until it was sent, and so replies keep their order.
+//! Where another thread commits what the replies show, they wait in the [`SendQueue`] and that thread sends them: it is
+//! awake, and the connection's own thread goes back to reading. One burst of replies may be in flight so; the next
+//! waits until it was sent, so replies keep their order.
 
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
@@ -18,23 +18,23 @@ use crate::engine::local::Session;
 use crate::journal::{CommitCallback, CommitPoint, WriteRefused};
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, CLIENT_STACK_BYTES, DELIVERED_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX,
-    THREAD_BYTES,
 };
 use crate::protocol::reply::Replies;
-use crate::server::{Client, Feed, is_timeout};
+use crate::server::{Client, MonitorQueue, is_timeout};
+use crate::util::buffer::Buffer;
 use crate::util::memory;
-use crate::util::sync::{lock, vital, wait};
+use crate::util::sync::{abort_on_panic, lock, wait};
 
 /// Replies on their way out.
 #[derive(Debug)]
 pub struct Output<'a> {
     client: &'a Client,
-    outbox: Arc<Outbox>,
+    queue: Arc<SendQueue>,
     callback: Arc<dyn CommitCallback>,
-    /// Those not sent yet.
+    /// The replies not sent yet.
     pub batch: Batch,
-    /// The client watches every command: its replies go the same way.
-    pub feed: Option<Arc<Feed>>,
+    /// The client monitors commands: its replies go through the same queue.
+    pub monitor: Option<Arc<MonitorQueue>>,
 }
 
 /// The replies of a burst.
@@ -42,35 +42,34 @@ pub struct Output<'a> {
 pub struct Batch {
     /// In order.
     pub replies: Replies,
-    /// Of these, those that show something uncommitted: where each begins and ends, and its mark.
+    /// Where each reply that shows something uncommitted begins and ends, and the point it waits for.
     uncommitted: Vec<(usize, usize, CommitPoint)>,
 }
 
 impl Batch {
-    /// The reply from `start` on shows what `mark` says. It may be empty: then there is something to be
-    /// committed, and nobody to be told.
-    pub fn must_commit(&mut self, start: usize, mark: CommitPoint) {
-        self.uncommitted.push((start, self.replies.position(), mark));
+    /// The reply from `start` on waits for `point`. It may be empty: the write is committed without a reply.
+    pub fn must_commit(&mut self, start: usize, point: CommitPoint) {
+        self.uncommitted.push((start, self.replies.position(), point));
     }
 
-    /// Puts the reason in the place of each reply that `outcome` refuses.
+    /// Replaces each reply that `outcome` refuses by the reason.
     fn refuse_uncommitted(
         &mut self,
         mut outcome: impl FnMut(CommitPoint) -> Result<(), WriteRefused>,
     ) -> io::Result<()> {
         let mut refusal = None;
-        self.uncommitted.retain(|(_, _, mark)| {
-            outcome(*mark).map_err(|refused| refusal = Some(refused)).is_err()
+        self.uncommitted.retain(|(_, _, point)| {
+            outcome(*point).map_err(|refused| refusal = Some(refused)).is_err()
         });
         if let Some(refused) = refusal {
-            self.take_back(&CommandError::from(refused).to_string())?;
+            self.replace_uncommitted(&CommandError::from(refused).to_string())?;
         }
         self.uncommitted.clear();
         Ok(())
     }
 
-    /// Puts `reason` in the place of every reply that is still listed as uncommitted.
-    fn take_back(&mut self, reason: &str) -> io::Result<()> {
+    /// Replaces every reply that is still listed as uncommitted by `reason`.
+    fn replace_uncommitted(&mut self, reason: &str) -> io::Result<()> {
         let old = std::mem::take(&mut self.replies);
         let mut sent = 0;
         for (start, end, _) in &self.uncommitted {
@@ -84,7 +83,7 @@ impl Batch {
         self.replies.recover(0).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
 
-    /// All of it was sent.
+    /// Everything was sent: keeps the buffers, if they are small.
     fn clear(&mut self) {
         self.replies.clear(CLIENT_SPARE_BYTES_MAX);
         self.uncommitted.clear();
@@ -94,40 +93,40 @@ impl Batch {
 }
 
 impl<'a> Output<'a> {
-    /// To `client`, who may take nothing for so long; zero is for ever.
+    /// To `client`, which may take nothing for so long; zero is for ever.
     pub fn new(client: &'a Arc<Client>, patience: Duration) -> Self {
-        let outbox = Arc::new(Outbox {
+        let queue = Arc::new(SendQueue {
             client: Arc::clone(client),
             patience,
-            left: Mutex::default(),
+            in_flight: Mutex::default(),
             sent: Condvar::new(),
         });
-        let callback: Arc<dyn CommitCallback> = Arc::clone(&outbox) as _;
-        Self { client, outbox, callback, batch: Batch::default(), feed: None }
+        let callback: Arc<dyn CommitCallback> = Arc::clone(&queue) as _;
+        Self { client, queue, callback, batch: Batch::default(), monitor: None }
     }
 
-    /// Commits what the replies show, and sends them; or leaves that to whoever commits the same, if `may_leave`.
-    /// Returns how many bytes it is.
-    pub fn send(&mut self, session: &mut Session<'_>, may_leave: bool) -> io::Result<u64> {
+    /// Commits what the replies show, and sends them; if `may_queue`, leaves that to the thread that commits the same.
+    /// Returns the number of bytes.
+    pub fn send(&mut self, session: &mut Session<'_>, may_queue: bool) -> io::Result<u64> {
         let bytes = self.batch.replies.len();
-        let highest = self.batch.uncommitted.iter().map(|(_, _, mark)| *mark);
-        let highest = highest.max_by_key(|mark| mark.sequence);
+        let highest = self.batch.uncommitted.iter().map(|(_, _, point)| *point);
+        let highest = highest.max_by_key(|point| point.sequence);
         let is_small = bytes <= DELIVERED_BYTES_MAX && !self.batch.replies.shares();
-        if let Some(mark) = highest
-            && may_leave
+        if let Some(point) = highest
+            && may_queue
             && is_small
-            && self.feed.is_none()
-            && !self.is_left()
+            && self.monitor.is_none()
+            && !self.is_in_flight()
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
-            self.outbox.put(&mut self.batch);
-            if session.leave(mark, &self.callback) {
+            self.queue.put(&mut self.batch);
+            if session.leave(point, &self.callback) {
                 return Ok(bytes as u64);
             }
-            self.outbox.take(&mut self.batch);
+            self.queue.take(&mut self.batch);
         }
-        // First this, whatever becomes of the replies before: others read what was written.
-        let committed = self.batch.refuse_uncommitted(|mark| session.commit(mark));
+        // Commit even if the replies before cannot be sent: other clients read what was written.
+        let committed = self.batch.refuse_uncommitted(|point| session.commit(point));
         self.finish()?;
         committed?;
         if self.batch.replies.is_empty() {
@@ -135,16 +134,16 @@ impl<'a> Output<'a> {
         }
         let bytes = self.batch.replies.len();
         self.client.queued_bytes.store(bytes, Ordering::Relaxed);
-        match &self.feed {
-            None => self.batch.replies.write_to(self.client.writer(self.outbox.patience))?,
-            Some(feed) => {
+        match &self.monitor {
+            None => self.batch.replies.write_to(self.client.writer(self.queue.patience))?,
+            Some(monitor) => {
                 if bytes > MONITOR_QUEUE_BYTES_MAX {
                     return Err(io::ErrorKind::OutOfMemory.into());
                 }
-                let mut copy = Vec::with_capacity(bytes);
+                let mut copy = Buffer::with_capacity(bytes)?;
                 self.batch.replies.write_to(&mut copy)?;
-                // If it is closed, its thread has closed the connection.
-                feed.push(&copy);
+                // A closed queue has closed the connection.
+                monitor.push(&copy);
             }
         }
         self.client.queued_bytes.store(0, Ordering::Relaxed);
@@ -152,121 +151,117 @@ impl<'a> Output<'a> {
         Ok(bytes as u64)
     }
 
-    /// Whether the last replies are still with somebody else.
-    pub fn is_left(&self) -> bool {
-        lock(&self.outbox.left).stage != Stage::Empty
+    /// Whether another thread still has the last replies to send.
+    pub fn is_in_flight(&self) -> bool {
+        lock(&self.queue.in_flight).state != State::Empty
     }
 
-    /// Waits until what was left was sent.
+    /// Waits until the replies in flight were sent.
     pub fn finish(&mut self) -> io::Result<()> {
-        self.outbox.wait()
+        self.queue.wait()
     }
 
-    /// The client is idle: gives back what memory it can.
-    pub fn rest(&mut self) {
-        self.outbox.rest();
+    /// The client is idle: releases the buffers.
+    pub fn release_idle(&mut self) {
+        self.queue.release_idle();
         self.batch = Batch::default();
     }
 }
 
-/// Where a connection leaves a burst of replies for somebody else to send.
+/// A burst of replies that the thread which commits it will send.
 #[derive(Debug)]
-struct Outbox {
+struct SendQueue {
     client: Arc<Client>,
     patience: Duration,
-    left: Mutex<Left>,
-    /// It was sent, or could not be.
+    in_flight: Mutex<InFlight>,
+    /// The replies in flight were sent, or could not be.
     sent: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Left {
-    stage: Stage,
-    /// What was left; once it was sent, its buffers.
+struct InFlight {
+    state: State,
+    /// The replies in flight; once they were sent, their buffers.
     batch: Batch,
-    /// Why it could not be sent.
+    /// Why they could not be sent.
     error: Option<io::Error>,
 }
 
-/// How far what was left has come.
+/// What becomes of the replies in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    /// Nothing is left.
+enum State {
+    /// There are none.
     #[default]
     Empty,
-    /// It is not committed yet.
+    /// They are not committed yet.
     Waiting,
-    /// Somebody is sending it.
-    Leaving,
+    /// A thread is sending them.
+    Sending,
 }
 
-impl Outbox {
-    /// Leaves `batch`, and gives the buffers of an older one for it. Nothing else is left here.
+impl SendQueue {
+    /// Puts `batch` in flight, and gives the buffers of an older one for it. Nothing else is in flight.
     fn put(&self, batch: &mut Batch) {
-        let mut left = lock(&self.left);
-        std::mem::swap(&mut left.batch, batch);
-        left.stage = Stage::Waiting;
+        let mut in_flight = lock(&self.in_flight);
+        std::mem::swap(&mut in_flight.batch, batch);
+        in_flight.state = State::Waiting;
     }
 
-    /// Takes back what was just left: nobody knows of it.
+    /// Takes back what was just put in flight and is known to no other thread.
     fn take(&self, batch: &mut Batch) {
-        let mut left = lock(&self.left);
-        std::mem::swap(&mut left.batch, batch);
-        left.stage = Stage::Empty;
+        let mut in_flight = lock(&self.in_flight);
+        std::mem::swap(&mut in_flight.batch, batch);
+        in_flight.state = State::Empty;
     }
 
-    /// Waits until nothing is left; an error if it could not be sent.
+    /// Waits until nothing is in flight; an error if it could not be sent.
     fn wait(&self) -> io::Result<()> {
-        let mut left = lock(&self.left);
-        while left.stage != Stage::Empty {
-            left = wait(&self.sent, left);
+        let mut in_flight = lock(&self.in_flight);
+        while in_flight.state != State::Empty {
+            in_flight = wait(&self.sent, in_flight);
         }
-        left.error.take().map_or(Ok(()), Err)
+        in_flight.error.take().map_or(Ok(()), Err)
     }
 
-    /// Gives back memory.
-    fn rest(&self) {
-        let mut left = lock(&self.left);
-        if left.stage == Stage::Empty {
-            left.batch = Batch::default();
+    /// Releases the spare buffers.
+    fn release_idle(&self) {
+        let mut in_flight = lock(&self.in_flight);
+        if in_flight.state == State::Empty {
+            in_flight.batch = Batch::default();
         }
     }
 
-    /// What was left has gone, or never will.
+    /// The replies in flight were sent, or never will be.
     fn done(&self, mut batch: Batch, result: io::Result<()>) {
         batch.clear();
         self.client.queued_bytes.store(0, Ordering::Relaxed);
         if result.is_err() {
-            // Its thread may wait for a request.
+            // The connection's thread may be blocked in a read.
             self.client.kill();
         }
-        let mut left = lock(&self.left);
-        *left = Left { stage: Stage::Empty, batch, error: result.err() };
+        let mut in_flight = lock(&self.in_flight);
+        *in_flight = InFlight { state: State::Empty, batch, error: result.err() };
         self.sent.notify_one();
     }
 
-    /// Sends what the client does not take at once, on a thread that can wait for it.
+    /// Sends what the client did not take at once, on a thread that may block.
     fn send_rest(self: Arc<Self>, batch: Batch, sent: usize) {
-        // Not the thread's own until it runs: one that cannot be started takes with it what it owns.
+        // Shared until the thread runs: one that cannot be started drops what it owns.
         let batch = Arc::new(Mutex::new(Some(batch)));
-        let (outbox, taken) = (Arc::clone(&self), Arc::clone(&batch));
+        let (queue, taken) = (Arc::clone(&self), Arc::clone(&batch));
         let send = move || {
             let batch = lock(&taken).take();
             if let Some(batch) = batch {
-                let rest = Rest { stream: outbox.client.writer(outbox.patience), skip: sent };
+                let rest = Rest { stream: queue.client.writer(queue.patience), skip: sent };
                 let result = batch.replies.write_to(rest);
-                outbox.done(batch, result);
+                queue.done(batch, result);
             }
-            drop((outbox, taken));
-            memory::leave();
+            drop((queue, taken));
+            memory::thread_exit();
         };
         let name = format!("send-{}", self.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
-        let started = match memory::could_map(THREAD_BYTES) {
-            true => thread.spawn(|| vital(send)).map(drop),
-            false => Err(io::ErrorKind::OutOfMemory.into()),
-        };
-        if let Err(error) = started
+        if let Err(error) = thread.spawn(|| abort_on_panic(send))
             && let Some(batch) = lock(&batch).take()
         {
             self.done(batch, Err(error));
@@ -274,17 +269,17 @@ impl Outbox {
     }
 }
 
-impl CommitCallback for Outbox {
+impl CommitCallback for SendQueue {
     fn completed(self: Arc<Self>, outcome: &dyn Fn(CommitPoint) -> Result<(), WriteRefused>) {
         let mut batch = {
-            let mut left = lock(&self.left);
-            left.stage = Stage::Leaving;
-            std::mem::take(&mut left.batch)
+            let mut in_flight = lock(&self.in_flight);
+            in_flight.state = State::Sending;
+            std::mem::take(&mut in_flight.batch)
         };
-        let mut hasty = Hasty { client: &self.client, sent: 0 };
+        let mut writer = NonBlockingWriter { client: &self.client, sent: 0 };
         let result =
-            batch.refuse_uncommitted(outcome).and_then(|()| batch.replies.write_to(&mut hasty));
-        let sent = hasty.sent;
+            batch.refuse_uncommitted(outcome).and_then(|()| batch.replies.write_to(&mut writer));
+        let sent = writer.sent;
         match result {
             Err(error) if is_timeout(&error) => self.send_rest(batch, sent),
             result => self.done(batch, result),
@@ -292,14 +287,14 @@ impl CommitCallback for Outbox {
     }
 }
 
-/// Writes what a client takes at once; then it fails, with `WouldBlock`.
-struct Hasty<'a> {
+/// Writes what the client takes without blocking; then fails, with `WouldBlock`.
+struct NonBlockingWriter<'a> {
     client: &'a Client,
     /// Bytes taken so far.
     sent: usize,
 }
 
-impl Write for Hasty<'_> {
+impl Write for NonBlockingWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.client.write_at_once(bytes)?;
         self.sent += count;
@@ -311,10 +306,10 @@ impl Write for Hasty<'_> {
     }
 }
 
-/// Writes all but the first bytes, which were written before.
+/// Writes all but the first `skip` bytes, which were written before.
 struct Rest<W> {
     stream: W,
-    /// How many are still to be left out.
+    /// How many bytes are still to be skipped.
     skip: usize,
 }
 
@@ -342,14 +337,14 @@ mod tests {
     use super::*;
     use crate::server::Clients;
 
-    fn outbox() -> (Arc<Outbox>, TcpStream) {
+    fn queue() -> (Arc<SendQueue>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, address) = listener.accept().unwrap();
         stream.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
         let client = Clients::new(1, Instant::now()).admit(stream, address).unwrap();
-        let (left, sent) = (Mutex::default(), Condvar::new());
-        (Arc::new(Outbox { client, patience: Duration::from_secs(60), left, sent }), peer)
+        let (in_flight, sent) = (Mutex::default(), Condvar::new());
+        (Arc::new(SendQueue { client, patience: Duration::from_secs(60), in_flight, sent }), peer)
     }
 
     fn batch(values: usize) -> Batch {
@@ -359,34 +354,38 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_does_not_take_at_once_waits_for_it_elsewhere() {
+    fn another_thread_sends_what_a_client_does_not_take_at_once() {
         const VALUES: usize = 20_000;
-        let (outbox, mut peer) = outbox();
-        outbox.put(&mut batch(VALUES));
-        Arc::clone(&outbox).completed(&|_| Ok(()));
-        assert_eq!(lock(&outbox.left).stage, Stage::Leaving, "it is too much to be taken at once");
+        let (queue, mut peer) = queue();
+        queue.put(&mut batch(VALUES));
+        Arc::clone(&queue).completed(&|_| Ok(()));
+        assert_eq!(
+            lock(&queue.in_flight).state,
+            State::Sending,
+            "the client cannot take so much at once"
+        );
         let mut expected = Vec::new();
         batch(VALUES).replies.write_to(&mut expected).unwrap();
         let mut received = vec![0; expected.len()];
         peer.read_exact(&mut received).unwrap();
         assert!(received == expected);
-        outbox.wait().unwrap();
+        queue.wait().unwrap();
         // And the next, which it takes at once.
-        outbox.put(&mut batch(1));
-        Arc::clone(&outbox).completed(&|_| Ok(()));
-        outbox.wait().unwrap();
+        queue.put(&mut batch(1));
+        Arc::clone(&queue).completed(&|_| Ok(()));
+        queue.wait().unwrap();
         peer.read_exact(&mut received[..1009]).unwrap();
         assert!(received[..1009] == expected[..1009]);
     }
 
     #[test]
-    fn a_client_that_leaves_lets_go_of_its_replies() {
-        let (outbox, peer) = outbox();
-        outbox.put(&mut batch(20_000));
-        Arc::clone(&outbox).completed(&|_| Ok(()));
+    fn replies_to_a_client_that_disconnects_are_dropped() {
+        let (queue, peer) = queue();
+        queue.put(&mut batch(20_000));
+        Arc::clone(&queue).completed(&|_| Ok(()));
         drop(peer);
-        assert!(outbox.wait().is_err());
-        assert!(outbox.wait().is_ok(), "it is told once");
-        assert!(outbox.client.is_killed());
+        assert!(queue.wait().is_err());
+        assert!(queue.wait().is_ok(), "the error is returned once");
+        assert!(queue.client.is_killed());
     }
 }

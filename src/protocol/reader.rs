@@ -19,7 +19,8 @@ use crate::limits::{
     BURST_BYTES_MAX, CLIENT_SPARE_BYTES_MAX, HEADER_BYTES_MAX, IDLE_BUFFER_BYTES,
     LARGE_REQUEST_BYTES, READ_BUFFER_BYTES, SLACK_REQUEST_BYTES,
 };
-use crate::text::{self, Words};
+use crate::text::{self, SplitError, Words};
+use crate::util::buffer::Buffer;
 use crate::util::memory::{self, Slack};
 
 /// The grammar of a complete request.
@@ -29,10 +30,10 @@ enum Grammar {
 }
 
 /// The read buffer of a connection, and how far the request at its front has been parsed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RequestReader {
     /// Received bytes are `buffer[start..end]`; the request under way begins at `start`.
-    buffer: Vec<u8>,
+    buffer: Buffer,
     start: usize,
     end: usize,
     /// How many bytes of the request are parsed; its length once it was returned.
@@ -42,7 +43,7 @@ pub struct RequestReader {
     /// How many arguments the array announces; 0 while none is under way.
     announced: usize,
     /// The arguments parsed so far, relative to `start`.
-    arguments: Vec<Range<usize>>,
+    arguments: Buffer<Range<usize>>,
     /// Bytes from `start` to the end of the argument under way, as far as known.
     argument_end: usize,
     /// How many bytes the last read brought.
@@ -51,24 +52,6 @@ pub struct RequestReader {
     slack: Slack,
     /// The words of an inline request.
     words: Words,
-}
-
-impl Default for RequestReader {
-    fn default() -> Self {
-        Self {
-            buffer: vec![0; IDLE_BUFFER_BYTES],
-            start: 0,
-            end: 0,
-            cursor: 0,
-            is_returned: false,
-            announced: 0,
-            arguments: Vec::new(),
-            argument_end: 0,
-            last_read: 0,
-            slack: Slack::default(),
-            words: Words::default(),
-        }
-    }
 }
 
 impl RequestReader {
@@ -95,7 +78,8 @@ impl RequestReader {
                 true => self.argument_end.max(BURST_BYTES_MAX),
                 false => usize::MAX,
             };
-            self.grow((2 * self.end).max(READ_BUFFER_BYTES).min(length_max))?;
+            let least = if self.buffer.is_empty() { IDLE_BUFFER_BYTES } else { READ_BUFFER_BYTES };
+            self.grow((2 * self.end).max(least).min(length_max))?;
         }
         self.last_read = source.read(&mut self.buffer[self.end..])?;
         self.end += self.last_read;
@@ -112,7 +96,7 @@ impl RequestReader {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             self.shrink_buffer(IDLE_BUFFER_BYTES);
-            self.arguments = Vec::new();
+            self.arguments = Buffer::default();
             self.words = Words::default();
         }
     }
@@ -132,8 +116,9 @@ impl RequestReader {
 
     /// Replaces a longer buffer by an empty one of this length.
     fn shrink_buffer(&mut self, length: usize) {
-        if self.buffer.len() > length {
-            self.buffer = vec![0; length];
+        let mut shorter = Buffer::default();
+        if self.buffer.len() > length && shorter.resize(length, 0).is_ok() {
+            self.buffer = shorter;
             self.slack.release();
         }
     }
@@ -143,13 +128,12 @@ impl RequestReader {
         let claim = memory::claim(more);
         let may = length <= LARGE_REQUEST_BYTES
             || claim.is_some()
-            || length <= SLACK_REQUEST_BYTES && !memory::is_low() && self.slack.take(more);
+            || length <= SLACK_REQUEST_BYTES && self.slack.take(more);
         if !may {
             return Err(Errno::NOMEM.into());
         }
-        memory::try_to(|| self.buffer.try_reserve_exact(more))?;
-        self.buffer.resize(length, 0);
-        Ok(())
+        self.buffer.reserve_exact(more)?;
+        Ok(self.buffer.resize(length, 0)?)
     }
 
     /// The next complete request; `None` if more bytes are needed first. The answers that `telnet` collects meanwhile
@@ -260,7 +244,10 @@ impl RequestReader {
         if text::ends_in_http_version(line) {
             return Err(ProtocolError::Http);
         }
-        text::split(line, &mut self.words).map_err(|_| ProtocolError::UnbalancedQuotes)?;
+        text::split(line, &mut self.words).map_err(|error| match error {
+            SplitError::Unbalanced => ProtocolError::UnbalancedQuotes,
+            SplitError::NoMemory(_) => ProtocolError::NoMemory,
+        })?;
         match is_http_header(&self.words) {
             true => Err(ProtocolError::Http),
             false => Ok(true),
@@ -297,9 +284,7 @@ impl RequestReader {
                 None | Some(b"" | b"\r") => return Ok(false),
                 Some(_) => return Err(ProtocolError::ExpectedCrlf),
             }
-            let room = memory::try_to(|| self.arguments.try_reserve(1));
-            room.map_err(|_| ProtocolError::NoMemory)?;
-            self.arguments.push(begin..end);
+            self.arguments.push(begin..end).map_err(|_| ProtocolError::NoMemory)?;
             self.cursor = self.argument_end;
         }
         Ok(true)

@@ -1,13 +1,12 @@
-//! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can, or RESP3 for who said
-//! `HELLO 3`. Where the two have a form in common, that is used.
+//! Replies to bytes: RESP2, as every Redis client reads it and a person in netcat can, or RESP3 after `HELLO 3`. Where
+//! the two have a form in common, that is used.
 //!
-//! The replies of a burst gather here and leave together, once the journal has committed what they
-//! show. A long value is not copied: its blocks are sent from where they are kept, whatever becomes of the
-//! key meanwhile.
+//! The replies of a burst are gathered here and sent together, once the journal has committed what they show. A long
+//! value is not copied: its blocks are sent from where they are kept, whatever becomes of the key meanwhile.
 //!
-//! No reply ends the process by its size, or takes more memory than [`REPLY_COPIED_BYTES_MAX`] and
-//! [`REPLY_SHARED_BYTES_MAX`]: beyond that, and where there is no memory for it, it is *lost*, and the caller that
-//! began it finds out by [`Replies::recover`].
+//! No reply takes more memory than [`REPLY_COPIED_BYTES_MAX`] and [`REPLY_SHARED_BYTES_MAX`], or ends the process:
+//! beyond that, and where there is no memory for it, it is *lost*, and [`Replies::recover`] tells the caller that began
+//! it.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -17,13 +16,14 @@ use std::sync::Arc;
 use crate::limits::{
     LARGE_REPLY_BYTES, REPLY_COPIED_BYTES_MAX, REPLY_SHARED_BYTES_MAX, VALUE_BLOCK_BYTES,
 };
-use crate::util::memory;
+use crate::util::buffer::Buffer;
+use crate::util::memory::{self, NoMemory};
 use crate::value::{Long, View};
 
 /// The forms of replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// What everybody speaks at first.
+    /// What every connection begins with.
     #[default]
     Resp2,
     /// With maps, sets, verbatim text and one null.
@@ -43,18 +43,18 @@ impl Protocol {
 /// Replies not sent yet.
 #[derive(Debug, Default)]
 pub struct Replies {
-    bytes: Vec<u8>,
-    /// The form of the next.
+    bytes: Buffer,
+    /// The form of the next reply.
     protocol: Protocol,
-    /// What stands between them, in order.
-    shared: Vec<Shared>,
+    /// Parts of long values that stand between the bytes, in order.
+    shared: Buffer<Shared>,
     /// How long that is, in bytes.
     shared_bytes: usize,
-    /// The values that are shared, each once, by their addresses: they stay in memory as long as this does.
+    /// The shared values, each once, by their addresses, which are theirs as long as `shared` refers to them.
     values: HashSet<usize>,
     /// How long those are, in bytes.
     value_bytes: usize,
-    /// Not all of them are here.
+    /// A reply was given up.
     lost: Option<Lost>,
 }
 
@@ -62,8 +62,8 @@ pub struct Replies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// There is no memory for it.
-    #[error("out of memory")]
-    NoMemory,
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// It is beyond its bound.
     #[error(
         "the reply would be too large: ask for less at once, with SCAN, GETRANGE or fewer keys"
@@ -101,22 +101,22 @@ impl Replies {
         self.bytes.capacity()
     }
 
-    /// Forgets the replies, and the memory of an unusually long one.
+    /// Removes all replies, and releases the memory of unusually long ones.
     pub fn clear(&mut self, spare_bytes_max: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(spare_bytes_max);
-        self.shared = Vec::new();
+        self.shared = Buffer::default();
         self.shared_bytes = 0;
         self.values = HashSet::new();
         self.value_bytes = 0;
     }
 
-    /// Whether part of them stands elsewhere, and is not copied.
+    /// Whether they share a long value.
     pub fn shares(&self) -> bool {
         !self.shared.is_empty()
     }
 
-    /// Forgets those from `position` on.
+    /// Removes the replies from `position` on.
     pub fn truncate(&mut self, position: usize) {
         self.bytes.truncate(position);
         let before = self.shared.len();
@@ -126,7 +126,7 @@ impl Replies {
         if self.shared.len() < before {
             self.values.clear();
             self.value_bytes = 0;
-            for shared in &self.shared {
+            for shared in self.shared.iter() {
                 if self.values.insert(Arc::as_ptr(&shared.value).addr()) {
                     self.value_bytes += shared.value.length();
                 }
@@ -134,7 +134,7 @@ impl Replies {
         }
     }
 
-    /// If some reply was given up: forgets those from `position` on, and says why.
+    /// If a reply was given up: removes those from `position` on, and returns why.
     pub fn recover(&mut self, position: usize) -> Result<(), Lost> {
         match self.lost.take() {
             None => Ok(()),
@@ -145,7 +145,7 @@ impl Replies {
         }
     }
 
-    /// Whether some reply was given up: what else is added to it is in vain.
+    /// Whether a reply was given up: what is added to it is dropped.
     pub fn is_lost(&self) -> bool {
         self.lost.is_some()
     }
@@ -153,7 +153,7 @@ impl Replies {
     /// Sends them all.
     pub fn write_to(&self, mut stream: impl Write) -> io::Result<()> {
         let mut sent = 0;
-        for shared in &self.shared {
+        for shared in self.shared.iter() {
             stream.write_all(&self.bytes[sent..shared.at])?;
             let mut pieces = View::Long(&shared.value).pieces(shared.range.clone());
             pieces.try_for_each(|piece| stream.write_all(piece))?;
@@ -190,7 +190,7 @@ impl Replies {
         self.header(b':', number);
     }
 
-    /// `:count`, for a count of things in memory.
+    /// `:count`.
     pub fn count(&mut self, count: usize) {
         self.header(b':', count as i64);
     }
@@ -231,7 +231,7 @@ impl Replies {
         self.push(b"\r\n");
     }
 
-    /// From here on they have this form.
+    /// Sets the form of the replies from here on.
     pub fn speak(&mut self, protocol: Protocol) {
         self.protocol = protocol;
     }
@@ -287,8 +287,8 @@ impl Replies {
         self.header(b'*', length as i64);
     }
 
-    /// Puts the header of an array before the replies from `position` on, which are its `length` members
-    /// and share nothing: for when only they tell how many there are.
+    /// Puts the header of an array before the replies from `position` on, which are its `length` members and share
+    /// nothing: for an array whose length is known only at its end.
     pub fn array_from(&mut self, position: usize, length: usize) {
         let end = self.bytes.len();
         self.array(length);
@@ -327,18 +327,17 @@ impl Replies {
         if !self.values.is_empty() && self.value_bytes + more > REPLY_SHARED_BYTES_MAX {
             self.lost.get_or_insert(Lost::TooLarge);
         }
-        let room = memory::try_to(|| self.values.try_reserve(1))
-            .and_then(|()| memory::try_to(|| self.shared.try_reserve(1)));
-        if room.is_err() {
-            self.lost.get_or_insert(Lost::NoMemory);
-        }
         if self.is_lost() {
+            return;
+        }
+        let bytes = shared.range.len();
+        if self.values.try_reserve(1).is_err() || self.shared.push(shared).is_err() {
+            self.lost = Some(NoMemory.into());
             return;
         }
         self.values.insert(address);
         self.value_bytes += more;
-        self.shared_bytes += shared.range.len();
-        self.shared.push(shared);
+        self.shared_bytes += bytes;
     }
 
     fn header(&mut self, kind: u8, number: i64) {
@@ -363,14 +362,16 @@ impl Replies {
         self.push(b"\r\n");
     }
 
-    /// Every byte comes by here.
+    /// Every byte of a reply passes here.
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
         let has_room = self.bytes.capacity() - self.bytes.len() >= bytes.len();
         if self.is_lost() || !has_room && !self.grow(bytes.len()) {
             return;
         }
-        self.bytes.extend_from_slice(bytes);
+        if let Err(refused) = self.bytes.extend_from_slice(bytes) {
+            self.lost = Some(refused.into());
+        }
     }
 
     /// Makes room for `more` bytes; `false` if they are lost.
@@ -386,12 +387,11 @@ impl Replies {
             return Err(Lost::TooLarge);
         }
         if length > LARGE_REPLY_BYTES && !memory::has_room(self.bytes.len().max(more)) {
-            return Err(Lost::NoMemory);
+            return Err(Lost::NoMemory(NoMemory));
         }
         // Twice as long each time, but not beyond the bound.
         let wanted = length.max((2 * self.bytes.len()).min(REPLY_COPIED_BYTES_MAX));
-        let missing = wanted - self.bytes.len();
-        memory::try_to(|| self.bytes.try_reserve_exact(missing)).map_err(|_| Lost::NoMemory)
+        Ok(self.bytes.reserve_exact(wanted - self.bytes.len())?)
     }
 }
 

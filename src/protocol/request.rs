@@ -7,7 +7,8 @@ use crate::limits::{
     ARGUMENTS_MAX, INLINE_BYTES_MAX, REQUEST_BYTES_MAX, UNAUTHENTICATED_ARGUMENT_BYTES_MAX,
     UNAUTHENTICATED_ARGUMENTS_MAX, VALUE_BYTES_MAX,
 };
-use crate::util::memory::{self, NoMemory};
+use crate::util::buffer::Buffer;
+use crate::util::memory::NoMemory;
 
 /// How large a request may be.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +83,8 @@ impl<'a> Request<'a> {
 /// A copy of a request, between `MULTI` and `EXEC`.
 #[derive(Debug)]
 pub struct QueuedRequest {
-    bytes: Vec<u8>,
-    spans: Vec<Range<usize>>,
+    bytes: Buffer,
+    spans: Buffer<Range<usize>>,
     inline: bool,
 }
 
@@ -91,13 +92,12 @@ impl QueuedRequest {
     /// A copy of a request; an error if there is no memory for it.
     pub fn new(request: &Request<'_>) -> Result<Self, NoMemory> {
         let length = request.words_from(0).map(<[u8]>::len).sum();
-        let mut bytes = memory::copy(&[], length)?;
-        let mut spans = Vec::new();
-        memory::try_to(|| spans.try_reserve_exact(request.len()))?;
+        let mut bytes = Buffer::with_capacity(length)?;
+        let mut spans = Buffer::with_capacity(request.len())?;
         for word in request.words_from(0) {
             let start = bytes.len();
-            bytes.extend_from_slice(word);
-            spans.push(start..bytes.len());
+            bytes.extend_from_slice(word)?;
+            spans.push(start..bytes.len())?;
         }
         Ok(Self { bytes, spans, inline: request.inline })
     }

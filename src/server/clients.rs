@@ -1,7 +1,7 @@
-//! The list of connected clients: who they are and what they do, as others may see and end them.
+//! The list of connected clients, as other threads see and end them.
 //!
-//! A client's own thread writes what it does into its entry with plain stores, once a burst; whoever lists
-//! the clients reads it. Entries are in the order of their numbers.
+//! A client's own thread writes into its entry with plain stores, once a burst; `CLIENT LIST` reads them. Entries are in
+//! the order of their numbers.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -14,12 +14,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::Done;
-use crate::limits::{LARGE_REPLY_BYTES, TICK_MS};
-use crate::util::memory;
+use super::BurstStats;
+use crate::limits::TICK_MS;
 use crate::util::sync::{lock, wait_timeout};
 
-/// Who is connected.
+/// The connected clients.
 #[derive(Debug)]
 pub struct Clients {
     // Constant after construction.
@@ -30,21 +29,21 @@ pub struct Clients {
     next_id: AtomicU64,
 
     state: Mutex<State>,
-    /// The last one left.
+    /// The last client has left.
     empty: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     all: BTreeMap<u64, Arc<Client>>,
-    /// Nobody is let in any more.
+    /// No client is admitted any more.
     closed: bool,
 }
 
-/// Why a client is not let in.
+/// Why a client is not admitted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// There are as many as there may be.
+    /// There are as many clients as there may be.
     #[error("ERR max number of clients reached")]
     Full,
     /// The server stops.
@@ -52,17 +51,17 @@ pub enum Refusal {
     Closed,
 }
 
-/// A connected client, as others see it.
+/// A connected client, as other threads see it.
 #[derive(Debug)]
 pub struct Client {
     // Constant after construction.
     /// Its number: 1 for the first client of this run.
     pub id: u64,
-    /// Its own address.
+    /// The address of the peer.
     pub peer: SocketAddr,
     /// The connection.
     pub stream: TcpStream,
-    /// When it came.
+    /// When it connected.
     pub connected: Instant,
     started: Instant,
 
@@ -81,15 +80,15 @@ pub struct Client {
     pub pending_bytes: AtomicUsize,
     /// Memory its buffers hold, in bytes.
     pub buffer_bytes: AtomicUsize,
-    /// Bytes of replies that it has not taken yet.
+    /// Bytes of replies that the peer has not taken yet.
     pub queued_bytes: AtomicUsize,
     /// The number of the database it works with.
     pub database: AtomicUsize,
-    /// How many requests it has kept for `EXEC`, and one; 0 outside a transaction.
+    /// How many requests it has queued for `EXEC`, plus one; 0 outside a transaction.
     pub kept: AtomicUsize,
-    /// The number of the protocol its replies have.
+    /// The version of RESP in its replies.
     pub protocol: AtomicUsize,
-    /// It watches every command.
+    /// It is in `MONITOR`.
     pub is_monitor: AtomicBool,
     /// It asked for `CLIENT NO-EVICT`.
     pub no_evict: AtomicBool,
@@ -103,14 +102,14 @@ pub struct Client {
 /// What a client calls itself.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// What `CLIENT SETNAME` gave it.
+    /// What `CLIENT SETNAME` set.
     pub name: String,
     /// Its library, and the version of that.
     pub library: [String; 2],
 }
 
 impl Clients {
-    /// At most so many; times count from `started`.
+    /// For at most so many; times count from `started`.
     pub fn new(most: usize, started: Instant) -> Self {
         Self {
             most: AtomicUsize::new(most),
@@ -121,7 +120,7 @@ impl Clients {
         }
     }
 
-    /// Takes a client in, or gives its stream back.
+    /// Admits a client, or gives its stream back.
     pub fn admit(
         &self,
         stream: TcpStream,
@@ -146,7 +145,7 @@ impl Clients {
         let client = state.all.remove(&id);
         let is_empty = state.all.is_empty();
         drop(state);
-        // The last one to hold it closes the connection: not with the list locked.
+        // The last reference closes the connection: not with the list locked.
         drop(client);
         if is_empty {
             self.empty.notify_all();
@@ -158,7 +157,7 @@ impl Clients {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Changes that; those who are here stay.
+    /// Changes that; connected clients stay.
     pub fn set_most(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
     }
@@ -168,12 +167,12 @@ impl Clients {
         lock(&self.state).all.len()
     }
 
-    /// All of them, in the order in which they came.
+    /// All of them, in the order in which they connected.
     pub fn all(&self) -> Vec<Arc<Client>> {
         lock(&self.state).all.values().cloned().collect()
     }
 
-    /// Lets nobody in any more, and returns who is here.
+    /// Admits no client any more; returns the connected ones.
     pub fn close(&self) -> Vec<Arc<Client>> {
         lock(&self.state).closed = true;
         self.all()
@@ -193,7 +192,7 @@ impl Clients {
 }
 
 impl Client {
-    /// What stands in `last_command` before its first.
+    /// The value of `last_command` before the first one.
     pub const NO_COMMAND: usize = usize::MAX;
 
     fn new(id: u64, stream: TcpStream, peer: SocketAddr, started: Instant) -> Self {
@@ -225,16 +224,16 @@ impl Client {
         client
     }
 
-    /// It just sent something.
+    /// The client just sent something.
     pub fn seen(&self, now: Instant) {
         let since = now.saturating_duration_since(self.started);
         self.seen_ms.store(since.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// It did what a burst says.
-    pub fn did(&self, burst: &Done) {
+    /// Counts what a burst did.
+    pub fn did(&self, burst: &BurstStats) {
         let add = |counter: &AtomicU64, more: u64| {
-            // Its own thread is the only one to write.
+            // Only the client's own thread writes.
             counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
         };
         add(&self.commands, burst.commands);
@@ -242,13 +241,13 @@ impl Client {
         add(&self.sent, burst.sent);
     }
 
-    /// How long it has sent nothing.
+    /// How long the client has sent nothing.
     pub fn idle(&self) -> Duration {
         let seen = Duration::from_millis(self.seen_ms.load(Ordering::Relaxed));
         self.started.elapsed().saturating_sub(seen)
     }
 
-    /// What it calls itself.
+    /// What the client calls itself.
     pub fn names(&self) -> Names {
         lock(&self.names).clone()
     }
@@ -258,44 +257,43 @@ impl Client {
         change(&mut lock(&self.names));
     }
 
-    /// Our address, as it sees us.
+    /// The server's address on this connection.
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
 
-    /// The number of its file descriptor.
+    /// The file descriptor of the connection.
     pub fn descriptor(&self) -> i32 {
         self.stream.as_raw_fd()
     }
 
-    /// Where its replies go. A write that gets on gets all the time it needs; one of which nothing was taken
-    /// for `patience` (zero is for ever) fails, with `WouldBlock`; and one that holds much memory after a
-    /// second, where that is missed.
+    /// Where its replies go. A write that makes progress gets all the time it needs; one of which the client took
+    /// nothing for `patience` (zero is for ever) fails, with `WouldBlock`.
     pub fn writer(&self, patience: Duration) -> impl Write {
-        Patient { client: self, patience, blocked_since: None }
+        DeadlineWriter { client: self, patience, blocked_since: None }
     }
 
-    /// Reads what is there: an error of kind `WouldBlock` if that is nothing.
+    /// Reads without blocking: an error of kind `WouldBlock` if there is nothing.
     pub fn read_at_once(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(&self.stream, buffer, RecvFlags::DONTWAIT)?.1)
     }
 
-    /// Writes what it takes at once: an error of kind `WouldBlock` if that is nothing.
+    /// Writes without blocking: an error of kind `WouldBlock` if the peer takes nothing.
     pub fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
-    /// Whether it was ended, or has left with nothing more to say: for who does not read from it now.
+    /// Whether it was killed, or the stream is at its end: for a thread that does not read from it now.
     pub fn is_gone(&self) -> bool {
         self.peek().map_or(true, |count| count == Some(0))
     }
 
-    /// Whether it was ended, or reset: one that says no more may still wait for its replies.
+    /// Whether it was killed, or reset: a peer that sends no more may still wait for its replies.
     pub fn is_cut_off(&self) -> bool {
         self.peek().is_err()
     }
 
-    /// How many bytes could be read just now, at most one; 0 is the end, `None` says that there may be more.
+    /// How many bytes can be read now, at most one; 0 is the end of the stream, `None` is nothing yet.
     fn peek(&self) -> Result<Option<usize>, Errno> {
         if self.is_killed() {
             return Err(Errno::CONNABORTED);
@@ -308,28 +306,28 @@ impl Client {
         }
     }
 
-    /// Ends the connection: its thread finds the stream closed, whatever it is waiting for there.
+    /// Ends the connection: its thread finds the stream closed, whether it reads or writes.
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Whether somebody ended it.
+    /// Whether it was killed.
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
     }
 }
 
 /// See [`Client::writer`].
-struct Patient<'a> {
+struct DeadlineWriter<'a> {
     client: &'a Client,
     patience: Duration,
-    /// Since when nothing has been taken.
+    /// Since when the peer has taken nothing.
     blocked_since: Option<Instant>,
 }
 
-impl Write for Patient<'_> {
-    /// The stream's own writes give up after [`TICK_MS`], to look at the clock.
+impl Write for DeadlineWriter<'_> {
+    /// The stream's own writes time out after [`TICK_MS`], to check the deadline.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         const TICK: Duration = Duration::from_millis(TICK_MS);
         loop {
@@ -338,11 +336,7 @@ impl Write for Patient<'_> {
                     let since = *self.blocked_since.get_or_insert_with(|| {
                         Instant::now().checked_sub(TICK).unwrap_or(self.client.connected)
                     });
-                    let blocked = since.elapsed();
-                    let holds = self.client.queued_bytes.load(Ordering::Relaxed);
-                    let is_needed = memory::is_missed() && holds > LARGE_REPLY_BYTES;
-                    let is_over = !self.patience.is_zero() && blocked >= self.patience;
-                    if is_over || is_needed && blocked >= TICK {
+                    if !self.patience.is_zero() && since.elapsed() >= self.patience {
                         return Err(error);
                     }
                 }
@@ -359,7 +353,7 @@ impl Write for Patient<'_> {
     }
 }
 
-/// Whether a read or a write gave up waiting.
+/// Whether a read or a write timed out.
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

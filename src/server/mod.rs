@@ -1,15 +1,18 @@
 //! What connections share beside the data: the list of clients, the counters, the slow log, the
-//! monitors, the pause, and the wish to stop.
+//! monitors, the pause, and the request to stop; and what goes on while no client calls: signals, tasks, closing.
 //!
-//! Nothing here waits for a client or a disk. Each part has a lock of its own, held for moments. Lock order:
-//! the monitors' list, then a monitor's queue; no other two are held together.
+//! Nothing that connections call here waits for a client or a disk. Each part has a lock of its own, held for moments.
+//! Lock order: the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
+pub(crate) mod closing;
 mod monitors;
 mod pause;
 mod settings;
+pub(crate) mod signals;
 mod slowlog;
 mod statistics;
+pub(crate) mod tasks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -18,37 +21,38 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::util::sync::{lock, wait};
 
-pub use clients::{Client, Clients, Names, Refusal, is_timeout};
-pub use monitors::{Feed, Monitors};
-pub use pause::{Pause, Paused};
-pub use settings::Settings;
-pub use slowlog::{Slow, Slowlog};
-pub use statistics::{Called, Done, Event, Statistics, Totals};
+pub(crate) use clients::is_timeout;
+pub use clients::{Client, Clients, Refusal};
+pub(crate) use monitors::{MonitorQueue, Monitors};
+pub(crate) use pause::{Pause, Paused};
+pub(crate) use settings::Settings;
+pub(crate) use slowlog::Slowlog;
+pub use statistics::{BurstStats, Called, Event, Statistics, Totals};
 
 /// What all connections share beside the data.
 #[derive(Debug)]
 pub struct Control {
     // Constant after construction.
     /// The running configuration.
-    pub config: Config,
+    pub(crate) config: Config,
     /// When the server began to run.
-    pub started: Instant,
+    pub(crate) started: Instant,
     /// Tells this run from any other: 40 hexadecimal digits.
-    pub run_id: String,
+    pub(crate) run_id: String,
 
     // Their own synchronization.
-    /// Who is connected.
+    /// The connected clients.
     pub clients: Clients,
     /// What has happened so far.
     pub statistics: Statistics,
-    /// What took long.
-    pub slowlog: Slowlog,
-    /// Who watches every command.
-    pub monitors: Monitors,
-    /// Who must wait.
-    pub pause: Pause,
+    /// The commands that took long.
+    pub(crate) slowlog: Slowlog,
+    /// The clients in `MONITOR`.
+    pub(crate) monitors: Monitors,
+    /// Whether commands must wait.
+    pub(crate) pause: Pause,
     /// The settings that may change.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     stopping: AtomicBool,
 
     /// How it is to stop, and since when.
@@ -59,9 +63,9 @@ pub struct Control {
 /// How the server is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Everything is to be on disk; if the data file is in trouble, a complete new one is written.
+    /// Everything is to be on disk; if the data file is faulted, a complete new one is written.
     Save,
-    /// What is acknowledged is to be on disk; in trouble nothing more is tried.
+    /// What is acknowledged is to be on disk; a faulted data file is left as it is.
     NoSave,
 }
 
@@ -85,7 +89,7 @@ impl Control {
         }
     }
 
-    /// Asks the server to stop. Who asks first says how.
+    /// Asks the server to stop. The first call says how.
     pub fn stop(&self, how: Stop) {
         lock(&self.stop).get_or_insert((how, Instant::now()));
         self.stopping.store(true, Ordering::Release);
@@ -98,7 +102,7 @@ impl Control {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Waits until it is asked to stop; returns how, and when that was.
+    /// Waits until the server is asked to stop; returns how, and when that was.
     pub fn wait_for_stop(&self) -> (Stop, Instant) {
         let mut stop = lock(&self.stop);
         loop {
@@ -115,7 +119,7 @@ pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// 40 hexadecimal digits that nobody has seen before.
+/// 40 random hexadecimal digits.
 fn random_hex() -> String {
     use std::hash::{BuildHasher, RandomState};
     let words: String =

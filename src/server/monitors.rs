@@ -1,7 +1,7 @@
-//! `MONITOR`: every command, as it is run, to whoever watches.
+//! `MONITOR`: every command, as it is run, to the clients that asked for them.
 //!
-//! The threads that run commands never wait for one that watches: a line goes into its queue, and a thread
-//! of its own sends what is there. A queue that grows beyond its bound closes its client.
+//! The threads that run commands never wait for a monitor: a line goes into its queue, and a thread of its own sends the
+//! queue. A queue that grows beyond its bound closes its client.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,87 +12,86 @@ use std::time::Duration;
 
 use super::{Client, unix_time};
 use crate::limits::{MONITOR_LINE_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX};
+use crate::util::buffer::Buffer;
 use crate::util::sync::{lock, wait};
 
-/// Who watches every command.
+/// The clients in `MONITOR`.
 #[derive(Debug, Default)]
 pub struct Monitors {
-    /// How many: all that a command looks at when there is none.
+    /// How many: all that a command reads where there is none.
     count: AtomicUsize,
-    feeds: Mutex<Vec<Arc<Feed>>>,
+    monitors: Mutex<Vec<Arc<MonitorQueue>>>,
 }
 
-/// What is on its way to one who watches.
+/// The lines on their way to one monitor.
 #[derive(Debug)]
-pub struct Feed {
+pub struct MonitorQueue {
     client: Arc<Client>,
     patience: Duration,
     queue: Mutex<Queue>,
-    /// There is something, or there will be nothing more.
+    /// There are bytes, or the queue is closed.
     woken: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     closed: bool,
-    /// Its client watches no more.
-    parted: bool,
+    /// The connection goes on without the queue.
+    detached: bool,
 }
 
 impl Monitors {
-    /// Whether anybody watches.
+    /// Whether there is any.
     pub fn is_any(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Begins to feed one more.
-    pub fn add(&self, feed: Arc<Feed>) {
-        let mut feeds = lock(&self.feeds);
-        feeds.push(feed);
-        self.count.store(feeds.len(), Ordering::Relaxed);
+    /// Adds one.
+    pub fn add(&self, monitor: Arc<MonitorQueue>) {
+        let mut monitors = lock(&self.monitors);
+        monitors.push(monitor);
+        self.count.store(monitors.len(), Ordering::Relaxed);
     }
 
-    /// Feeds one no more; what it has is still sent.
-    pub fn remove(&self, feed: &Arc<Feed>) {
-        let mut feeds = lock(&self.feeds);
-        feeds.retain(|other| !Arc::ptr_eq(other, feed));
-        self.count.store(feeds.len(), Ordering::Relaxed);
+    /// Removes one; its thread still sends what is in its queue.
+    pub fn remove(&self, monitor: &Arc<MonitorQueue>) {
+        let mut monitors = lock(&self.monitors);
+        monitors.retain(|other| !Arc::ptr_eq(other, monitor));
+        self.count.store(monitors.len(), Ordering::Relaxed);
     }
 
-    /// Shows a client's command to all who watch.
+    /// Shows a client's command to all of them.
     pub fn show<'a>(&self, client: &Client, words: impl Iterator<Item = &'a [u8]>) {
         let line = line(client.database.load(Ordering::Relaxed), client.peer, words);
-        let mut feeds = lock(&self.feeds);
-        feeds.retain(|feed| feed.push(line.as_bytes()));
-        self.count.store(feeds.len(), Ordering::Relaxed);
+        let mut monitors = lock(&self.monitors);
+        monitors.retain(|monitor| monitor.push(line.as_bytes()));
+        self.count.store(monitors.len(), Ordering::Relaxed);
     }
 }
 
-impl Feed {
-    /// For `client`, who may take nothing for so long; zero is for ever.
+impl MonitorQueue {
+    /// For `client`, which may take nothing for so long; zero is for ever.
     pub fn new(client: Arc<Client>, patience: Duration) -> Self {
         Self { client, patience, queue: Mutex::default(), woken: Condvar::new() }
     }
 
-    /// Adds bytes to the queue; `false` if it is closed. If it would grow too long, its client is.
+    /// Adds bytes to the queue; `false` if it is closed. If it would grow beyond its bound, the client is killed.
     pub fn push(&self, bytes: &[u8]) -> bool {
         let mut queue = lock(&self.queue);
-        if queue.bytes.len() + bytes.len() > MONITOR_QUEUE_BYTES_MAX {
+        let fits = queue.bytes.len() + bytes.len() <= MONITOR_QUEUE_BYTES_MAX;
+        if !queue.closed && (!fits || queue.bytes.extend_from_slice(bytes).is_err()) {
             queue.closed = true;
-            // Its thread may be waiting for it to read.
+            // The sending thread may be blocked in a write.
             self.client.kill();
-        }
-        if !queue.closed {
-            queue.bytes.extend_from_slice(bytes);
         }
         self.woken.notify_one();
         !queue.closed
     }
 
-    /// Sends what comes until there will be no more, then ends the connection, unless that is to go on.
+    /// Sends the queue until it is closed, then ends the connection, unless the queue was detached.
     pub fn send(&self) {
-        let mut lines = Vec::new();
+        let mut lines = Buffer::default();
         let mut writer = self.client.writer(self.patience);
         while self.take(&mut lines) {
             if writer.write_all(&lines).is_err() {
@@ -100,14 +99,14 @@ impl Feed {
                 return self.client.kill();
             }
         }
-        if !lock(&self.queue).parted {
+        if !lock(&self.queue).detached {
             self.client.kill();
         }
     }
 
-    /// Waits for bytes and takes them all into `taken`, whose buffer is used again; `false` once there
-    /// will be no more.
-    fn take(&self, taken: &mut Vec<u8>) -> bool {
+    /// Waits for bytes and takes them all into `taken`, whose buffer is used again; `false` once the queue is closed and
+    /// empty.
+    fn take(&self, taken: &mut Buffer) -> bool {
         taken.clear();
         let mut queue = lock(&self.queue);
         while queue.bytes.is_empty() && !queue.closed {
@@ -117,15 +116,15 @@ impl Feed {
         !taken.is_empty()
     }
 
-    /// Nothing more is added.
+    /// Refuses more bytes.
     pub fn close(&self) {
         lock(&self.queue).closed = true;
         self.woken.notify_one();
     }
 
-    /// The same, but the connection goes on without it.
-    pub fn part(&self) {
-        lock(&self.queue).parted = true;
+    /// Closes the queue; the connection goes on without it.
+    pub fn detach(&self) {
+        lock(&self.queue).detached = true;
         self.close();
     }
 }
@@ -177,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_that_nobody_takes_from_is_closed() {
+    fn a_queue_that_is_never_taken_from_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut watcher = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let client = Clients::new(1, Instant::now()).admit(stream, peer).unwrap();
-        let (monitors, feed) =
-            (Monitors::default(), Arc::new(Feed::new(Arc::clone(&client), Duration::ZERO)));
-        monitors.add(Arc::clone(&feed));
+        let (monitors, monitor) =
+            (Monitors::default(), Arc::new(MonitorQueue::new(Arc::clone(&client), Duration::ZERO)));
+        monitors.add(Arc::clone(&monitor));
         // However many empty words there are: a line is bounded.
         monitors.show(&client, std::iter::repeat_n(&b""[..], 1 << 20));
         assert!(monitors.is_any());
@@ -194,9 +193,9 @@ mod tests {
             shown += 1;
         }
         assert!(shown > 20, "{shown} lines");
-        let mut taken = Vec::new();
-        assert!(feed.take(&mut taken) && taken.len() <= MONITOR_QUEUE_BYTES_MAX);
-        assert!(!feed.take(&mut taken));
+        let mut taken = Buffer::default();
+        assert!(monitor.take(&mut taken) && taken.len() <= MONITOR_QUEUE_BYTES_MAX);
+        assert!(!monitor.take(&mut taken));
         assert_eq!(watcher.read(&mut [0; 10]).unwrap(), 0, "its connection is closed");
     }
 }

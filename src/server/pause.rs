@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::util::sync::{lock, wait_timeout};
 
-/// Who must wait.
+/// Which commands must wait, and until when.
 #[derive(Debug, Default)]
 pub struct Pause {
-    /// There may be one: all that a command looks at when there is none.
+    /// There may be a pause: all that a command reads where there is none.
     on: AtomicBool,
     now: Mutex<Option<(Instant, Paused)>>,
-    /// It began, ended, or whoever waits should look at something else.
+    /// The pause began or ended, or the waiting threads should check whether to wait on.
     changed: Condvar,
 }
 
@@ -26,11 +26,11 @@ pub enum Paused {
 }
 
 impl Pause {
-    /// Pauses for `time` from now. A pause under way is never made shorter or weaker.
+    /// Pauses for `time` from now. This makes no pause under way shorter or weaker.
     pub fn begin(&self, time: Duration, what: Paused) {
         let mut now = lock(&self.now);
         let wanted = Instant::now().checked_add(time);
-        // What no clock can hold is for ever: thirty years.
+        // More than the clock can hold is thirty years.
         let wanted = wanted.unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30));
         let (until, held) = now.unwrap_or((wanted, what));
         let over = until <= Instant::now();
@@ -47,18 +47,18 @@ impl Pause {
         self.changed.notify_all();
     }
 
-    /// Whether there may be one.
+    /// Whether there may be a pause.
     pub fn is_on(&self) -> bool {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// Lets those who wait look whether they still should.
+    /// Makes the waiting threads check whether to wait on.
     pub fn wake(&self) {
         drop(lock(&self.now));
         self.changed.notify_all();
     }
 
-    /// Waits while what `kind` says is held up and `should_wait`, which is asked each second.
+    /// Waits while the pause holds up `kind` and `should_wait()`, which is called each second.
     pub fn wait(&self, kind: Paused, should_wait: impl Fn() -> bool) {
         let mut now = lock(&self.now);
         while let Some((until, held)) = *now {

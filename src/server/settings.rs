@@ -30,7 +30,7 @@ impl Seconds {
         Duration::from_secs(self.get().into())
     }
 
-    /// Changes it; who waits already goes on as before.
+    /// Changes it; a read that already waits keeps its timeout.
     pub fn set(&self, seconds: u32) {
         self.0.store(seconds, Ordering::Relaxed);
     }

@@ -31,9 +31,9 @@ pub struct Slow {
     pub took: Duration,
     /// Its words, shortened.
     pub words: Vec<Vec<u8>>,
-    /// Whose it was.
+    /// The address of its client.
     pub peer: String,
-    /// What that client calls itself.
+    /// The name of its client.
     pub name: String,
 }
 
@@ -66,7 +66,7 @@ impl Slowlog {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Changes that; the oldest go.
+    /// Changes that; the oldest entries are removed.
     pub fn set_most(&self, most: usize) {
         let mut entries = lock(&self.entries);
         self.most.store(most, Ordering::Relaxed);
@@ -103,19 +103,13 @@ impl Slowlog {
         lock(&self.entries).len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Forgets them all.
+    /// Removes all of them.
     pub fn clear(&self) {
         lock(&self.entries).clear();
     }
 }
 
-/// As Redis does: the last of many words tells how many more there are, the end of a long word how many
-/// bytes.
+/// As Redis does: the last of many words says how many more there are, and the end of a long word how many more bytes.
 fn shorten<'a>(words: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let count = words.len();
     let shown = if count > SLOW_ARGUMENTS_MAX { SLOW_ARGUMENTS_MAX - 1 } else { count };

@@ -1,7 +1,7 @@
 //! What has happened so far, in numbers.
 //!
-//! A connection gathers what a burst did and adds it here once, to one of several stripes: threads that
-//! count at the same time seldom meet. Reading adds the stripes up.
+//! A connection adds what a burst did here once, to one of several stripes, so that threads that count at the same time
+//! seldom share a cache line. Reading adds the stripes up.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,12 +30,12 @@ struct Stripe {
     sent: AtomicU64,
 }
 
-/// What seldom happens, and is counted one by one.
+/// Rare events, each counted at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A client was let in.
+    /// A client was admitted.
     Connected,
-    /// A client was turned away: there were too many, or no thread or memory for another.
+    /// A client was rejected: there were too many, or no thread for another.
     Rejected,
     /// A client was closed because it was idle, or took too long over a request.
     TimedOut,
@@ -67,17 +67,17 @@ impl Event {
 /// How often one command was called.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Called {
-    /// It was run.
+    /// How often it was run.
     pub calls: u64,
-    /// For so long in all, in nanoseconds.
+    /// How long that took in all, in nanoseconds.
     pub ns: u64,
-    /// It was not run: arity, password, memory.
+    /// How often it was not run: arity, password, memory.
     pub rejected: u64,
-    /// It was run and answered by an error.
+    /// How often it was run and answered by an error.
     pub failed: u64,
 }
 
-/// What all connections have done.
+/// What all connections have burst.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// By the number of the command.
@@ -107,9 +107,9 @@ impl Totals {
     }
 }
 
-/// What a connection did since it last added it up.
+/// What a connection did since it was last added to the statistics.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Done {
+pub struct BurstStats {
     /// The command that `called` speaks of.
     command: usize,
     called: Called,
@@ -125,7 +125,7 @@ pub struct Done {
     pub sent: u64,
 }
 
-/// Something per second, as of the last time it was looked at.
+/// Rates per second, as of the last sample.
 #[derive(Debug)]
 struct Pace {
     at: Instant,
@@ -173,24 +173,25 @@ impl Statistics {
         lock(&self.pace).before = [0; 3];
     }
 
-    /// Client number `id` had a command run, answered or not run. Adds up what it did with others before.
-    pub fn count(&self, id: u64, done: &mut Done, command: usize, called: Called) {
-        if done.command != command {
-            self.add_called(id, done);
-            done.command = command;
+    /// Counts a command of client number `id`, run or rejected, in `burst`; adds the counts of the command before to the
+    /// stripe if that was another one.
+    pub fn count(&self, id: u64, burst: &mut BurstStats, command: usize, called: Called) {
+        if burst.command != command {
+            self.add_called(id, burst);
+            burst.command = command;
         }
-        done.commands += called.calls;
-        done.called.calls += called.calls;
-        done.called.ns += called.ns;
-        done.called.rejected += called.rejected;
-        done.called.failed += called.failed;
+        burst.commands += called.calls;
+        burst.called.calls += called.calls;
+        burst.called.ns += called.ns;
+        burst.called.rejected += called.rejected;
+        burst.called.failed += called.failed;
     }
 
-    /// Adds up what client number `id` did.
-    pub fn add(&self, id: u64, done: &mut Done) {
-        self.add_called(id, done);
+    /// Adds what client number `id` did to its stripe.
+    pub fn add(&self, id: u64, burst: &mut BurstStats) {
+        self.add_called(id, burst);
         let stripe = self.stripe(id);
-        let Done { hits, misses, received, sent, .. } = *done;
+        let BurstStats { hits, misses, received, sent, .. } = *burst;
         for (counter, more) in [
             (&stripe.hits, hits),
             (&stripe.misses, misses),
@@ -199,12 +200,12 @@ impl Statistics {
         ] {
             add(counter, more);
         }
-        *done = Done { command: done.command, ..Done::default() };
+        *burst = BurstStats { command: burst.command, ..BurstStats::default() };
     }
 
-    fn add_called(&self, id: u64, done: &mut Done) {
-        let Called { calls, ns, rejected, failed } = std::mem::take(&mut done.called);
-        let counters = &self.stripe(id).called[done.command];
+    fn add_called(&self, id: u64, burst: &mut BurstStats) {
+        let Called { calls, ns, rejected, failed } = std::mem::take(&mut burst.called);
+        let counters = &self.stripe(id).called[burst.command];
         for (counter, more) in counters.iter().zip([calls, ns, rejected, failed]) {
             add(counter, more);
         }
@@ -214,7 +215,7 @@ impl Statistics {
         &self.stripes[id as usize % STRIPES]
     }
 
-    /// All that was added up.
+    /// The sum of all stripes.
     pub fn totals(&self) -> Totals {
         let commands = self.stripes[0].called.len();
         let mut totals = Totals {
@@ -240,7 +241,7 @@ impl Statistics {
         totals
     }
 
-    /// Looks how much there was since this was last called; call it each second.
+    /// Computes the rates since the last call; call it each second.
     pub fn sample(&self) {
         let totals = self.totals();
         let now = [totals.commands(), totals.received, totals.sent];
@@ -252,13 +253,13 @@ impl Statistics {
         (pace.at, pace.before) = (Instant::now(), now);
     }
 
-    /// Commands, bytes received and bytes sent per second, when last looked at.
+    /// Commands, bytes received and bytes sent per second, as of the last sample.
     pub fn per_second(&self) -> [f64; 3] {
         lock(&self.pace).per_second
     }
 }
 
-/// Most of what could be counted did not happen: then nothing is written.
+/// Most counts are zero: then nothing is written to a shared cache line.
 fn add(counter: &AtomicU64, more: u64) {
     if more > 0 {
         counter.fetch_add(more, Ordering::Relaxed);
@@ -266,14 +267,14 @@ fn add(counter: &AtomicU64, more: u64) {
 }
 
 impl Called {
-    /// It was run once, and took so long.
+    /// One run, which took so long.
     pub fn once(took: Duration, failed: bool) -> Self {
         let ns = took.as_nanos() as u64;
         Self { calls: 1, ns, rejected: 0, failed: u64::from(failed) }
     }
 
-    /// It was not run.
-    pub fn not() -> Self {
+    /// One that was not run.
+    pub fn rejected() -> Self {
         Self { rejected: 1, ..Self::default() }
     }
 }
@@ -286,16 +287,16 @@ mod tests {
     fn bursts_add_up_whatever_they_mix() {
         let statistics = Statistics::new(3);
         for id in 0..100 {
-            let mut done = Done { received: 10, sent: 20, ..Done::default() };
+            let mut burst = BurstStats { received: 10, sent: 20, ..BurstStats::default() };
             for command in [0, 0, 2, 0, 2, 2] {
                 let called = Called::once(Duration::from_nanos(5), command == 2);
-                statistics.count(id, &mut done, command, called);
+                statistics.count(id, &mut burst, command, called);
             }
-            statistics.count(id, &mut done, 1, Called::not());
-            (done.hits, done.misses) = (3, 1);
-            assert_eq!(done.commands, 6);
-            statistics.add(id, &mut done);
-            statistics.add(id, &mut done);
+            statistics.count(id, &mut burst, 1, Called::rejected());
+            (burst.hits, burst.misses) = (3, 1);
+            assert_eq!(burst.commands, 6);
+            statistics.add(id, &mut burst);
+            statistics.add(id, &mut burst);
         }
         let totals = statistics.totals();
         assert_eq!((totals.commands(), totals.errors()), (600, 400));

@@ -1,9 +1,9 @@
-//! The wall clock, which keys expire by, watched beside one that never jumps.
+//! The wall clock, by which keys expire, compared to one that never jumps.
 //!
 //! Times at which keys expire are absolute: a file read on another machine, or much later, means the same. So a wall
-//! clock that is set forward makes keys expire early, and one that is put back makes them live longer. What has
-//! expired is not seen, but it is only removed where the clock has gone evenly for a while: who put it right in time
-//! finds the keys again.
+//! clock that is set forward makes keys expire early, and one that is set back makes them live longer. An expired key is
+//! not seen, but it is removed only if the clock has gone evenly for a while: if the clock is corrected before that, the
+//! keys are seen again.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -29,9 +29,9 @@ pub struct Clock {
 
 #[derive(Debug)]
 struct State {
-    /// Both clocks when they were last looked at.
+    /// Both clocks at the last call.
     looked: Reading,
-    /// A jump forward that costs trust.
+    /// A jump forward for which the clock is not trusted.
     jump: Option<Jump>,
 }
 
@@ -67,14 +67,14 @@ impl Jump {
 }
 
 impl Clock {
-    /// One that is right at first.
+    /// A clock that is trusted at first.
     pub fn new(now: Instant, now_ms: u64) -> Self {
         let looked = Reading { steady: now, wall_ms: now_ms };
         Self { state: Mutex::new(State { looked, jump: None }) }
     }
 
-    /// Looks at both clocks; returns by how many milliseconds the wall clock has jumped since, if it has. Call it
-    /// several times a second.
+    /// Reads both clocks; returns by how many milliseconds the wall clock has jumped since the last call, if it has.
+    /// Call it several times a second.
     pub fn look(&self, now: Instant, now_ms: u64) -> Option<i64> {
         let now = Reading { steady: now, wall_ms: now_ms };
         let mut state = lock(&self.state);
@@ -87,7 +87,7 @@ impl Clock {
             }
             None => {}
             Some(jump) if jump.before.gained_ms(now) < CLOCK_JUMP_MS => state.jump = None,
-            // Small steps count together, so that the clock is not called even while it is moved by seconds.
+            // Small steps add up: a clock that moves by seconds does not go evenly.
             Some(jump) if jump.even_since.gained_ms(now).abs() >= CLOCK_JUMP_MS => {
                 jump.even_since = now;
             }

@@ -1,5 +1,5 @@
-//! Log lines on standard error that nobody ever waits for: a thread of its own writes them, and where they
-//! are not read (a stopped terminal, a full pipe) some are lost, and counted.
+//! Log lines on standard error for which no thread ever waits: a thread of its own writes them, and where they are not
+//! read (a stopped terminal, a full pipe) some are lost, and counted.
 
 use std::env;
 use std::io::{self, Write};
@@ -16,8 +16,8 @@ use crate::util::nearest::nearest;
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Begins to log what `RUST_LOG` says; from `level` on if it says nothing. What in it is no filter is named in a
-/// warning, and ignored.
+/// Begins to log what `RUST_LOG` says; from `level` on if it says nothing. A part of it that is no filter is ignored,
+/// with a warning.
 pub fn begin(level: &str) -> io::Result<()> {
     let (lines, receiver) = mpsc::sync_channel(LOG_LINES_MAX);
     thread::Builder::new().name("log".to_owned()).spawn(move || write(&receiver))?;
@@ -53,7 +53,7 @@ impl Filters {
                 Some(warning) => warnings.push(warning),
             }
         }
-        // What is left of a setting with a mistake in it must not mean that nothing is logged.
+        // A mistake in the setting must not mean that nothing is logged.
         let is_general = |filter: &&str| is_level(filter);
         if filters.is_empty() || !warnings.is_empty() && !filters.iter().any(is_general) {
             filters.push(level);
@@ -66,7 +66,7 @@ impl Filters {
         Self { filters, warnings }
     }
 
-    /// Why one of them is no filter, if it is none.
+    /// Why a directive is no filter, if it is none.
     fn fault(directive: &str) -> Option<String> {
         let is_ours = |module: &str| {
             let rest = module.strip_prefix(env!("CARGO_PKG_NAME"));
@@ -93,7 +93,7 @@ fn is_level(word: &str) -> bool {
     LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level))
 }
 
-/// Waits a little until what was logged is written: the process ends.
+/// Waits a little until the lines are written, before the process ends.
 pub fn flush() {
     let deadline = Instant::now() + Duration::from_millis(200);
     while WAITING.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
@@ -101,7 +101,7 @@ pub fn flush() {
     }
 }
 
-/// Where the logger writes to: each record in one piece.
+/// What the logger writes to, each record in one piece.
 struct Lines(SyncSender<Vec<u8>>);
 
 impl Write for Lines {
@@ -121,7 +121,7 @@ impl Write for Lines {
 
 fn write(lines: &Receiver<Vec<u8>>) {
     for line in lines {
-        // Not `eprintln!`: it panics where nobody listens.
+        // Not `eprintln!`: it panics where standard error is closed.
         let _ = io::stderr().write_all(&line);
         let lost = LOST.swap(0, Ordering::Relaxed);
         if lost > 0 {

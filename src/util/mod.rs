@@ -1,10 +1,11 @@
-//! What every layer needs and no layer is about: locks, memory, clocks, logging, the process.
+//! What every layer uses and none is about: locks, memory, clocks, logging, the process.
 
+pub(crate) mod buffer;
 pub mod clock;
 pub mod logging;
-pub mod memory;
-pub mod nearest;
-pub mod password;
-pub mod process;
-pub mod rate_limit;
-pub mod sync;
+pub(crate) mod memory;
+pub(crate) mod nearest;
+pub(crate) mod password;
+pub(crate) mod process;
+pub(crate) mod rate_limit;
+pub(crate) mod sync;

@@ -1,6 +1,6 @@
 //! The known name that a misspelt one is nearest to.
 
-/// That of `names` whose part that is `compared` is most like `word`, if any is much like it.
+/// The one of `names` whose `compared` part is most like `word`, if one is much like it.
 pub fn nearest<'a>(
     word: &str,
     names: &[&'a str],

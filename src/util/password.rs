@@ -50,8 +50,7 @@ impl Password {
         }
     }
 
-    /// Whether `guess` is the password. How long that takes says nothing of it but that it has at most
-    /// [`PASSWORD_BYTES_MAX`] bytes.
+    /// Whether `guess` is the password. The time that takes depends on neither of them.
     pub fn is(&self, guess: &[u8]) -> bool {
         let same_bytes = self.padded.ct_eq(&pad(guess));
         let same_length = self.length.ct_eq(&(guess.len() as u64));

@@ -1,52 +1,39 @@
-//! What the system says of this process.
+//! What the system says of this process; zeros where it says nothing.
 
-use std::fs;
 use std::time::Duration;
 
+use procfs::process::{Process, Stat};
+use procfs::{Current, Meminfo};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::DESCRIPTORS_RESERVED;
 
-/// Resident memory, in bytes; 0 where the system does not say.
+/// Resident memory, in bytes.
 pub fn resident_bytes() -> u64 {
-    let pages = fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
+    stat().map_or(0, |stat| stat.rss * procfs::page_size())
 }
 
-/// Memory of the machine, in bytes; 0 where the system does not say.
+/// Memory of the machine, in bytes.
 pub fn machine_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    1024 * kib.unwrap_or(0_u64)
+    Meminfo::current().map_or(0, |memory| memory.mem_total)
 }
 
-/// Processor time used by the program and by the system for it; zeros where the system does not say.
+/// Processor time used by the program, and by the system for it.
 pub fn processor_time() -> [Duration; 2] {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name, in parentheses, may hold anything.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let fields: Vec<u64> = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|ticks| ticks.parse().unwrap_or(0))
-        .collect();
-    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
-    [0, 1].map(|index| {
-        let ticks = fields.get(index).copied().unwrap_or(0);
-        Duration::from_millis(1000 * ticks / ticks_per_second)
-    })
+    let ticks = stat().map_or([0; 2], |stat| [stat.utime, stat.stime]);
+    ticks.map(|ticks| Duration::from_millis(1000 * ticks / procfs::ticks_per_second()))
 }
 
-/// How many threads there are; 0 where the system does not say.
+/// Number of threads.
 pub fn threads() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Threads:"));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    stat().map_or(0, |stat| stat.num_threads.unsigned_abs())
 }
 
-/// Makes room for so many clients among the process's file descriptors; returns for how many there is.
+fn stat() -> Option<Stat> {
+    Process::myself().ok()?.stat().ok()
+}
+
+/// Raises the limit of file descriptors so that there is one for each of so many clients; returns for how many there is.
 pub fn make_room_for(clients: u32) -> u32 {
     let wanted = u64::from(clients) + DESCRIPTORS_RESERVED;
     let limit = getrlimit(Resource::Nofile);

@@ -23,14 +23,14 @@ fn die() -> ! {
     abort()
 }
 
-/// Does `work`, which others rely on: if it panics, the process ends.
-pub fn vital(work: impl FnOnce()) {
+/// Does `work`, on which other threads rely: a panic in it ends the process.
+pub fn abort_on_panic(work: impl FnOnce()) {
     let guard = AbortOnPanic;
     work();
     std::mem::forget(guard);
 }
 
-/// Ends the process if it is dropped, which only a panic does: forget it when the work is done.
+/// Ends the process if it is dropped, as a panic does: forget it when the work is done.
 pub struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {

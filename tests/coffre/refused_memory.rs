@@ -18,7 +18,7 @@ use crate::harness::{
     COFFRE, Client, Reply, Server, folder, on_request, request, status_of, wait_until,
 };
 
-/// How long an argument is, in MiB, unless `COFFRE_LONG_MIB` says otherwise. What is up to 8 MiB may use the reserve.
+/// How long an argument is, in MiB, unless `COFFRE_LONG_MIB` says otherwise.
 const LONG_MIB: u64 = 9;
 /// Room beyond what the process has, in percent of a long argument: for the request alone, for a copy or two, for less.
 const ROOMS: [u64; 6] = [115, 205, 320, 420, 160, 90];

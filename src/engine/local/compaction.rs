@@ -23,7 +23,7 @@ use crate::limits::{
 use crate::text::quoted_bytes;
 use crate::util::clock::unix_time_s;
 use crate::util::memory::{self, NoMemory};
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 use crate::util::sync::{lock, wait_timeout};
 
 /// What a piece's records take beside their keys and values, at most, in bytes.
@@ -271,7 +271,7 @@ impl Engine {
     fn tend_flushed(&self) {
         let kept = self.kept_flush();
         let has_flushed = self.compactor.has_flushed.load(Ordering::Relaxed);
-        if kept.is_none() && !has_flushed || !self.compactor.looks.now() {
+        if kept.is_none() && !has_flushed || !self.compactor.looks.allow() {
             return;
         }
         let path = self.path().display();
@@ -291,10 +291,10 @@ impl Engine {
 
     /// Removes the files kept for flushes, but for those that are wanted and can still be undone.
     fn remove_flushed(&self, is_wanted: impl Fn(&Path) -> bool) {
-        static LOGGED: Seldom = Seldom::new(Duration::from_secs(60));
+        static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
         match self.journal.remove_flushed(is_wanted) {
             Ok(left) => self.compactor.has_flushed.store(left > 0, Ordering::Relaxed),
-            Err(error) if LOGGED.now() => {
+            Err(error) if LOGGED.allow() => {
                 let path = self.path().display();
                 log::warn!("{path}: what was kept for a flush is still there: {error}");
             }
@@ -312,14 +312,14 @@ pub struct Compactor {
     /// There may be files that are kept for flushes.
     has_flushed: AtomicBool,
     /// How often it looks at them, and at how much room there is.
-    looks: Seldom,
+    looks: RateLimit,
 }
 
 impl Default for Compactor {
     fn default() -> Self {
         // The run before may have left some.
         let has_flushed = AtomicBool::new(true);
-        let looks = Seldom::new(Duration::from_secs(1));
+        let looks = RateLimit::new(Duration::from_secs(1));
         Self { status: Mutex::default(), woken: Condvar::new(), has_flushed, looks }
     }
 }

@@ -1,29 +1,33 @@
 //! Keys in one buffer: to copy many of them takes no allocation for each.
 
-use crate::util::memory::{self, NoMemory};
+use crate::util::buffer::Buffer;
+use crate::util::memory::NoMemory;
 
 /// Copies of keys, in order.
 #[derive(Debug, Default)]
 pub struct KeyList {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// Where each begins; it ends where the next does.
-    starts: Vec<usize>,
+    starts: Buffer<usize>,
 }
 
 impl KeyList {
     /// Adds a key at the end; an error if there is no memory for it.
     pub fn push(&mut self, key: &[u8]) -> Result<(), NoMemory> {
-        memory::try_to(|| self.bytes.try_reserve(key.len()))?;
-        memory::try_to(|| self.starts.try_reserve(1))?;
-        self.starts.push(self.bytes.len());
-        self.bytes.extend_from_slice(key);
-        Ok(())
+        // The key first: without its start it is not in the list.
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key)?;
+        let added = self.starts.push(start);
+        if added.is_err() {
+            self.bytes.truncate(start);
+        }
+        added
     }
 
     /// Makes room for so many keys of so many bytes in all, and no more.
     pub fn reserve(&mut self, keys: usize, bytes: usize) -> Result<(), NoMemory> {
-        memory::try_to(|| self.bytes.try_reserve_exact(bytes))?;
-        memory::try_to(|| self.starts.try_reserve_exact(keys))
+        self.bytes.reserve_exact(bytes)?;
+        self.starts.reserve_exact(keys)
     }
 
     /// How long all of them are, in bytes.

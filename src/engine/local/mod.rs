@@ -226,7 +226,7 @@ impl Engine {
             }
             self.store.tidy();
         }
-        memory::settle();
+        memory::flush_thread_count();
     }
 
     /// Frees what committed changes replaced, and counts the bytes of the file that say nothing any more.

@@ -26,6 +26,7 @@ use crate::engine::local::watch::Watchers;
 use crate::limits::{
     DATABASES_MAX, HEAVY_UNDO_BYTES, MARKS_PER_SHARD, SETTLED_SPARE, SHARDS, UNDOS_AT_ONCE,
 };
+use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 use crate::util::sync::{lock, try_lock};
 
@@ -172,7 +173,7 @@ pub enum Undo {
         /// Where the part begins, at most `length`.
         offset: usize,
         /// The bytes that stood there.
-        bytes: Vec<u8>,
+        bytes: Buffer,
         /// The length of the whole value.
         length: usize,
     },
@@ -730,13 +731,13 @@ impl Store {
         found
     }
 
-    /// Frees the indexes that were given up, and all where memory is missed; call it now and then. One that is just
+    /// Frees the indexes that were given up, and all where memory is at its bound; call it now and then. One that is just
     /// being built is left for the next time. The caller holds no lock.
     pub fn tidy(&self) {
         for (indexes, shard) in self.indexes.iter().zip(&self.shards) {
             let Some(mut indexes) = try_lock(indexes) else { continue };
             let mut shard = lock(shard);
-            if memory::is_missed() {
+            if memory::is_full() {
                 shard.forget_indexes();
             }
             for (database, index) in indexes.iter_mut().enumerate() {

@@ -4,7 +4,8 @@
 //! and how it is quoted is [`crate::text`]'s.
 
 use crate::limits::{ARGUMENTS_MAX, DATABASES_MAX, DEL_LINE_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::text::{self, Words, integer};
+use crate::text::{self, SplitError, Words, integer};
+use crate::util::memory;
 use crate::value::View;
 
 /// How a time comment begins: it tells when the record or the seal after it was written, in seconds of Unix time.
@@ -128,7 +129,9 @@ impl<'a> Record<'a> {
         match text::split_up_to(ARGUMENTS_MAX, line, words) {
             Ok(true) => {}
             Ok(false) => return Err(RecordError::Words),
-            Err(text::Unbalanced) => return Err(RecordError::Quotes),
+            Err(SplitError::Unbalanced) => return Err(RecordError::Quotes),
+            // No fault of the line, which must not be taken for damage.
+            Err(SplitError::NoMemory(_)) => memory::refused::<Words>(),
         }
         match Self::from_words(words)? {
             Self::Select(_) if line.len() > SELECT_BYTES_MAX => Err(RecordError::Database),

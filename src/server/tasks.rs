@@ -1,0 +1,104 @@
+//! The work that goes on while no client calls, on a thread for each kind of it.
+//!
+//! The process ends with any of these threads: without it the server would only seem to be well.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Control;
+use crate::engine::local::{Engine, Session};
+use crate::limits::{EXPIRY_TICK_MS, SETTLE_TICK_MS};
+use crate::util::memory;
+use crate::util::rate_limit::RateLimit;
+use crate::util::sync::abort_on_panic;
+
+/// Starts the threads: one watches the journal and repairs it, one compacts the file, one removes expired keys, one
+/// frees undo, one takes the samples of each second.
+pub fn start(control: &Arc<Control>, engine: &Arc<Engine>) -> io::Result<()> {
+    let spawn = |name: &str, work: fn(&Control, &Engine)| {
+        let (control, engine) = (Arc::clone(control), Arc::clone(engine));
+        let run = move || {
+            loop {
+                work(&control, &engine);
+                memory::flush_thread_count();
+            }
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(|| abort_on_panic(run)).map(drop)
+    };
+    spawn("journal", |_, engine| watch_journal(engine))?;
+    spawn("compaction", |_, engine| engine.tend_compaction(Duration::from_millis(100)))?;
+    spawn("expiry", |_, engine| remove_expired(engine))?;
+    spawn("undo", |_, engine| free_undo(engine))?;
+    spawn("clock", |control, _| sample(control))
+}
+
+/// Marks the file where it is idle, syncs it each second, and repairs it at once.
+fn watch_journal(engine: &Engine) {
+    const HALF_A_SECOND: Duration = Duration::from_millis(500);
+    static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(10));
+    let path = engine.path().display();
+    let (mut before, mut is_logged) = (0, false);
+    loop {
+        for _ in 0..2 {
+            if engine.wait_for_trouble(HALF_A_SECOND) {
+                if let (Some(reason), false) = (engine.trouble(), is_logged)
+                    && LOGGED.allow()
+                {
+                    is_logged = true;
+                    log::error!(
+                        "{path}: {reason}: writes are refused until it is well again and those under way \
+                         are taken back; reads go on"
+                    );
+                }
+                repair(engine);
+            }
+            if is_logged && engine.trouble().is_none() {
+                is_logged = false;
+                log::info!("{path}: well again, writes are taken");
+            }
+            before = engine.mark_idle(before);
+        }
+        engine.sync_second();
+    }
+}
+
+/// Tries until the file takes writes. The pause after a failed repair is twice as long as the repair took, so that a
+/// rewrite that fails late does not keep the disk busy.
+fn repair(engine: &Engine) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSE_MAX: Duration = Duration::from_secs(30);
+    static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(10));
+    let mut pause = PAUSE;
+    loop {
+        thread::sleep(pause);
+        let started = Instant::now();
+        match engine.heal() {
+            Ok(()) => return,
+            Err(error) if LOGGED.allow() => log::warn!("still read-only: {error}"),
+            Err(_) => {}
+        }
+        pause = (2 * started.elapsed()).clamp(PAUSE, PAUSE_MAX);
+    }
+}
+
+/// Removes the keys that have expired. Where the journal refuses writes they stay, and are not seen.
+fn remove_expired(engine: &Engine) {
+    thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
+    engine.tick();
+    let _ = Session::new(engine).remove_expired();
+}
+
+/// Frees the undo of committed changes: not on the journal's thread, which has deadlines.
+fn free_undo(engine: &Engine) {
+    thread::sleep(Duration::from_millis(SETTLE_TICK_MS));
+    engine.settle();
+}
+
+/// Takes the samples of each second: the commands per second, and the peak of memory.
+fn sample(control: &Control) {
+    thread::sleep(Duration::from_secs(1));
+    control.statistics.sample();
+    memory::used_bytes();
+}
