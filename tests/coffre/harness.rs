@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use coffre::engine::local::Session;
 use coffre::journal::{Error, Recovery};
 
-/// No reply takes longer, in any test.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for a reply, a condition or the end of a process before it fails. No test judges how
+/// fast something is: what takes a second here may take this long on a slow or busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub const COFFRE: &str = env!("CARGO_BIN_EXE_coffre");
@@ -377,6 +378,19 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Calls `attempt` with a time of `first`, then of twice that, and so on, until it says that what must come before
+/// the end of that time did so.
+pub fn with_enough_time<T>(first: Duration, mut attempt: impl FnMut(Duration) -> Option<T>) -> T {
+    let mut time = first;
+    while time < PATIENCE {
+        if let Some(result) = attempt(time) {
+            return result;
+        }
+        time *= 2;
+    }
+    panic!("{:?} was not enough", time / 2);
 }
 
 /// A folder that vanishes, and the data file in it.

@@ -401,7 +401,7 @@ fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
 fn a_key_that_was_seen_expired_is_not_alive_again() {
     let engine = start(Arc::new(SimulatedDisk::new(1)));
     let mut session = Session::new(&engine);
-    let expires_ms = unix_time_ms() + 300;
+    let expires_ms = unix_time_ms() + 2_000;
     let always = |_: Option<&Entry>| Ok::<_, WriteError>(true);
     session.set_if(b"k", b"1", Expires::At(Some(expires_ms)), always).unwrap();
     let mut seen = Session::new(&engine);
