@@ -4,6 +4,7 @@
 //! - [`sessions`]: what is sent and what comes back, as transcripts in `sessions/`
 //! - [`protocol`]: abuse of the protocol that no transcript can show
 //! - [`protocol_fuzz`]: requests mutated at random
+//! - [`properties`]: random commands against a model, random requests cut anywhere
 //! - [`clients`]: the list of clients, and what the server tells of itself
 //! - [`deadlines`]: clients that are idle, slow, deaf or gone
 //! - [`overload`]: too many clients, too little memory, no thread or descriptor for another
@@ -48,6 +49,7 @@ mod injected_faults;
 mod mutations;
 mod offline;
 mod overload;
+mod properties;
 mod protocol;
 mod protocol_fuzz;
 mod races;
