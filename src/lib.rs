@@ -14,9 +14,9 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod journal;
-mod limits;
+pub mod limits;
 pub mod net;
-mod protocol;
+pub mod protocol;
 pub mod server;
 pub mod text;
 pub mod tools;
@@ -65,20 +65,11 @@ impl Error {
     /// everything durable. (0 is a clean stop, 2 comes from the flags.)
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::File(error) => file_exit_code(error),
+            Self::File(error) => error.exit_code(),
             Self::Bind(BindError { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => 4,
             Self::Close(_) => 5,
             Self::Bind(_) | Self::Password(_) | Self::System(_) => 1,
         }
-    }
-}
-
-/// The exit code for a data file that cannot be used.
-fn file_exit_code(error: &journal::Error) -> u8 {
-    use journal::Error::{LeftoverOnly, Refused};
-    match error {
-        Refused { .. } | LeftoverOnly { .. } => 3,
-        _ => 1,
     }
 }
 

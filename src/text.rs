@@ -347,6 +347,10 @@ pub fn integer(digits: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, SplitError> {
@@ -411,36 +415,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn split_is_the_inverse_of_quote() {
-        for seed in 0..2_000 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let list: Vec<Vec<u8>> = (0..random.usize(1..5))
-                .map(|_| {
-                    if random.u8(..) == 0 {
-                        return b"HTTP/1.1".to_vec();
-                    }
-                    let interesting = b"\"'\\x0a \n\r\t\0\xc2\x85\xc3\xa9#\xff\xe2\x80\xae\xad";
-                    let length = random.usize(0..12);
-                    (0..length)
-                        .map(|_| match random.bool() {
-                            true => random.u8(..),
-                            false => interesting[random.usize(0..interesting.len())],
-                        })
-                        .collect()
-                })
-                .collect();
+    /// Bytes, of which those with a meaning come often.
+    fn any_word() -> impl Strategy<Value = Vec<u8>> {
+        let interesting = b"\"'\\x0a \n\r\t\0\xc2\x85\xc3\xa9#\xff\xe2\x80\xae\xad".to_vec();
+        let byte = prop_oneof![any::<u8>(), select(interesting)];
+        prop_oneof![200 => vec(byte, 0..12), 1 => Just(b"HTTP/1.1".to_vec())]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 8 * ProptestConfig::default().cases,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn split_is_the_inverse_of_quote(list in vec(any_word(), 1..5)) {
             let mut line = Vec::new();
             for word in &list {
                 let start = line.len();
                 quote(word, &mut line);
-                assert_eq!(line.len() - start, quoted_bytes(word), "seed {seed}");
+                prop_assert_eq!(line.len() - start, quoted_bytes(word));
                 line.push(b' ');
             }
-            assert_eq!(words(&line).unwrap(), list, "seed {seed}");
-            assert!(!ends_in_http_version(&line), "seed {seed}");
-            assert!(line.iter().all(|byte| is_text_byte(*byte)), "seed {seed}");
-            assert!(str::from_utf8(&line).is_ok(), "seed {seed}");
+            prop_assert_eq!(words(&line).unwrap(), list);
+            prop_assert!(!ends_in_http_version(&line));
+            prop_assert!(line.iter().all(|byte| is_text_byte(*byte)));
+            prop_assert!(str::from_utf8(&line).is_ok());
+        }
+
+        /// A line that is split is a list of words, and quoting those gives a line of the same words.
+        #[test]
+        fn any_line_that_is_split_is_quoted_to_the_same_words(line in vec(any_word(), 0..4)) {
+            let line = line.concat();
+            if let Ok(list) = words(&line) {
+                let quoted: Vec<String> = list.iter().map(|word| quoted(word)).collect();
+                prop_assert_eq!(words(quoted.join(" ").as_bytes()).unwrap(), list);
+            }
         }
     }
 

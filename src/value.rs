@@ -339,62 +339,87 @@ fn put(old: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), NoMemory> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{Index, select};
+
     use super::*;
 
     const BLOCK: usize = VALUE_BLOCK_BYTES;
 
-    /// Random changes, beside a plain vector; readers keep what they saw.
-    #[test]
-    fn a_value_is_a_vector_that_can_be_shared() {
-        let lengths = [0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 5];
-        for seed in 0..300 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let mut model = vec![b'a'; lengths[random.usize(..lengths.len())]];
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A reader keeps the value as it is.
+        Keep,
+        Truncate(Index),
+        /// So many bytes at the end, or somewhere up to a block behind it; or room for them that is given back.
+        Write {
+            offset: Option<Index>,
+            bytes: usize,
+            is_given_back: bool,
+        },
+    }
+
+    fn lengths() -> impl Strategy<Value = usize> {
+        select(vec![0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 5])
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        let write = (any::<Option<Index>>(), lengths(), prop::bool::weighted(0.25));
+        prop_oneof![
+            1 => Just(Step::Keep),
+            1 => any::<Index>().prop_map(Step::Truncate),
+            2 => write.prop_map(|(offset, bytes, is_given_back)| {
+                Step::Write { offset, bytes, is_given_back }
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Changes beside a plain vector; readers keep what they saw.
+        #[test]
+        fn a_value_is_a_vector_that_can_be_shared(
+            start in lengths(),
+            steps in vec((steps(), any::<Index>(), any::<Index>()), 1..12),
+        ) {
+            let mut model = vec![b'a'; start];
             let mut value = Value::copy_of(&model).unwrap();
             let mut readers: Vec<(Value, Vec<u8>)> = Vec::new();
-            for step in 0..12 {
-                match random.u8(..4) {
-                    0 => readers.push((value.view().share().unwrap(), model.clone())),
-                    1 => {
-                        let length = random.usize(..=model.len());
+            for (number, (step, from, to)) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Keep => readers.push((value.view().share().unwrap(), model.clone())),
+                    Step::Truncate(length) => {
+                        let length = length.index(model.len() + 1);
                         value.truncate(length);
                         model.truncate(length);
                     }
-                    _ => {
-                        let offset = match random.bool() {
-                            true => model.len(),
-                            false => random.usize(..=model.len() + BLOCK),
-                        };
-                        let bytes = vec![step; lengths[random.usize(..lengths.len())]];
+                    Step::Write { offset, bytes, is_given_back } => {
+                        let anywhere = |offset: Index| offset.index(model.len() + BLOCK + 1);
+                        let offset = offset.map_or(model.len(), anywhere);
+                        let bytes = vec![number as u8; bytes];
                         value.reserve(offset, bytes.len()).unwrap();
-                        assert!(
-                            value.view().all().flatten().eq(&model),
-                            "seed {seed}: room is no change"
-                        );
-                        if random.u8(..4) == 0 {
+                        prop_assert!(value.view().all().flatten().eq(&model), "room is no change");
+                        if is_given_back {
                             value.give_back();
-                            continue;
-                        }
-                        value.write(offset, &bytes);
-                        if !bytes.is_empty() {
-                            model.resize(model.len().max(offset + bytes.len()), 0);
-                            model[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                        } else {
+                            value.write(offset, &bytes);
+                            if !bytes.is_empty() {
+                                model.resize(model.len().max(offset + bytes.len()), 0);
+                                model[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                            }
                         }
                     }
                 }
-                assert_eq!(value.view().len(), model.len(), "seed {seed}");
-                assert!(value.view().to_vec() == model, "seed {seed}");
-                let (from, to) = (random.usize(..=model.len()), random.usize(..=model.len()));
+                prop_assert_eq!(value.view().len(), model.len());
+                prop_assert!(value.view().to_vec() == model);
+                prop_assert!(value.view().equals(&model));
+                let (from, to) = (from.index(model.len() + 1), to.index(model.len() + 1));
                 let range = from.min(to)..from.max(to);
-                assert!(
-                    value.view().copy(range.clone()).unwrap()[..] == model[range],
-                    "seed {seed}"
-                );
+                prop_assert!(value.view().copy(range.clone()).unwrap()[..] == model[range]);
             }
-            assert!(
-                readers.iter().all(|(value, seen)| value.view().to_vec() == *seen),
-                "seed {seed}"
-            );
+            prop_assert!(readers.iter().all(|(value, seen)| value.view().to_vec() == *seen));
         }
     }
 

@@ -61,6 +61,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The program's exit code for a data file that cannot be used: 3 if it was refused, 1 if the system refuses.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { .. } | Self::LeftoverOnly { .. } => 3,
+            _ => 1,
+        }
+    }
+
     /// The error of a scan or a pass over the file at `path`.
     pub fn of_scan(path: &Path, source: Source, error: ScanError) -> Self {
         let refusal = match error {

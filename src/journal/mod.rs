@@ -20,7 +20,7 @@ mod group_commit;
 #[cfg(not(feature = "model"))]
 mod group_commit_tests;
 pub(crate) mod lines;
-pub(crate) mod load;
+pub mod load;
 #[cfg(test)]
 #[cfg_attr(feature = "model", expect(dead_code, reason = "the model needs part of it"))]
 mod memory_disk;

@@ -115,7 +115,7 @@ impl ToolError {
     /// The program's exit code: as for the server, see [`crate::Error::exit_code`].
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::File(error) => crate::file_exit_code(error),
+            Self::File(error) => error.exit_code(),
             Self::Unprovable { .. } | Self::Nothing { .. } => 3,
             Self::NoSuchLine { .. } | Self::Report(_) => 1,
         }

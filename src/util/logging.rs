@@ -9,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::limits::LOG_LINES_MAX;
-use crate::text::counted;
 use crate::util::nearest::nearest;
 
 /// Lines handed over and not written yet.
@@ -125,8 +124,8 @@ fn write(lines: &Receiver<Vec<u8>>) {
         let _ = io::stderr().write_all(&line);
         let lost = LOST.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let lost = counted(lost as u64, "log line");
-            let _ = writeln!(io::stderr(), "{lost} lost: standard error was not read");
+            let noun = if lost == 1 { "log line" } else { "log lines" };
+            let _ = writeln!(io::stderr(), "{lost} {noun} lost: standard error was not read");
         }
         WAITING.fetch_sub(1, Ordering::AcqRel);
     }

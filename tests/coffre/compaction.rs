@@ -333,7 +333,7 @@ fn a_compaction_that_fails_costs_nothing() {
 }
 
 #[test]
-fn a_compaction_under_way_does_not_hold_up_the_end() {
+fn a_stop_during_a_compaction_leaves_one_whole_file() {
     let (folder, file) = folder();
     let server = Server::with(&file, &["--fsync", "no"]);
     let mut client = server.client();

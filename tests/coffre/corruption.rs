@@ -312,7 +312,7 @@ fn a_hole_above_the_mark_is_a_torn_tail_even_with_good_batches_after_it() {
     let holed_file = holed(&bytes, second + 4..second + 12);
     fs::write(&file, &holed_file).unwrap();
     let engine = start(&file).unwrap();
-    let keys: Vec<_> = state(&engine).into_keys().collect();
+    let keys: Vec<_> = state(&engine).keys().cloned().collect();
     assert_eq!(keys, [b"key:0".to_vec()]);
 
     // The same hole below the mark.

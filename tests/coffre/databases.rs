@@ -7,23 +7,7 @@ use std::time::Duration;
 use coffre::engine::local::{Engine, Session};
 use coffre::journal::{Fsync, SwitchError};
 
-use crate::harness::{
-    Client, Reply, Server, State, dump, folder, recover, run_to_end, state, wait_until,
-};
-
-/// All keys and values of the first databases, and when each expires.
-pub fn dump_databases(client: &mut Client) -> Vec<State> {
-    let databases = (0..6).map(|database| {
-        assert_eq!(client.line(&format!("SELECT {database}")), Reply::ok());
-        let mut state = dump(client);
-        for (key, value) in &mut state {
-            let time = client.call(&[b"PEXPIRETIME", key]);
-            value.extend_from_slice(format!(" {time:?}").as_bytes());
-        }
-        state
-    });
-    databases.collect()
-}
+use crate::harness::{Client, Reply, Server, dump, folder, recover, run_to_end, state, wait_until};
 
 /// Writes to several databases what is told by records of each kind, and a value of so many bytes.
 pub fn write_databases(client: &mut Client, bytes: u32) {
@@ -54,13 +38,13 @@ fn each_comes_back_from_every_file() {
     let server = Server::start(&file);
     let mut client = server.client();
     write_databases(&mut client, 300_000);
-    let expected = dump_databases(&mut client);
-    assert_eq!(expected.iter().map(State::len).collect::<Vec<_>>(), [2, 2, 2, 0, 1, 3]);
+    let expected = dump(&mut client);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(|database| expected.count(database)), [2, 2, 2, 0, 1, 3]);
     let in_file = |file: &Path| {
         let (code, said) = run_to_end(&[&"check", &file]);
         assert_eq!(code, 0, "{said}");
         let server = Server::start(file);
-        let found = dump_databases(&mut server.client());
+        let found = dump(&mut server.client());
         assert!(found == expected, "{}", file.display());
     };
 
@@ -164,10 +148,6 @@ fn commit(session: &mut Session<'_>) {
     session.commit(mark).unwrap();
 }
 
-fn states(session: &mut Session<'_>) -> [State; 2] {
-    [0, 1].map(|database| session.within(database, state))
-}
-
 /// What was copied of a database before it became another's would come back in the wrong one.
 #[test]
 fn a_compaction_during_which_databases_are_swapped_begins_again() {
@@ -198,11 +178,11 @@ fn a_compaction_during_which_databases_are_swapped_begins_again() {
         engine.compact().unwrap();
         commit(&mut session);
         if round % 10 == 0 {
-            let expected = states(&mut session);
+            let expected = state(&mut session);
             let copy = file.with_extension("copy");
             fs::copy(&file, &copy).unwrap();
             let found = Engine::start(recover(&copy).unwrap(), Fsync::No).unwrap();
-            assert!(states(&mut Session::new(&found)) == expected, "round {round}");
+            assert!(state(&mut Session::new(&found)) == expected, "round {round}");
         }
     }
 }
@@ -234,8 +214,8 @@ fn databases_that_are_swapped_all_the_time_keep_their_keys() {
         }
     });
     assert_eq!(swaps, 400);
-    let expected = dump_databases(&mut client);
-    assert_eq!((expected[0].len(), expected[1].len()), (1000, 1));
+    let expected = dump(&mut client);
+    assert_eq!((expected.count(0), expected.count(1)), (1000, 1));
     server.kill();
-    assert!(dump_databases(&mut Server::start(&file).client()) == expected);
+    assert!(dump(&mut Server::start(&file).client()) == expected);
 }

@@ -1,6 +1,6 @@
 //! What was acknowledged is there: after `kill -9` under load, after restarts, on a disk that refuses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -253,7 +253,7 @@ fn a_write_the_disk_refuses_is_not_acknowledged_and_reads_go_on() {
     command.args(["-c", "ulimit -f 16; exec \"$0\" --port 0 --file \"$1\"", COFFRE]).arg(&file);
     let server = Server::spawn(command);
     let mut client = server.client();
-    let mut acknowledged = BTreeMap::new();
+    let mut acknowledged = State::new();
     let value = vec![b'v'; 700];
     let refused = loop {
         let key = format!("key:{}", acknowledged.len()).into_bytes();
@@ -273,7 +273,7 @@ fn a_write_the_disk_refuses_is_not_acknowledged_and_reads_go_on() {
     {
         assert_eq!(client.line(line).error(), refused, "{line}");
     }
-    for (key, value) in &acknowledged {
+    for (key, value) in acknowledged.iter() {
         assert_eq!(client.call(&[b"GET", key]), Reply::Bulk(value.clone()));
     }
     assert_eq!(client.line("PING"), Reply::Status("PONG".to_owned()));

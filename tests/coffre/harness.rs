@@ -1,8 +1,7 @@
 //! A server process that is always reaped, and a raw client.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,11 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use coffre::engine::local::Session;
 use coffre::journal::{Error, Recovery};
 
-/// No reply takes longer, in any test.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::resp::read_reply;
+pub use crate::resp::{Reply, request};
+pub use crate::state::{State, dump, state};
+
+/// How long a test waits for a reply, a condition or the end of a process before it fails. No test judges how
+/// fast something is: what takes a second here may take this long on a slow or busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub const COFFRE: &str = env!("CARGO_BIN_EXE_coffre");
@@ -215,48 +218,16 @@ impl Client {
 
     /// One reply, or `None` where the connection ends.
     pub fn try_reply(&mut self) -> Option<Reply> {
-        let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).ok()?;
-        let line = line.strip_suffix(b"\r\n")?;
-        let text = || String::from_utf8_lossy(&line[1..]).into_owned();
-        let number = || text().parse::<i64>().unwrap();
-        Some(match line[0] {
-            b'+' => Reply::Status(text()),
-            b'-' => Reply::Error(text()),
-            b':' => Reply::Integer(number()),
-            b'$' if number() < 0 => Reply::Nil,
-            b'$' => {
-                let mut bytes = vec![0; number() as usize + 2];
-                self.reader.read_exact(&mut bytes).ok()?;
-                assert!(bytes.ends_with(b"\r\n"));
-                bytes.truncate(bytes.len() - 2);
-                Reply::Bulk(bytes)
-            }
-            b'*' if number() < 0 => Reply::Nil,
-            b'*' => Reply::Array((0..number()).map(|_| self.try_reply()).collect::<Option<_>>()?),
-            _ => panic!("no reply: {}", line.escape_ascii()),
-        })
+        match read_reply(&mut self.reader, &mut Vec::new()) {
+            Err(error) if error.kind() == ErrorKind::InvalidData => panic!("{error}"),
+            reply => reply.ok(),
+        }
     }
 
-    /// One reply, of any protocol, as it came.
+    /// The bytes of one reply.
     pub fn raw_reply(&mut self) -> Vec<u8> {
         let mut raw = Vec::new();
-        self.reader.read_until(b'\n', &mut raw).unwrap();
-        let number = |raw: &[u8]| str::from_utf8(&raw[1..raw.len() - 2]).unwrap().parse::<i64>();
-        let (bytes, replies) = match raw.first() {
-            Some(b'$' | b'=') => (number(&raw).unwrap() + 2, 0),
-            Some(b'*' | b'~') => (0, number(&raw).unwrap()),
-            Some(b'%') => (0, 2 * number(&raw).unwrap()),
-            Some(_) => (0, 0),
-            None => panic!("the connection ended"),
-        };
-        if bytes > 1 {
-            let rest = self.read(bytes as usize);
-            raw.extend_from_slice(&rest);
-        }
-        for _ in 0..replies {
-            raw.extend(self.raw_reply());
-        }
+        read_reply(&mut self.reader, &mut raw).unwrap();
         raw
     }
 
@@ -275,87 +246,6 @@ impl Client {
         self.send(format!("{line}\r\n").as_bytes());
         self.reply()
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    Status(String),
-    Error(String),
-    Integer(i64),
-    Bulk(Vec<u8>),
-    Nil,
-    Array(Vec<Reply>),
-}
-
-impl Reply {
-    pub fn ok() -> Self {
-        Self::Status("OK".to_owned())
-    }
-
-    pub fn pong() -> Self {
-        Self::Status("PONG".to_owned())
-    }
-
-    pub fn bulk(text: &str) -> Self {
-        Self::Bulk(text.as_bytes().to_vec())
-    }
-
-    pub fn into_bytes(self) -> Vec<u8> {
-        match self {
-            Self::Bulk(bytes) => bytes,
-            other => panic!("no bulk: {other:?}"),
-        }
-    }
-
-    pub fn error_or_status(&self) -> &str {
-        match self {
-            Self::Error(text) | Self::Status(text) => text,
-            other => panic!("no line: {other:?}"),
-        }
-    }
-
-    pub fn error(&self) -> &str {
-        match self {
-            Self::Error(text) => text,
-            other => panic!("no error: {other:?}"),
-        }
-    }
-}
-
-/// A request as an array of bulk strings.
-pub fn request(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        bytes.extend_from_slice(word);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
-
-pub type State = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// All keys and values of a server.
-pub fn dump(client: &mut Client) -> State {
-    let Reply::Array(keys) = client.line("KEYS *") else { panic!() };
-    let keys: Vec<_> = keys.into_iter().map(Reply::into_bytes).collect();
-    for chunk in keys.chunks(1000) {
-        let gets: Vec<_> = chunk.iter().flat_map(|key| request(&[b"GET", key])).collect();
-        // Fits the socket's buffers: replies may wait until all is sent.
-        client.send(&gets);
-    }
-    keys.into_iter().map(|key| (key, client.reply().into_bytes())).collect()
-}
-
-/// All keys and values of an engine in this process.
-pub fn state(session: &mut Session<'_>) -> State {
-    let mut keys = Vec::new();
-    session.keys(b"", |key| keys.push(key.to_vec())).unwrap();
-    let value =
-        |session: &mut Session<'_>, key: &[u8]| session.get(key, |value| value.unwrap().to_vec());
-    let state = keys.into_iter().map(|key| (key.clone(), value(session, &key))).collect();
-    session.take_mark();
-    state
 }
 
 /// A field of `INFO`.
@@ -377,6 +267,19 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Calls `attempt` with a time of `first`, then of twice that, and so on, until it says that what must come before
+/// the end of that time did so.
+pub fn with_enough_time<T>(first: Duration, mut attempt: impl FnMut(Duration) -> Option<T>) -> T {
+    let mut time = first;
+    while time < PATIENCE {
+        if let Some(result) = attempt(time) {
+            return result;
+        }
+        time *= 2;
+    }
+    panic!("{:?} was not enough", time / 2);
 }
 
 /// A folder that vanishes, and the data file in it.

@@ -4,6 +4,7 @@
 //! - [`sessions`]: what is sent and what comes back, as transcripts in `sessions/`
 //! - [`protocol`]: abuse of the protocol that no transcript can show
 //! - [`protocol_fuzz`]: requests mutated at random
+//! - [`properties`]: random commands against a model, random requests cut anywhere
 //! - [`clients`]: the list of clients, and what the server tells of itself
 //! - [`deadlines`]: clients that are idle, slow, deaf or gone
 //! - [`overload`]: too many clients, too little memory, no thread or descriptor for another
@@ -20,10 +21,11 @@
 //! - [`healing`]: the data file removed, replaced, cut under the server
 //! - [`corruption`]: the data file cut, flipped, repeated, swapped, pasted, hand-written
 //! - [`simulation`], on a [`simulated_disk`]: power cuts and failing calls at every moment, against a model
-//! - [`races`]: failures between two threads
+//! - [`races`]: failures between two threads, at the gates of a [`gated_disk`]
 //! - [`mutations`]: the data file mutated at random
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
 //! - [`startup`]: flags, exit codes, one server per file, signals
+//! - [`harness`]: a server and its clients, by the replies of [`resp`] and the whole [`state`] of each
 //! - [`real_clients`], [`injected_faults`], [`real_disks`]: need other programs, run by `.ci/run` with `--ignored`
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
@@ -38,6 +40,7 @@ mod deadlines;
 mod differential;
 mod durability;
 mod expiry;
+mod gated_disk;
 mod harness;
 mod healing;
 mod histories;
@@ -46,6 +49,7 @@ mod injected_faults;
 mod mutations;
 mod offline;
 mod overload;
+mod properties;
 mod protocol;
 mod protocol_fuzz;
 mod races;
@@ -53,6 +57,7 @@ mod real_clients;
 mod real_disks;
 mod redis_rs;
 mod refused_memory;
+mod resp;
 mod scanning;
 mod security;
 mod server_commands;
@@ -62,5 +67,6 @@ mod simulated_disk;
 mod simulation;
 mod soak;
 mod startup;
+mod state;
 mod stopping;
 mod transactions;

@@ -16,6 +16,7 @@ use coffre::journal::{Error, Fsync, Recovery};
 use crate::corruption::{as_format_1, pieces};
 use crate::harness::{State, on_request, state};
 use crate::simulated_disk::SimulatedDisk;
+use crate::state::replayed;
 
 fn path() -> PathBuf {
     "/donnees.txt".into()
@@ -166,7 +167,7 @@ fn check(seed: u64, samples: &[Sample]) -> Result<(), String> {
         // Nothing of a sealed file is left: it is one written by hand.
         return Ok(());
     }
-    let found = entries(&loading);
+    let found = replayed(&loading);
     if bytes.is_empty() {
         // A copy that has not begun: a new file.
         return if found.is_empty() { Ok(()) } else { Err(format!("of nothing: {found:?}")) };
@@ -183,20 +184,7 @@ fn check(seed: u64, samples: &[Sample]) -> Result<(), String> {
     let again = Recovery::on(Arc::new(disk), path()).map_err(|error| error.to_string())?;
     let mut loading = Loading::default();
     again.load(|found| loading.replay(found)).map_err(|error| error.to_string())?;
-    if entries(&loading) == found { Ok(()) } else { Err("another state after a start".to_owned()) }
-}
-
-fn entries(loading: &Loading) -> State {
-    let shards = loading.store.each();
-    shards
-        .flat_map(|shard| {
-            let entries: Vec<_> = shard
-                .entries(0)
-                .map(|entry| (entry.key().to_vec(), entry.value().to_vec()))
-                .collect();
-            entries
-        })
-        .collect()
+    if replayed(&loading) == found { Ok(()) } else { Err("another state after a start".to_owned()) }
 }
 
 #[test]

@@ -79,7 +79,8 @@ fn without_descriptors_accept_neither_spins_nor_ends() {
         thread::sleep(Duration::from_millis(50));
     }
     let used = processor_time(server.pid()) - before;
-    assert!(used < Duration::from_millis(500), "{used:?} of processor in three seconds");
+    // A thread that spins uses all of one processor.
+    assert!(used < started.elapsed() / 2, "{used:?} of processor in {:?}", started.elapsed());
     let log = server.expect_log("cannot accept clients for now: Too many open files");
     assert!(log.matches("cannot accept").count() <= 2, "{log}");
     set(now + 100);
@@ -286,7 +287,7 @@ fn received(list: &str) -> u64 {
 #[test]
 fn unread_replies_take_at_most_two_mebibytes_each() {
     let (_folder, file) = folder();
-    let server = Server::start(&file);
+    let server = Server::with(&file, &["--write-timeout", "0"]);
     let mut client = server.client();
     client.call(&[b"SET", b"one", &vec![b'v'; 1 << 20]]);
     client.call(&[b"SET", b"hundred", &vec![b'v'; 100 << 20]]);
@@ -310,9 +311,7 @@ fn unread_replies_take_at_most_two_mebibytes_each() {
         thread::sleep(Duration::from_millis(500));
         let grown = resident_bytes(server.pid()).saturating_sub(before);
         assert!(grown <= 10 * 2 * MIB, "{line}: {grown} bytes for ten clients");
-        let started = Instant::now();
         assert_eq!(client.line("SET small y"), Reply::ok());
-        assert!(started.elapsed() < Duration::from_secs(1));
         drop(deaf);
         wait_until("they have left", || {
             info_of(&mut client, "clients", "connected_clients") == "1"

@@ -1,161 +1,21 @@
 //! What two threads can do to each other where the disk fails between them: each test holds one of them
 //! at the place that matters.
 
-use std::ffi::OsStr;
-use std::io;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coffre::engine::local::entry::Entry;
 use coffre::engine::local::store::{Hashing, Store};
 use coffre::engine::local::{Change, Engine, Expires, Session, WriteError};
-use coffre::journal::disk::{Disk, DiskFile, Status};
+use coffre::journal::disk::Disk;
 use coffre::journal::{Fsync, Recovery};
 use coffre::util::clock::unix_time_ms;
 
+use crate::gated_disk::{GatedDisk, Gates};
 use crate::harness::{state, wait_until};
 use crate::simulated_disk::{Plan, SimulatedDisk};
-
-/// A disk on which appends to the data file and its syncs wait at gates.
-#[derive(Clone, Debug)]
-struct GatedDisk {
-    disk: SimulatedDisk,
-    gates: Arc<Gates>,
-}
-
-#[derive(Debug, Default)]
-struct Gates {
-    append: Gate,
-    sync: Gate,
-}
-
-/// Holds up a call while it is shut, and says how the call then ends.
-#[derive(Debug, Default)]
-struct Gate {
-    shut: AtomicBool,
-    reached: AtomicBool,
-    /// The system's error code; 0 is success.
-    code: AtomicI32,
-}
-
-impl Gate {
-    fn shut(&self) {
-        self.reached.store(false, Ordering::SeqCst);
-        self.shut.store(true, Ordering::SeqCst);
-    }
-
-    /// Lets the call that waits here go on, and end with `code`.
-    fn open(&self, code: i32) {
-        self.code.store(code, Ordering::SeqCst);
-        self.shut.store(false, Ordering::SeqCst);
-    }
-
-    fn await_call(&self) {
-        wait_until("a call is at the gate", || self.reached.load(Ordering::SeqCst));
-    }
-}
-
-#[derive(Debug)]
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    disk: GatedDisk,
-    is_rewrite: bool,
-}
-
-impl GatedDisk {
-    fn new() -> Self {
-        Self { disk: SimulatedDisk::new(1), gates: Arc::default() }
-    }
-
-    fn gated(&self, file: Arc<dyn DiskFile>, path: &Path) -> Arc<dyn DiskFile> {
-        let extension = path.extension().and_then(OsStr::to_str);
-        let is_rewrite = matches!(extension, Some("tmp" | "heal"));
-        Arc::new(GatedFile { file, disk: self.clone(), is_rewrite })
-    }
-}
-
-impl GatedFile {
-    /// Makes a call once its gate is open.
-    fn pass(&self, gate: &Gate, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if self.is_rewrite || !gate.shut.load(Ordering::SeqCst) {
-            return call();
-        }
-        gate.reached.store(true, Ordering::SeqCst);
-        wait_until("the gate opens", || !gate.shut.load(Ordering::SeqCst));
-        let disk = &self.disk.disk;
-        match gate.code.swap(0, Ordering::SeqCst) {
-            0 => call(),
-            code => {
-                let at = disk.calls() + 1;
-                disk.set_plan(Plan { failing: Some((at, at + 1, code)), ..Plan::default() });
-                call()
-            }
-        }
-    }
-}
-
-impl Disk for GatedDisk {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.gated(self.disk.open(path)?, path))
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.gated(self.disk.create(path)?, path))
-    }
-    fn status(&self, path: &Path) -> io::Result<Status> {
-        self.disk.status(path)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.link(from, to)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(folder)
-    }
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.disk.sync_folder(folder)
-    }
-    fn room(&self, folder: &Path) -> io::Result<u64> {
-        self.disk.room(folder)
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-    fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        self.pass(&self.disk.gates.append, || self.file.append(bytes))
-    }
-    fn rewrite_in_place(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.rewrite_in_place(range)
-    }
-    fn cut(&self, length: u64) -> io::Result<()> {
-        self.file.cut(length)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.pass(&self.disk.gates.sync, || self.file.sync_data())
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-    fn status(&self) -> io::Result<Status> {
-        self.file.status()
-    }
-    fn copy_metadata(&self, other: &Status) -> io::Result<()> {
-        self.file.copy_metadata(other)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
-}
 
 fn start(disk: Arc<dyn Disk>) -> Engine {
     start_with(disk, Fsync::Always)
@@ -401,7 +261,7 @@ fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
 fn a_key_that_was_seen_expired_is_not_alive_again() {
     let engine = start(Arc::new(SimulatedDisk::new(1)));
     let mut session = Session::new(&engine);
-    let expires_ms = unix_time_ms() + 300;
+    let expires_ms = unix_time_ms() + 2_000;
     let always = |_: Option<&Entry>| Ok::<_, WriteError>(true);
     session.set_if(b"k", b"1", Expires::At(Some(expires_ms)), always).unwrap();
     let mut seen = Session::new(&engine);

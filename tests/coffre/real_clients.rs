@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::databases::{dump_databases, write_databases};
-use crate::harness::{Client, Reply, Server, State, folder, request, wait_until};
+use crate::databases::write_databases;
+use crate::harness::{Client, Reply, Server, State, dump, folder, request, wait_until};
 
 fn run(program: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(program)
@@ -69,7 +69,7 @@ impl Drop for Redis {
 }
 
 /// A data file with records of every kind.
-fn rich_file(file: &Path) -> Vec<State> {
+fn rich_file(file: &Path) -> State {
     let server = Server::start(file);
     let mut client = server.client();
     let all_bytes: Vec<u8> = (0..=255).collect();
@@ -86,7 +86,7 @@ fn rich_file(file: &Path) -> Vec<State> {
     (0..2000).for_each(|_| assert_eq!(client.reply(), Reply::ok()));
     // Redis takes inline lines of 64 KiB.
     write_databases(&mut client, 10_000);
-    let state = dump_databases(&mut client);
+    let state = dump(&mut client);
     assert!(server.terminate().0.success());
     state
 }
@@ -173,7 +173,7 @@ fn a_data_file_replays_into_an_empty_coffre_and_into_redis() {
     let server = Server::start(&empty);
     let replies = text(&run("nc", &["-N", "127.0.0.1", &server.port.to_string()], &bytes));
     assert!(!replies.contains("-ERR"), "{replies}");
-    assert!(dump_databases(&mut server.client()) == state);
+    assert!(dump(&mut server.client()) == state);
 
     let lines: Vec<u8> = bytes
         .split_inclusive(|byte| *byte == b'\n')
@@ -190,7 +190,7 @@ fn a_data_file_replays_into_an_empty_coffre_and_into_redis() {
         assert_eq!(client.line("FLUSHALL"), Reply::ok());
         let replies = text(&run(program, &arguments, &lines));
         assert!(!replies.contains("ERR"), "{program}: {replies}");
-        assert!(dump_databases(&mut client) == state, "{program}");
+        assert!(dump(&mut client) == state, "{program}");
     }
 }
 

@@ -5,10 +5,8 @@
 //! holds that no command is missing from it.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -21,13 +19,12 @@ use coffre::command::glob::Pattern;
 use coffre::config::Arguments;
 use coffre::engine::local::Engine;
 use coffre::engine::local::store::Store;
-use coffre::journal::disk::{Disk, DiskFile, Status};
 use coffre::journal::{Fsync, Recovery};
 use coffre::net::listener::{Listener, Server, listen};
 use coffre::server::Stop;
 
-use crate::harness::{Client, Reply, request, wait_until};
-use crate::simulated_disk::SimulatedDisk;
+use crate::gated_disk::{GatedDisk, Gates};
+use crate::harness::{Client, PATIENCE, Reply, request, wait_until};
 
 /// What one command shows of a write.
 struct Case {
@@ -294,100 +291,11 @@ const NOT_OF_KEYS: &[(&str, &str)] = &[
     ("cluster", "there is none"),
 ];
 
-/// A disk of which fsyncs of files wait at a gate while it is shut.
-#[derive(Clone, Debug)]
-struct GatedDisk {
-    disk: SimulatedDisk,
-    gate: Arc<AtomicBool>,
-}
-
-#[derive(Debug)]
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    gate: Arc<AtomicBool>,
-}
-
-impl GatedDisk {
-    fn gated(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(GatedFile { file, gate: Arc::clone(&self.gate) })
-    }
-}
-
-impl Disk for GatedDisk {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.gated(self.disk.open(path)?))
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.gated(self.disk.create(path)?))
-    }
-    fn status(&self, path: &Path) -> io::Result<Status> {
-        self.disk.status(path)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.link(from, to)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(folder)
-    }
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.disk.sync_folder(folder)
-    }
-    fn room(&self, folder: &Path) -> io::Result<u64> {
-        self.disk.room(folder)
-    }
-}
-
-impl GatedFile {
-    fn wait(&self) {
-        while self.gate.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_micros(200));
-        }
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-    fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        self.file.append(bytes)
-    }
-    fn rewrite_in_place(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.rewrite_in_place(range)
-    }
-    fn cut(&self, length: u64) -> io::Result<()> {
-        self.file.cut(length)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.wait();
-        self.file.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.wait();
-        self.file.sync_all()
-    }
-    fn status(&self) -> io::Result<Status> {
-        self.file.status()
-    }
-    fn copy_metadata(&self, other: &Status) -> io::Result<()> {
-        self.file.copy_metadata(other)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
-}
-
 /// A server in this process, and the gate of its disk.
 struct World {
     server: Arc<Server>,
     port: u16,
-    gate: Arc<AtomicBool>,
+    gates: Arc<Gates>,
     run: Option<thread::JoinHandle<()>>,
 }
 
@@ -395,8 +303,8 @@ impl World {
     fn start() -> Self {
         let flags = ["coffre", "--port", "0", "--max-value", "64", "--enable-debug-command", "yes"];
         let config = Arguments::parse_from(flags).config;
-        let gate = Arc::new(AtomicBool::new(false));
-        let disk = GatedDisk { disk: SimulatedDisk::new(1), gate: Arc::clone(&gate) };
+        let disk = GatedDisk::new();
+        let gates = Arc::clone(&disk.gates);
         let recovery = Recovery::on(Arc::new(disk), "/donnees.txt".into()).unwrap();
         let store = Store::default().with_databases(16);
         let engine = Engine::start_with(recovery, Fsync::Always, store).unwrap();
@@ -409,7 +317,7 @@ impl World {
         let run = thread::spawn(move || {
             let _ = running.run(&listeners);
         });
-        Self { server, port, gate, run: Some(run) }
+        Self { server, port, gates, run: Some(run) }
     }
 
     fn client(&self) -> Client {
@@ -417,7 +325,10 @@ impl World {
     }
 
     fn shut(&self, is_shut: bool) {
-        self.gate.store(is_shut, Ordering::SeqCst);
+        match is_shut {
+            true => self.gates.sync.shut(),
+            false => self.gates.sync.open(0),
+        }
     }
 
     /// How often a command was run so far. What a connection did is counted before its replies leave.
@@ -458,6 +369,7 @@ fn shown(reply: &Reply) -> String {
         Reply::Array(replies) => {
             format!("({})", replies.iter().map(shown).collect::<Vec<_>>().join(" "))
         }
+        other => panic!("none of RESP2: {other:?}"),
     }
 }
 
@@ -465,7 +377,7 @@ fn shown(reply: &Reply) -> String {
 fn comes_early(client: &Client) -> bool {
     client.stream.set_read_timeout(Some(Duration::from_millis(30))).unwrap();
     let comes = client.stream.peek(&mut [0]).is_ok();
-    client.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
     comes
 }
 
@@ -574,7 +486,7 @@ fn a_key_that_comes_while_others_are_looked_through_is_not_shown_early() {
             let mut client = world.client();
             while !is_over.load(Ordering::SeqCst) {
                 let reply = shown(&client.line(asked));
-                let is_shut = world.gate.load(Ordering::SeqCst);
+                let is_shut = world.gates.sync.is_shut();
                 let before = committed.load(Ordering::SeqCst);
                 let names = reply.split(|end: char| !(end.is_alphanumeric() || end == ':'));
                 let newest = names.filter_map(|name| name.strip_prefix("key:")?.parse().ok()).max();
@@ -642,7 +554,7 @@ fn metrics_count_no_key_before_it_is_on_disk() {
     // It may wait for the disk, or tell of what is there.
     asked.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let comes = asked.peek(&mut [0]).is_ok();
-    asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    asked.set_read_timeout(Some(PATIENCE)).unwrap();
     let early = if comes { keys(asked) } else { None };
     world.shut(false);
     assert_eq!(writer.reply(), Reply::ok());

@@ -1,11 +1,12 @@
 //! Flags, exit codes, one server per file, signals: what a person meets who starts and stops it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{COFFRE, Client, Reply, Server, folder, run_to_end, wait_until};
 
@@ -23,10 +24,16 @@ fn the_version_and_the_help_are_true() {
     {
         assert!(help.contains(part), "{part}");
     }
-    // The README shows this very text.
+    // The README has a row for each flag and its variable.
     let readme = include_str!("../../README.md");
-    for flag in ["--port", "--bind", "--file", "--fsync", "--maxclients"] {
-        assert!(readme.contains(flag), "{flag}");
+    let words = help.split(|end: char| end.is_whitespace() || "[]<>`=,;:.)(".contains(end));
+    let flags: BTreeSet<&str> = words.clone().filter(|word| word.starts_with("--")).collect();
+    assert!(flags.len() > 15, "{flags:?}");
+    for flag in flags.into_iter().filter(|flag| !matches!(*flag, "--" | "--help" | "--version")) {
+        assert!(readme.contains(&format!("| `{flag} ")), "{flag}");
+    }
+    for variable in words.filter(|word| word.starts_with("COFFRE_")) {
+        assert!(readme.contains(&format!("| `{variable}` |")), "{variable}");
     }
 }
 
@@ -218,12 +225,10 @@ fn what_is_no_usable_file_exits_with_1_naming_path_and_reason() {
         ("/proc/donnees.txt".into(), "create: "),
     ];
     for (file, reason) in cases {
-        let started = Instant::now();
         let (code, said) = run_to_end(&[&"--port", &"0", &"--file", &file]);
         assert_eq!(code, 1, "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.contains(&file.display().to_string()) && said.contains(reason), "{said}");
-        assert!(started.elapsed() < Duration::from_secs(2));
     }
 }
 
@@ -299,7 +304,9 @@ fn a_symbolic_link_to_the_file_stays_a_link() {
 fn sigterm_and_sigint_answer_what_was_received_and_exit_with_0() {
     for signal in ["TERM", "INT"] {
         let (_folder, file) = folder();
-        let mut server = Server::with(&file, &["--fsync", "no"]);
+        // Without deadlines of clients a stop that waited for one would never end.
+        let flags = ["--fsync", "no", "--request-timeout", "0", "--write-timeout", "0"];
+        let mut server = Server::with(&file, &flags);
         // A connection that the server has not accepted yet is reset: each is known to it first.
         let known = || {
             let mut client = server.client();
@@ -311,10 +318,8 @@ fn sigterm_and_sigint_answer_what_was_received_and_exit_with_0() {
         half.send(b"SET half 1");
         let mut busy = known();
         busy.send(&b"SET a 1\r\n".repeat(1000));
-        let started = Instant::now();
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-        assert!(started.elapsed() < Duration::from_secs(3));
         assert!(server.log().contains("stopped; every acknowledged write is on disk"));
         let farewell = b"-ERR server is shutting down\r\n";
         let replies = busy.read_to_end();
@@ -389,14 +394,12 @@ fn writers_at_work_when_it_stops_lose_nothing_acknowledged() {
 #[test]
 fn a_client_that_does_not_read_cannot_hold_up_the_end() {
     let (_folder, file) = folder();
-    let mut server = Server::start(&file);
+    let mut server = Server::with(&file, &["--write-timeout", "0"]);
     server.client().call(&[b"SET", b"big", &vec![b'v'; 16 << 20]]);
     let mut deaf: Vec<_> = (0..10).map(|_| server.client()).collect();
     deaf.iter_mut().for_each(|client| client.send(&b"GET big\r\n".repeat(4)));
-    let started = Instant::now();
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert!(started.elapsed() < Duration::from_secs(3));
 }
 
 #[test]

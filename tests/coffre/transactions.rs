@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Client, Reply, Server, folder, on_request, request};
+use crate::harness::{Client, Reply, Server, folder, info_of, on_request, request, wait_until};
 
 /// Sends the requests in one write and reads all replies.
 fn burst(client: &mut Client, lines: &[String]) -> Vec<Reply> {
@@ -52,7 +52,7 @@ fn nobody_sees_half() {
                     assert_eq!(values[0], values[1]);
                     seen += 1;
                 }
-                assert!(seen > 10);
+                assert!(seen > 0);
             });
         }
     });
@@ -102,13 +102,12 @@ fn what_expires_or_comes_is_a_change_to_who_watches() {
         let lines = ["MULTI", "PING", "EXEC"].map(str::to_owned);
         burst(client, &lines).pop() == Some(Reply::Array(vec![Reply::pong()]))
     };
-    one.line("SET a 1 PX 60");
+    one.line("SET a 1 PX 1000000");
     one.line("WATCH a");
     assert!(exec(&mut one), "not yet");
-    one.line("SET a 1 PX 60");
-    one.line("WATCH a");
-    // Watched while it was there: gone is changed, whether it was removed yet or not.
-    std::thread::sleep(Duration::from_millis(70));
+    // In one burst: watched while it was there. Gone is changed, whether it was removed yet or not.
+    burst(&mut one, &["SET a 1 PX 200".to_owned(), "WATCH a".to_owned()]);
+    wait_until("it has expired", || two.line("EXISTS a") == Reply::Integer(0));
     assert!(!exec(&mut one));
     one.line("WATCH new");
     two.line("SET new 1");
@@ -117,7 +116,7 @@ fn what_expires_or_comes_is_a_change_to_who_watches() {
     one.line("SET b 1 PX 1");
     std::thread::sleep(Duration::from_millis(5));
     one.line("WATCH b");
-    std::thread::sleep(Duration::from_millis(300));
+    wait_until("it is removed", || info_of(&mut two, "stats", "expired_keys") == "2");
     assert!(exec(&mut one));
     // Each watches for itself, and only until it is told.
     one.line("WATCH k");
