@@ -1,9 +1,8 @@
-//! A key and its value: one allocation, held by an address of six bytes.
+//! A key and its value: one allocation, owned through one pointer.
 //!
-//! Most values are set once and read often. Such a value stands right behind its key, so an entry of 16 bytes
-//! each takes 40 and a read of it touches memory once. With the shards' tables, whose places are as small as this,
-//! a key takes about 60 bytes in all; with a map of two boxes it took 120 to 160.
-//! What grows, and what is longer than [`VALUE_BLOCK_BYTES`], is a [`Value`] of its own.
+//! Most values are set once and read often. Such a value stands right behind its key, so an entry of 16 bytes each
+//! takes 40 and reading it touches memory once. What grows, and what is longer than [`VALUE_BLOCK_BYTES`], is a
+//! [`Value`] of its own.
 //!
 //! ```text
 //! inline     | key bytes: u32 | value bytes: u32            | key | value |
@@ -11,28 +10,27 @@
 //! grown      | key bytes: u32 | GROWN                | time | Value | key |
 //! ```
 //!
-//! The time is when it expires, in milliseconds of Unix time; 0 is never.
+//! The time is when it expires, in milliseconds of Unix time; 0 is never. An entry never moves while it lives: its
+//! address is its [identity](Entry::id).
 //!
-//! An entry never moves while it lives: its address is its [identity](Entry::id).
-//!
-//! This module has `unsafe` in it because no safe type is so small a pointer to bytes of any number. The memory
-//! itself is a `Box<[u64]>`'s, taken apart in `build` and put together again by `drop`; between them the
-//! two lengths in the first word never change, and all else is computed from them. Its address is exposed when
-//! it is taken apart, and made a pointer again by `start`.
+//! This module has `unsafe` in it because no safe type is a thin pointer to bytes of any number. The memory itself is a
+//! `Box<[u64]>`'s, taken apart in `build` and put together again by `drop`; between them the two lengths in the first
+//! word never change, and all else is computed from them.
 
 #![allow(unsafe_code, reason = "see above; its tests run under Miri")]
 
 use std::fmt;
 use std::mem::size_of;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 
 use crate::limits::VALUE_BLOCK_BYTES;
 use crate::util::memory::{self, NoMemory};
 use crate::value::{Value, View};
 
-/// A key and its value. The lowest 48 bits of an address are all there are to it, where programs have their memory.
-pub struct Entry([u8; ADDRESS_BYTES]);
+/// A key, its value, and when they expire.
+pub struct Entry(NonNull<u64>);
 
 /// Tells an entry from all others that live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +38,8 @@ pub struct EntryId(usize);
 
 /// In the place of an inline value's length.
 const GROWN: u32 = u32::MAX;
-/// Beside an inline value's length: it has a place for the time when it expires.
+/// Beside an inline value's length: there is a word for the time.
 const EXPIRES: u32 = 1 << 31;
-const ADDRESS_BYTES: usize = 6;
 const HEADER_BYTES: usize = size_of::<u64>();
 const TIME_BYTES: usize = size_of::<u64>();
 
@@ -52,34 +49,50 @@ unsafe impl Send for Entry {}
 unsafe impl Sync for Entry {}
 
 impl Entry {
-    /// A copy of `key` and `value`, and when they expire, in milliseconds of Unix time; an error if there is
-    /// no memory for them.
-    pub fn new(key: &[u8], value: &[u8], expires_ms: Option<u64>) -> Result<Self, NoMemory> {
-        if value.len() > VALUE_BLOCK_BYTES {
-            return Self::grown(key, Value::copy_of(value)?, expires_ms);
+    /// A copy of `key` and `value`, and when they expire, in milliseconds of Unix time; an error if there is no memory
+    /// for them. A long value is shared, not copied.
+    pub fn new(key: &[u8], value: View<'_>, expires_ms: Option<u64>) -> Result<Self, NoMemory> {
+        match value {
+            View::Long(long) => Self::grown(key, Value::Long(Arc::clone(long)), expires_ms),
+            View::Short(bytes) if bytes.len() > VALUE_BLOCK_BYTES => {
+                Self::grown(key, Value::copy_of(bytes)?, expires_ms)
+            }
+            View::Short(bytes) => Self::inline(key, bytes, expires_ms),
         }
-        let (mark, time_bytes) = match expires_ms {
+    }
+
+    fn inline(key: &[u8], value: &[u8], expires_ms: Option<u64>) -> Result<Self, NoMemory> {
+        let (flag, time_bytes) = match expires_ms {
             None => (0, 0),
             Some(_) => (EXPIRES, TIME_BYTES),
         };
-        let shape = value.len() as u32 | mark;
+        let shape = value.len() as u32 | flag;
         let mut entry = Self::build(key, shape, HEADER_BYTES + time_bytes, value.len())?;
         entry.set_expires_ms(expires_ms);
-        // SAFETY: `build` made room for the value right behind the key, and nobody else knows of it.
+        // SAFETY: `build` made room for the value right behind the key, and nothing else refers to it yet.
         unsafe { ptr::copy_nonoverlapping(value.as_ptr(), entry.key_end(), value.len()) };
         Ok(entry)
     }
 
-    /// A copy of `key`, and a value that may change in its place, and when they expire; an error if there is no
-    /// memory for it.
+    /// A copy of `key`, a value that may change in place, and when they expire; an error if there is no memory for it.
     pub fn grown(key: &[u8], value: Value, expires_ms: Option<u64>) -> Result<Self, NoMemory> {
         let key_start = HEADER_BYTES + TIME_BYTES + size_of::<Value>();
         let mut entry = Self::build(key, GROWN, key_start, 0)?;
-        // SAFETY: `build` left so much room behind the header, whose end is aligned for it. Were this not
-        // reached, `drop` would find no `Value`: nothing between here and `build` can fail.
+        // SAFETY: `build` left so much room behind the header, whose end is aligned for it. Nothing between here and
+        // `build` can fail, so `drop` always finds a `Value`.
         unsafe { entry.value_pointer().write(value) };
         entry.set_expires_ms(expires_ms);
         Ok(entry)
+    }
+
+    /// A copy with another time at which it expires. A value that may change in place is shared.
+    pub fn with_expiry(&self, expires_ms: Option<u64>) -> Result<Self, NoMemory> {
+        match self.value() {
+            View::Short(bytes) if self.is_grown() => {
+                Self::grown(self.key(), Value::copy_of(bytes)?, expires_ms)
+            }
+            value => Self::new(self.key(), value, expires_ms),
+        }
     }
 
     /// When it expires, in milliseconds of Unix time, if it does.
@@ -87,8 +100,8 @@ impl Entry {
         if !self.has_time() {
             return None;
         }
-        // SAFETY: it has a place for the time, its second word, which `build` wrote as 0.
-        Some(unsafe { self.start().add(1).read() }).filter(|time_ms| *time_ms > 0)
+        // SAFETY: it has a word for the time, its second, which `build` wrote as 0.
+        Some(unsafe { self.0.add(1).read() }).filter(|time_ms| *time_ms > 0)
     }
 
     /// Whether it has expired at `now_ms`.
@@ -96,61 +109,48 @@ impl Entry {
         self.expires_ms().is_some_and(|time_ms| time_ms <= now_ms)
     }
 
-    /// Whether its value may change in its place.
+    /// Whether its value may change in place.
     pub fn is_grown(&self) -> bool {
         self.lengths()[1] == GROWN
     }
 
-    /// Whether it has a place for the time when it expires.
-    pub fn has_time(&self) -> bool {
+    /// Whether there is a word for the time when it expires.
+    fn has_time(&self) -> bool {
         self.lengths()[1] & EXPIRES != 0
     }
 
-    /// Changes when it expires; `false` if it has no place for that, and another entry is needed.
+    /// Changes when it expires; `false` if there is no word for that, and another entry is needed.
     pub fn set_expires_ms(&mut self, expires_ms: Option<u64>) -> bool {
-        let has_place = self.has_time();
-        if has_place {
-            // SAFETY: as in `expires_ms`, and the entry is borrowed for nobody else meanwhile.
-            unsafe { self.start().add(1).write(expires_ms.unwrap_or(0)) };
+        let has_time = self.has_time();
+        if has_time {
+            // SAFETY: as in `expires_ms`, and the entry is borrowed exclusively.
+            unsafe { self.0.add(1).write(expires_ms.unwrap_or(0)) };
         }
-        has_place || expires_ms.is_none()
+        has_time || expires_ms.is_none()
     }
 
-    /// An entry with `key` written `key_start` bytes from its beginning, and room for so many more behind it.
+    /// An entry with `key` written `key_start` bytes from its beginning, and room for `more` bytes behind it.
     fn build(key: &[u8], shape: u32, key_start: usize, more: usize) -> Result<Self, NoMemory> {
         let key_bytes = u32::try_from(key.len()).map_err(|_| NoMemory)?;
         let count = words(key_start + key.len() + more);
         let mut memory: Vec<u64> = Vec::new();
         memory::try_to(|| memory.try_reserve_exact(count))?;
         memory.resize(count, 0);
-        let words = Box::into_raw(memory.into_boxed_slice());
-        let start = words.cast::<u64>();
-        let [low @ .., 0, 0] = start.expose_provenance().to_le_bytes() else {
-            // SAFETY: it was a box a moment ago.
-            drop(unsafe { Box::from_raw(words) });
-            // No system has put anything there yet.
-            return Err(NoMemory);
-        };
+        let start = NonNull::from(Box::leak(memory.into_boxed_slice())).cast::<u64>();
         // SAFETY: `start` points to `count` words of ours, of which the first takes both lengths, and the key
         // fits behind `key_start` by the way `count` was computed.
         unsafe {
             start.cast::<[u32; 2]>().write([key_bytes, shape]);
             let key_place = start.cast::<u8>().add(key_start);
-            ptr::copy_nonoverlapping(key.as_ptr(), key_place, key.len());
+            ptr::copy_nonoverlapping(key.as_ptr(), key_place.as_ptr(), key.len());
         }
-        Ok(Self(low))
+        Ok(Self(start))
     }
 
-    /// Where it begins.
-    fn start(&self) -> *mut u64 {
-        let [a, b, c, d, e, f] = self.0;
-        ptr::with_exposed_provenance_mut(usize::from_le_bytes([a, b, c, d, e, f, 0, 0]))
-    }
-
-    /// How many bytes the key has, and the inline value, or [`GROWN`].
+    /// How many bytes the key has, and the inline value with [`EXPIRES`], or [`GROWN`].
     fn lengths(&self) -> [u32; 2] {
         // SAFETY: the first word was written so by `build`; `u32`s are no more aligned than it is.
-        unsafe { self.start().cast::<[u32; 2]>().read() }
+        unsafe { self.0.cast::<[u32; 2]>().read() }
     }
 
     fn key_start(&self) -> usize {
@@ -163,7 +163,7 @@ impl Entry {
 
     fn key_end(&self) -> *mut u8 {
         // SAFETY: `build` made the entry at least so long.
-        unsafe { self.start().cast::<u8>().add(self.key_start() + self.key_bytes()) }
+        unsafe { self.0.cast::<u8>().add(self.key_start() + self.key_bytes()) }.as_ptr()
     }
 
     fn key_bytes(&self) -> usize {
@@ -172,16 +172,16 @@ impl Entry {
 
     /// Where the value of a grown entry stands.
     fn value_pointer(&self) -> *mut Value {
-        // SAFETY: one that is grown is longer than that.
-        unsafe { self.start().cast::<u8>().add(HEADER_BYTES + TIME_BYTES).cast::<Value>() }
+        // SAFETY: a grown entry is longer than that.
+        unsafe { self.0.cast::<u8>().add(HEADER_BYTES + TIME_BYTES) }.cast::<Value>().as_ptr()
     }
 
     /// The key.
     pub fn key(&self) -> &[u8] {
         // SAFETY: the key's bytes were written by `build` and never change; they live as long as the entry.
         unsafe {
-            let start = self.start().cast::<u8>().add(self.key_start());
-            slice::from_raw_parts(start, self.key_bytes())
+            let start = self.0.cast::<u8>().add(self.key_start());
+            slice::from_raw_parts(start.as_ptr(), self.key_bytes())
         }
     }
 
@@ -190,7 +190,7 @@ impl Entry {
         match self.lengths() {
             // SAFETY: `grown` wrote a value there; it is lent no longer than the entry is.
             [_, GROWN] => unsafe { &*self.value_pointer() }.view(),
-            // SAFETY: `new` wrote so many bytes behind the key; they never change.
+            // SAFETY: `inline` wrote so many bytes behind the key; they never change.
             [_, shape] => {
                 let bytes = (shape & !EXPIRES) as usize;
                 View::Short(unsafe { slice::from_raw_parts(self.key_end(), bytes) })
@@ -198,24 +198,18 @@ impl Entry {
         }
     }
 
-    /// The value, if it may change in its place.
+    /// The value, if it may change in place.
     pub fn value_mut(&mut self) -> Option<&mut Value> {
         match self.lengths() {
-            // SAFETY: `grown` wrote a value there, and the entry is borrowed for nobody else meanwhile.
+            // SAFETY: `grown` wrote a value there, and the entry is borrowed exclusively.
             [_, GROWN] => Some(unsafe { &mut *self.value_pointer() }),
             _ => None,
         }
     }
 
-    /// The same, and the entry's identity.
-    pub fn growing(&mut self) -> Option<(EntryId, &mut Value)> {
-        let id = self.id();
-        self.value_mut().map(|value| (id, value))
-    }
-
     /// Tells it from all others that live.
     pub fn id(&self) -> EntryId {
-        EntryId(self.start().addr())
+        EntryId(self.0.addr().get())
     }
 
     /// How long its memory is, in words.
@@ -240,9 +234,9 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let words = ptr::slice_from_raw_parts_mut(self.start(), self.words());
+        let words = ptr::slice_from_raw_parts_mut(self.0.as_ptr(), self.words());
         if let Some(value) = self.value_mut() {
-            // SAFETY: it was written by `grown`, and nobody looks at it again.
+            // SAFETY: it was written by `grown`, and nothing refers to it any more.
             unsafe { ptr::drop_in_place(value) };
         }
         // SAFETY: these are the words that `build` took from a box, as many.
@@ -266,12 +260,16 @@ const _: () = {
     is_shared::<Value>();
 };
 const _: () = assert!(align_of::<Value>() <= align_of::<u64>());
-const _: () = assert!(size_of::<usize>() == ADDRESS_BYTES + 2, "addresses of 64 bits");
+const _: () = assert!(size_of::<Option<Entry>>() == size_of::<usize>());
 const _: () = assert!(VALUE_BLOCK_BYTES < EXPIRES as usize - 1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn inline(key: &[u8], value: &[u8], expires_ms: Option<u64>) -> Entry {
+        Entry::new(key, View::Short(value), expires_ms).unwrap()
+    }
 
     #[test]
     fn an_entry_is_its_key_and_its_value() {
@@ -279,7 +277,7 @@ mod tests {
         for key_bytes in lengths {
             for value_bytes in lengths {
                 let (key, value) = (vec![b'k'; key_bytes], vec![b'v'; value_bytes]);
-                let mut inline = Entry::new(&key, &value, None).unwrap();
+                let mut inline = inline(&key, &value, None);
                 assert_eq!(inline.key(), key);
                 assert_eq!(inline.value().to_vec(), value);
                 assert!(inline.value_mut().is_none());
@@ -291,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grown_value_changes_in_its_place() {
+    fn a_grown_value_changes_in_place() {
         let mut entry = Entry::grown(b"key", Value::copy_of(b"value").unwrap(), None).unwrap();
         let id = entry.id();
         let value = entry.value_mut().unwrap();
@@ -305,35 +303,40 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_stands_elsewhere() {
+    fn a_long_value_stands_elsewhere_and_is_shared() {
         let long = vec![b'v'; VALUE_BLOCK_BYTES + 1];
-        let mut entry = Entry::new(b"key", &long, None).unwrap();
+        let mut entry = inline(b"key", &long, None);
         assert!(entry.value_mut().is_some());
         assert!(entry.value().to_vec() == long);
+        let other = Entry::new(b"other", entry.value(), Some(1)).unwrap();
+        let (View::Long(one), View::Long(two)) = (entry.value(), other.value()) else { panic!() };
+        assert!(Arc::ptr_eq(one, two));
     }
 
     #[test]
     fn sixteen_bytes_each_take_forty() {
-        assert_eq!(Entry::new(&[b'k'; 16], &[b'v'; 16], None).unwrap().capacity(), 40);
-        assert_eq!(Entry::new(&[b'k'; 16], &[b'v'; 16], Some(1)).unwrap().capacity(), 48);
+        assert_eq!(inline(&[b'k'; 16], &[b'v'; 16], None).capacity(), 40);
+        assert_eq!(inline(&[b'k'; 16], &[b'v'; 16], Some(1)).capacity(), 48);
     }
 
     #[test]
-    fn the_time_is_changed_where_there_is_a_place_for_it() {
-        let never = Entry::new(b"key", b"value", None).unwrap();
-        let soon = Entry::new(b"key", b"value", Some(7)).unwrap();
+    fn the_time_changes_where_there_is_a_word_for_it() {
+        let never = inline(b"key", b"value", None);
+        let soon = inline(b"key", b"value", Some(7));
         let grown = Entry::grown(b"key", Value::copy_of(b"value").unwrap(), None).unwrap();
-        for (mut entry, time, has_place) in
+        for (mut entry, time, has_time) in
             [(never, None, false), (soon, Some(7), true), (grown, None, true)]
         {
             assert_eq!(entry.expires_ms(), time);
-            assert_eq!(entry.set_expires_ms(Some(u64::MAX)), has_place);
-            assert_eq!(entry.expires_ms(), has_place.then_some(u64::MAX));
+            let copy = entry.with_expiry(Some(9)).unwrap();
+            assert_eq!((copy.expires_ms(), copy.is_grown()), (Some(9), entry.is_grown()));
+            assert_eq!(entry.set_expires_ms(Some(u64::MAX)), has_time);
+            assert_eq!(entry.expires_ms(), has_time.then_some(u64::MAX));
             assert!(entry.set_expires_ms(None));
             assert_eq!(entry.expires_ms(), None);
             assert_eq!((entry.key(), entry.value().to_vec()), (&b"key"[..], b"value".to_vec()));
         }
-        let entry = Entry::new(b"", b"", Some(7)).unwrap();
+        let entry = inline(b"", b"", Some(7));
         assert!(entry.is_expired(7) && !entry.is_expired(6));
     }
 }
