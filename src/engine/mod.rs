@@ -66,6 +66,8 @@ pub trait Engine: Admin + Sized + 'static {
 pub trait Txn {
     /// What `WATCH` remembers of a key.
     type Watched;
+    /// A state of the transaction.
+    type Savepoint: Copy;
 
     /// The transaction's time, in milliseconds of Unix time: the same throughout.
     fn now_ms(&mut self) -> u64;
@@ -155,10 +157,10 @@ pub trait Txn {
     fn release(&mut self);
 
     /// The state so far, to [roll back](Self::roll_back) to.
-    fn savepoint(&mut self) -> Savepoint;
+    fn savepoint(&mut self) -> Self::Savepoint;
 
     /// Undoes everything since `savepoint`.
-    fn roll_back(&mut self, savepoint: Savepoint);
+    fn roll_back(&mut self, savepoint: Self::Savepoint);
 }
 
 /// A key of a database.
@@ -181,13 +183,6 @@ pub enum Scope<'k> {
     Each,
     /// Every key at one moment.
     All,
-}
-
-/// A state of a transaction.
-#[derive(Clone, Copy, Debug)]
-pub struct Savepoint {
-    /// How many changes were made.
-    pub changes: usize,
 }
 
 /// What a database holds. Keys that have expired and are not deleted yet count.

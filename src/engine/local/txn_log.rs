@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use crate::engine::Key;
 use crate::journal::format::{
-    write_del, write_expiry, write_flush, write_select, write_set, write_set_end, write_set_key,
-    write_set_range, write_set_range_start, write_swap,
+    write_del, write_expiry, write_flush, write_select, write_set, write_set_end, write_set_range,
+    write_set_range_end, write_set_range_start, write_set_start, write_swap,
 };
 use crate::journal::records::Records;
+use crate::journal::snapshot::piece;
 use crate::journal::{Addition, Flush};
-use crate::limits::{CLIENT_SPARE_BYTES_MAX, DEL_LINE_BYTES_MAX};
+use crate::limits::{CLIENT_SPARE_BYTES_MAX, DEL_LINE_BYTES_MAX, SNAPSHOT_VALUE_BYTES_MAX};
 use crate::text::{quote, quoted_bytes};
 use crate::util::memory::NoMemory;
-use crate::value::View;
+use crate::value::{Long, View};
+
+/// About what a `SETRANGE` record takes beside its key and value, in bytes.
+const SET_RANGE_BYTES: usize = 16;
 
 /// See the module. Between transactions it is empty and keeps its buffer.
 #[derive(Debug, Default)]
@@ -101,29 +105,64 @@ impl TxnLog {
         Ok(())
     }
 
-    /// A key is set.
+    /// A key is set. A long value is written in pieces that each replay inline, as a new file has it.
     pub fn set(
         &mut self,
         key: Key<'_>,
         value: View<'_>,
         expires_ms: Option<u64>,
     ) -> Result<(), NoMemory> {
-        let Key { database, bytes: key } = key;
+        let Key { database, bytes: name } = key;
+        let (short, rest) = match value {
+            View::Short(bytes) => (bytes, None),
+            View::Long(_) if value.len() <= SNAPSHOT_VALUE_BYTES_MAX => (&b""[..], None),
+            View::Long(long) => (&b""[..], Some(long)),
+        };
+        let quoted = || quoted_bytes(name) + quoted_bytes(short);
+        self.begin(database, name.len() + short.len(), quoted)?;
+        self.state.count += 1;
         match value {
-            View::Short(value) => {
-                let quoted = || quoted_bytes(key) + quoted_bytes(value);
-                self.begin(database, key.len() + value.len(), quoted)?;
-                write_set(key, value, expires_ms, self.records.room());
-            }
+            View::Short(bytes) => write_set(name, bytes, expires_ms, self.records.room()),
             View::Long(long) => {
-                self.begin(database, key.len(), || quoted_bytes(key))?;
-                write_set_key(key, self.records.room());
-                self.records.push_value(Arc::clone(long), 0..value.len())?;
-                write_set_end(expires_ms, self.records.tail());
+                let first = piece(name, 0, value.len());
+                write_set_start(name, self.records.room());
+                self.records.push_value(Arc::clone(long), first.clone());
+                // A value in several pieces expires only after the last: replayed after its time the first would not
+                // be there, and the second create another.
+                write_set_end(expires_ms.filter(|_| rest.is_none()), self.records.tail());
+                if let Some(long) = rest {
+                    return self.set_rest(key, long, first.end, expires_ms);
+                }
             }
         }
-        self.state.count += 1;
         Ok(())
+    }
+
+    /// The pieces of a long value from `start` on. One that is only padding is left out where a later one implies it.
+    fn set_rest(
+        &mut self,
+        key: Key<'_>,
+        long: &Arc<Long>,
+        mut start: usize,
+        expires_ms: Option<u64>,
+    ) -> Result<(), NoMemory> {
+        let view = View::Long(long);
+        while start < view.len() {
+            let range = piece(key.bytes, start, view.len());
+            let is_last = range.end == view.len();
+            let is_padding = view.written(range.clone()).next().is_none();
+            let part = match (is_padding, is_last) {
+                (true, false) => None,
+                // The last byte alone gives the length.
+                (true, true) => Some(range.end - 1..range.end),
+                (false, _) => Some(range.clone()),
+            };
+            if let Some(part) = part {
+                self.set_range(key, part.start, Part::OfValue(view, part))?;
+            }
+            start = range.end;
+        }
+        self.expire_again(key, expires_ms)
     }
 
     /// Part of the value of a key, which existed or not, was written at `offset`. A key that expires is told so again:
@@ -137,39 +176,48 @@ impl TxnLog {
         part: Part<'_>,
     ) -> Result<(), NoMemory> {
         if !existed {
-            if let (0, Part::Bytes(bytes)) = (offset, &part) {
-                return self.set(key, View::Short(bytes), None);
+            match &part {
+                Part::Bytes(bytes) if offset == 0 => return self.set(key, View::Short(bytes), None),
+                Part::OfValue(value, range) if *range == (0..value.len()) => {
+                    return self.set(key, *value, None);
+                }
+                // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
+                _ => self.set(key, View::Short(b""), None)?,
             }
-            // Padding is not spelled out: 512 MiB of it would be 2 GiB of `\x00`.
-            self.set(key, View::Short(b""), None)?;
         }
-        let start = self.records.len();
-        let Key { database, bytes: key } = key;
+        let overhead = SET_RANGE_BYTES + quoted_bytes(key.bytes);
+        self.state.garbage += if existed { overhead as u64 } else { 0 };
+        self.set_range(key, offset, part)?;
+        self.expire_again(key, expires_ms)
+    }
+
+    fn set_range(&mut self, key: Key<'_>, offset: usize, part: Part<'_>) -> Result<(), NoMemory> {
+        let Key { database, bytes: name } = key;
         match part {
-            Part::Bytes(bytes) => {
-                let quoted = || 2 * quoted_bytes(key) + quoted_bytes(bytes);
-                self.begin(database, key.len() + bytes.len(), quoted)?;
-                write_set_range(key, offset, bytes, self.records.room());
-                let text_bytes = quoted_bytes(bytes);
-                let overhead = (self.records.len() - start).saturating_sub(text_bytes);
-                self.state.garbage += if existed { overhead as u64 } else { 0 };
-            }
-            Part::OfValue(View::Short(value), range) => {
-                return self.splice_again(key, database, expires_ms, offset, &value[range]);
+            Part::Bytes(bytes) | Part::OfValue(View::Short(bytes), _) => {
+                let bytes = match part {
+                    Part::OfValue(_, range) => &bytes[range],
+                    Part::Bytes(_) => bytes,
+                };
+                let quoted = || 2 * quoted_bytes(name) + quoted_bytes(bytes);
+                self.begin(database, name.len() + bytes.len(), quoted)?;
+                write_set_range(name, offset, bytes, self.records.room());
             }
             Part::OfValue(View::Long(long), range) => {
-                self.begin(database, key.len(), || 2 * quoted_bytes(key))?;
-                write_set_range_start(key, offset, self.records.room());
-                if existed {
-                    self.state.garbage += (self.records.len() - start) as u64;
-                }
-                self.records.push_value(Arc::clone(long), range)?;
-                self.records.tail().push(b'\n');
+                self.begin(database, name.len(), || 2 * quoted_bytes(name))?;
+                write_set_range_start(name, offset, self.records.room());
+                self.records.push_value(Arc::clone(long), range);
+                write_set_range_end(self.records.tail());
             }
         }
         self.state.count += 1;
+        Ok(())
+    }
+
+    fn expire_again(&mut self, key: Key<'_>, expires_ms: Option<u64>) -> Result<(), NoMemory> {
         if expires_ms.is_some() {
-            write_expiry(key, expires_ms, self.records.tail());
+            self.begin(key.database, key.bytes.len(), || quoted_bytes(key.bytes))?;
+            write_expiry(key.bytes, expires_ms, self.records.room());
             self.state.count += 1;
         }
         Ok(())
