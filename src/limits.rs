@@ -183,7 +183,7 @@ pub const REWRITE_MS_MAX: u64 = 5_000;
 pub const SHARDS: usize = 256;
 
 /// Sequence numbers of last writes per shard: the more, the fewer reads wait for a write of another key.
-pub const MARKS_PER_SHARD: usize = 128;
+pub const SEQUENCES_PER_SHARD: usize = 128;
 
 /// How much work a transaction may do while it holds locks, in nanoseconds as [`work`] estimates them; one that does more
 /// is rolled back.
@@ -225,16 +225,16 @@ pub const NEWS_SHARE: usize = 64;
 pub const UNDO_BYTES_MAX: usize = 1 << 20;
 
 /// How many changes of a shard are freed while its lock is held.
-pub const UNDOS_AT_ONCE: usize = 4096;
+pub const UNDO_RELEASED_MAX: usize = 4096;
 
 /// A thread of its own frees a superseded value longer than this, in bytes, in place of the next writer.
 pub const HEAVY_UNDO_BYTES: usize = 256 << 10;
 
 /// Spare capacity, in changes, of the lists of undo.
-pub const SETTLED_SPARE: usize = 16;
+pub const UNDO_SPARE: usize = 16;
 
 /// How often the thread that frees undo runs, in milliseconds.
-pub const SETTLE_TICK_MS: u64 = 200;
+pub const UNDO_TICK_MS: u64 = 200;
 
 // Engine: expiry and the clock.
 
@@ -305,4 +305,4 @@ const _: () = assert!(HEADER_BYTES_MAX < IDLE_BUFFER_BYTES);
 const _: () = assert!(DEL_LINE_BYTES_MAX < INLINE_BYTES_MAX);
 const _: () = assert!(DEAD_BYTES_MAX < LENGTH_BYTES_MAX && LENGTH_BYTES_MAX < 64 << 20);
 const _: () = assert!(4 * SNAPSHOT_VALUE_BYTES_MAX < INLINE_BYTES_MAX);
-const _: () = assert!(SHARDS.is_power_of_two() && MARKS_PER_SHARD.is_power_of_two());
+const _: () = assert!(SHARDS.is_power_of_two() && SEQUENCES_PER_SHARD.is_power_of_two());

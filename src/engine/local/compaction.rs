@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::Engine;
-use crate::engine::local::entry::Entry;
-use crate::engine::local::key_arena::KeyList;
+use super::LocalEngine;
+use super::key_arena::KeyArena;
+use crate::engine::{CompactionStatus, Entry, Key};
 use crate::journal::snapshot::{piece, write_piece};
 use crate::journal::{Flush, Flushing, NewFile, SwitchError, TailReader};
 use crate::limits::{
@@ -38,7 +38,7 @@ const TRIES_MAX: usize = 10;
 /// A new file under way. Dropped before [`finish`](Self::finish) it leaves nothing behind.
 #[derive(Debug)]
 pub struct Compaction<'a> {
-    engine: &'a Engine,
+    engine: &'a LocalEngine,
     draft: NewFile,
     /// What clients write meanwhile, if they may.
     tee: Option<TailReader<'a>>,
@@ -47,7 +47,7 @@ pub struct Compaction<'a> {
     /// The next shard of it to list.
     shard: usize,
     /// The keys still to be copied of the shard before it.
-    keys: KeyList,
+    keys: KeyArena,
     /// How much of the value of the last of them is copied, in bytes.
     offset: usize,
     /// Length of the draft when it was last synced, in bytes.
@@ -85,7 +85,7 @@ impl Pieces {
     }
 }
 
-impl Engine {
+impl LocalEngine {
     /// Begins a new file that makes every flush final; clients go on.
     pub fn compaction(&self) -> Result<Compaction<'_>, SwitchError> {
         self.begin_compaction(Flushing::Final)
@@ -93,7 +93,7 @@ impl Engine {
 
     fn begin_compaction(&self, flushing: Flushing) -> Result<Compaction<'_>, SwitchError> {
         // With a shard locked nobody is in the middle of one.
-        let swaps = (self.store.lock_nth(0), self.swaps.load(Ordering::Relaxed)).1;
+        let swaps = (self.store.lock(0), self.swaps.load(Ordering::Relaxed)).1;
         if swaps > 0 {
             // The tee must not tell of one that memory shows already.
             self.journal.save()?;
@@ -109,11 +109,11 @@ impl Engine {
     }
 
     fn run(&self, compaction: Compaction<'_>) -> Result<(), SwitchError> {
-        let dead_bytes = self.garbage();
+        let garbage_bytes = self.garbage();
         compaction.run()?;
         // What died meanwhile may be in the new file, or not: it counts.
-        let rest = |dead: u64| Some(dead.saturating_sub(dead_bytes));
-        let _ = self.dead_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        let rest = |dead: u64| Some(dead.saturating_sub(garbage_bytes));
+        let _ = self.garbage_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
         Ok(())
     }
 
@@ -130,41 +130,14 @@ impl Engine {
             );
         }
         self.journal.take_garbage();
-        self.dead_bytes.store(0, Ordering::Relaxed);
+        self.garbage_bytes.store(0, Ordering::Relaxed);
         Ok(())
     }
 
     /// How much of the file says nothing any more, but for seals, in bytes.
-    fn garbage(&self) -> u64 {
+    pub(super) fn garbage(&self) -> u64 {
         let told = self.journal.take_garbage();
-        self.dead_bytes.fetch_add(told, Ordering::Relaxed) + told
-    }
-
-    /// About how much of the file says nothing any more, in bytes.
-    pub fn dead_bytes(&self) -> u64 {
-        self.garbage() + self.journal.seal_bytes()
-    }
-
-    /// Asks for a compaction; `false` if one is asked for or under way already.
-    pub fn request_compaction(&self) -> bool {
-        let mut status = lock(&self.compactor.status);
-        if status.is_requested || status.is_running {
-            return false;
-        }
-        status.is_requested = true;
-        self.compactor.woken.notify_all();
-        true
-    }
-
-    /// Asks for a compaction after the one that is under way.
-    pub fn schedule_compaction(&self) {
-        lock(&self.compactor.status).is_requested = true;
-        self.compactor.woken.notify_all();
-    }
-
-    /// How compaction stands.
-    pub fn compaction_status(&self) -> Status {
-        lock(&self.compactor.status).clone()
+        self.garbage_bytes.fetch_add(told, Ordering::Relaxed) + told
     }
 
     /// Waits for at most `timeout` until a compaction is asked for, and runs it, or one that is due.
@@ -212,7 +185,7 @@ impl Engine {
         status.is_running = false;
         self.compactor.woken.notify_all();
         status.took = Some(started.elapsed());
-        status.succeeded = result.is_ok();
+        status.has_failed = result.is_err();
         let path = self.path().display();
         match result {
             Ok(flushing) => {
@@ -243,7 +216,7 @@ impl Engine {
 
     /// About how much of the file still says something, in bytes.
     pub(super) fn live_bytes(&self) -> u64 {
-        self.journal.bytes().saturating_sub(self.dead_bytes())
+        self.journal.bytes().saturating_sub(self.garbage() + self.journal.seal_bytes())
     }
 
     /// The flush whose record is in the file, if it can be undone.
@@ -263,7 +236,7 @@ impl Engine {
         let live = self.live_bytes();
         let flushed = self.kept_flush().map_or(0, |flush| flush.bytes);
         self.journal.bytes() > live + live / 2 + flushed + DEAD_BYTES_MAX
-            && self.trouble().is_none()
+            && self.fault().is_none()
     }
 
     /// Gives up what flushes removed once their hour is over, or where the disk has no room for it: then the file,
@@ -335,25 +308,48 @@ impl Compactor {
         }
     }
 
+    /// Asks for a compaction; `false` if one is asked for or under way already.
+    pub fn request(&self) -> bool {
+        let mut status = lock(&self.status);
+        if status.is_requested || status.is_running {
+            return false;
+        }
+        status.is_requested = true;
+        self.woken.notify_all();
+        true
+    }
+
+    /// Asks for a compaction after the one that is under way.
+    pub fn schedule(&self) {
+        lock(&self.status).is_requested = true;
+        self.woken.notify_all();
+    }
+
+    /// How compaction stands.
+    pub fn status(&self) -> CompactionStatus {
+        let Status { is_requested, is_running, has_failed, took, saved_s, .. } = *lock(&self.status);
+        CompactionStatus { is_requested, is_running, has_failed, took, saved_s }
+    }
+
     /// Everything is on disk.
     pub fn saved(&self) {
         lock(&self.status).saved_s = unix_time_s();
     }
 }
 
-/// How compaction stands.
-#[derive(Clone, Debug)]
-pub struct Status {
+/// How compaction stands, and when it may begin again.
+#[derive(Debug)]
+struct Status {
     /// It is asked for and has not begun.
-    pub is_requested: bool,
+    is_requested: bool,
     /// It is under way.
-    pub is_running: bool,
-    /// The last one succeeded.
-    pub succeeded: bool,
+    is_running: bool,
+    /// The last one failed.
+    has_failed: bool,
     /// How long the last one took.
-    pub took: Option<Duration>,
+    took: Option<Duration>,
     /// When everything was last on disk for certain, or at first the start: Unix time in seconds.
-    pub saved_s: u64,
+    saved_s: u64,
     /// Failures since the last success.
     failures: u32,
     /// After a failure: when to try again.
@@ -365,7 +361,7 @@ impl Default for Status {
         Self {
             is_requested: false,
             is_running: false,
-            succeeded: true,
+            has_failed: false,
             took: None,
             saved_s: unix_time_s(),
             failures: 0,
@@ -391,7 +387,7 @@ impl Status {
 }
 
 impl<'a> Compaction<'a> {
-    fn new(engine: &'a Engine, draft: NewFile, tee: Option<TailReader<'a>>) -> Self {
+    fn new(engine: &'a LocalEngine, draft: NewFile, tee: Option<TailReader<'a>>) -> Self {
         let synced = draft.bytes();
         Self {
             engine,
@@ -399,7 +395,7 @@ impl<'a> Compaction<'a> {
             tee,
             database: 0,
             shard: 0,
-            keys: KeyList::default(),
+            keys: KeyArena::default(),
             offset: 0,
             synced,
             swaps: engine.swaps.load(Ordering::Relaxed),
@@ -462,7 +458,7 @@ impl<'a> Compaction<'a> {
     fn list(&mut self) -> Result<bool, SwitchError> {
         while self.database < self.engine.store.databases() {
             while self.shard < SHARDS {
-                let shard = self.engine.store.lock_nth(self.shard);
+                let shard = self.engine.store.lock(self.shard);
                 let mut entries = shard.entries(self.database);
                 entries
                     .try_for_each(|entry| self.keys.push(entry.key()))
@@ -479,15 +475,15 @@ impl<'a> Compaction<'a> {
 
     /// Copies the next values, or pieces of a large one, with their shard locked.
     fn copy(&mut self) -> Result<Pieces, SwitchError> {
-        let shard = self.engine.store.lock_nth(self.shard - 1);
+        let shard = self.engine.store.lock(self.shard - 1);
         let mut pieces = Pieces::default();
         while pieces.size() < SNAPSHOT_COPY_BYTES_MAX
             && let Some(key) = self.keys.last()
         {
             // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
             let goes_on = |entry: &&Entry| self.offset == 0 || self.offset < entry.value().len();
-            let place = self.engine.store.place(self.database, key);
-            let entry = shard.get(place, key).filter(goes_on);
+            let slot = self.engine.store.slot(Key { database: self.database, bytes: key });
+            let entry = shard.get(slot, key).filter(goes_on);
             let mut next = None;
             if let Some(entry) = entry {
                 let length = entry.value().len();
@@ -533,7 +529,7 @@ impl<'a> Compaction<'a> {
         match self.tee {
             Some(tee) => {
                 let switched = engine.journal.switch(self.draft, tee);
-                engine.deliver();
+                engine.run_callbacks();
                 switched
             }
             None => engine.journal.replace(self.draft),

@@ -1,104 +1,119 @@
-//! Finding keys: all of them, or those that begin alike.
+//! Finding keys: all of a database, those that begin alike, some from a cursor on, one at random.
+//!
+//! Where a transaction holds no shard, each is locked by itself and only while its keys are copied.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
 
-use super::{Session, WriteError};
-use crate::engine::local::entry::Entry;
-use crate::engine::local::key_arena::KeyList;
-use crate::engine::local::store::Shard;
+use super::key_arena::KeyArena;
+use super::prefix_index::PrefixIndex;
+use super::shard::Shard;
+use super::txn::LocalTxn;
+use crate::engine::{Entry, Txn, TxnError};
 use crate::limits::{KEYS_AT_ONCE, SCAN_WINDOW, SHARDS, work};
+use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 
-impl Session<'_> {
-    /// Hands `visit` every key of this database that exists throughout and begins with `prefix`, with no shard locked.
-    /// An error if there is no memory for copies of a shard's keys, or if that takes too long within a transaction.
-    ///
-    /// Where a prefix is given, by an index, built by the first such search ([`Store::find`]); else each shard's
-    /// keys are copied under its lock.
-    ///
-    /// [`Store::find`]: crate::engine::local::store::Store::find
-    pub fn keys(&mut self, prefix: &[u8], mut visit: impl FnMut(&[u8])) -> Result<(), WriteError> {
+impl LocalTxn<'_> {
+    /// See [`Txn::keys`]. A search for a prefix uses each shard's index, and builds it where there is none.
+    pub(super) fn visit_keys(
+        &mut self,
+        database: usize,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), TxnError> {
         for number in 0..SHARDS {
-            let store = &self.engine().store;
-            // With shards locked no index may be locked any more.
-            let found = (!prefix.is_empty() && self.held.is_none())
-                .then(|| store.find(number, self.database(), prefix, |newest| self.note(newest)));
-            match found {
-                Some(Ok(found)) => self.visit_existing(number, &found, &mut visit),
-                // Without memory for an index it is a search as any other.
-                Some(Err(NoMemory)) | None => self.visit_all(number, prefix, &mut visit)?,
+            let keys = match prefix.is_empty() {
+                true => self.all_keys(database, number)?,
+                false => self.keys_with_prefix(database, number, prefix)?,
+            };
+            self.charge((work::LISTED_KEY * keys.len() as u64).max(keys.bytes() as u64))?;
+            self.locks.pause();
+            keys.iter().filter(|key| key.starts_with(prefix)).for_each(&mut *visit);
+            if keys.len() >= KEYS_AT_ONCE {
+                // Threads that wait for a processor need not wait until all shards are visited.
+                thread::yield_now();
             }
         }
         Ok(())
     }
 
-    /// Visits those of `found` that exist in shard `number`, looking for [`KEYS_AT_ONCE`] at one moment.
-    fn visit_existing(&mut self, number: usize, found: &KeyList, mut visit: impl FnMut(&[u8])) {
-        let mut first = 0;
-        loop {
-            let end = found.len().min(first + KEYS_AT_ONCE);
-            let mut exists = [false; KEYS_AT_ONCE];
-            self.locked(number, |session, shard| {
-                session.note_shard(number, shard);
-                for (key, exists) in found.iter_from(first).zip(&mut exists) {
-                    *exists = session.live(shard.get(session.place(key), key)).is_some();
-                }
-            });
-            let there = found.iter_from(first).zip(exists);
-            there.filter(|(_, exists)| *exists).for_each(|(key, _)| visit(key));
-            if end == found.len() {
-                return;
-            }
-            first = end;
-        }
+    fn all_keys(&mut self, database: usize, number: usize) -> Result<KeyArena, TxnError> {
+        let now_ms = self.now_ms();
+        let count = self.shard(number).len(database);
+        self.charge(work::LISTED_KEY * count as u64)?;
+        let mut keys = KeyArena::default();
+        let entries = self.shard(number).entries(database);
+        let mut live = entries.filter(|entry| !entry.is_expired(now_ms));
+        live.try_for_each(|entry| keys.push(entry.key()))?;
+        Ok(keys)
     }
 
-    /// Visits the keys of shard `number` that begin with `prefix`.
-    fn visit_all(
+    fn keys_with_prefix(
         &mut self,
+        database: usize,
         number: usize,
         prefix: &[u8],
-        visit: impl FnMut(&[u8]),
-    ) -> Result<(), WriteError> {
-        let mut keys = KeyList::default();
-        self.check_work()?;
-        self.locked(number, |session, shard| {
-            session.note_shard(number, shard);
-            session.spend(work::LISTED_KEY * shard.len(session.database()) as u64);
-            let entries = shard.entries(session.database());
-            let mut live = entries.filter(|entry| session.live(Some(entry)).is_some());
-            let begins = |key: &&[u8]| key.starts_with(prefix);
-            live.by_ref().map(Entry::key).filter(begins).try_for_each(|key| keys.push(key))
-        })?;
-        self.spend((work::LISTED_KEY * keys.len() as u64).max(keys.length() as u64));
-        keys.iter_from(0).for_each(visit);
-        if keys.len() >= KEYS_AT_ONCE {
-            // Whoever waits for a processor need not wait until all shards are visited.
-            thread::yield_now();
-        }
-        Ok(())
+    ) -> Result<KeyArena, TxnError> {
+        let now_ms = self.now_ms();
+        self.shard(number);
+        let shard = self.locks.shard(number);
+        let Some(mut index) = shard.table_mut(database).index.take() else {
+            let keys = self.all_keys(database, number)?;
+            self.build_index(database, number, &keys);
+            return Ok(keys);
+        };
+        let mut keys = KeyArena::default();
+        let mut found = index.find(prefix);
+        // Nearly always no key of the database expires, and none need be looked up.
+        let expires = shard.table(database).is_some_and(|table| table.expiry.len() > 0);
+        let slots = &self.engine.store;
+        let is_live = |key: &&[u8]| {
+            let slot = slots.slot(crate::engine::Key { database, bytes: key });
+            !expires || shard.get(slot, key).is_some_and(|entry| !entry.is_expired(now_ms))
+        };
+        let listed = found.by_ref().filter(is_live).try_for_each(|key| keys.push(key));
+        drop(found);
+        shard.table_mut(database).index = Some(index);
+        listed?;
+        Ok(keys)
     }
 
-    /// Hands `visit` about `count` keys, from the place on that a cursor tells, and returns the next cursor; 0 is the
-    /// beginning, and the end. From one to the other each key that exists throughout is visited, whatever comes and
-    /// goes meanwhile, and none twice.
+    /// Builds an index of a shard's keys, unlocked meanwhile if that is possible; none if the shard has changed since.
+    fn build_index(&mut self, database: usize, number: usize, keys: &KeyArena) {
+        let state = |shard: &Shard| (shard.additions(), shard.len(database));
+        let before = state(self.locks.shard(number));
+        // A key that has expired and is not deleted yet is missing in the list.
+        if keys.len() != before.1 || self.locks.is_many() || !memory::has_room(2 * keys.bytes()) {
+            return;
+        }
+        self.locks.pause();
+        let index = PrefixIndex::new(keys);
+        let shard = self.locks.shard(number);
+        if state(shard) == before {
+            shard.table_mut(database).index = Some(index);
+        }
+    }
+
+    /// See [`Txn::scan`].
     ///
-    /// Keys are visited by shard, and in a shard by their hashes: so a cursor is a number, and means the same on every
+    /// Keys are visited by shard, and in a shard by their hashes, so a cursor is a number that means the same on every
     /// connection as long as the server runs. The next hashes of a shard are kept for the next call, which else would
-    /// look at all of them again.
-    pub fn scan(
+    /// go through all of them again.
+    pub(super) fn scan_keys(
         &mut self,
+        database: usize,
         cursor: u64,
         count: usize,
-        mut visit: impl FnMut(&[u8]),
-    ) -> Result<u64, NoMemory> {
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<u64, TxnError> {
         let (mut number, mut from) = ((cursor >> ORDER_BITS) as usize, cursor & ORDER_MAX);
         let mut visited = 0;
         while number < SHARDS {
-            let (keys, next) =
-                self.scan_shard(number, from, (count - visited).min(KEYS_AT_ONCE))?;
-            keys.iter_from(0).for_each(&mut visit);
+            let wanted = (count - visited).min(KEYS_AT_ONCE);
+            let (keys, next) = self.scan_shard(database, number, from, wanted)?;
+            self.locks.pause();
+            keys.iter().for_each(&mut *visit);
             visited += keys.len();
             match next {
                 Some(next) => from = next,
@@ -111,58 +126,55 @@ impl Session<'_> {
         Ok(if number < SHARDS { (number as u64) << ORDER_BITS | from } else { 0 })
     }
 
-    /// Lists keys of shard `number` from a place in their order on, and returns the next; `None` at the end.
+    /// Lists keys of shard `number` from a place in their order on, and returns the next place; `None` at the end.
     fn scan_shard(
         &mut self,
+        database: usize,
         number: usize,
         from: u64,
         count: usize,
-    ) -> Result<(KeyList, Option<u64>), NoMemory> {
-        let mut window = std::mem::take(&mut self.window);
-        let found = self.locked(number, |session, shard| {
-            session.note_shard(number, shard);
-            let wanted = (session.database(), number, from);
-            let is_current = window.additions == shard.additions();
-            let is_wanted = (window.database, window.shard, window.from) == wanted;
-            if !is_current || !is_wanted || window.hashes.is_empty() {
-                window = Window::open(wanted, shard)?;
+    ) -> Result<(KeyArena, Option<u64>), TxnError> {
+        let now_ms = self.now_ms();
+        let mut window = std::mem::take(&mut self.session.window);
+        let shard = self.shard(number);
+        let is_current = window.additions == shard.additions();
+        let is_wanted = (window.database, window.shard, window.from) == (database, number, from);
+        if !is_current || !is_wanted || window.hashes.is_empty() {
+            window = Window::open(database, number, from, shard)?;
+        }
+        let mut keys = KeyArena::default();
+        while keys.len() < count
+            && let Some(hash) = window.hashes.pop()
+        {
+            let live = |entry: &&Entry| !entry.is_expired(now_ms);
+            let mut push = |hash| {
+                let mut entries = shard.with_hash(database, hash).filter(live);
+                entries.try_for_each(|entry| keys.push(entry.key()))
+            };
+            push(hash)?;
+            window.from = order(hash) + 1;
+            // Those that a cursor cannot tell apart are visited together.
+            while let Some(next) = window.hashes.pop_if(|next| order(*next) == order(hash)) {
+                push(next)?;
             }
-            let mut keys = KeyList::default();
-            while keys.len() < count
-                && let Some(hash) = window.hashes.pop()
-            {
-                let live = |entry: &&Entry| session.live(Some(entry)).is_some();
-                shard
-                    .with_hash(window.database, hash)
-                    .filter(live)
-                    .try_for_each(|entry| keys.push(entry.key()))?;
-                window.from = order(hash) + 1;
-                // Those that a cursor cannot tell apart are visited together.
-                while let Some(next) = window.hashes.pop_if(|next| order(*next) == order(hash)) {
-                    let live = |entry: &&Entry| session.live(Some(entry)).is_some();
-                    let mut same = shard.with_hash(window.database, next).filter(live);
-                    same.try_for_each(|entry| keys.push(entry.key()))?;
-                }
-            }
-            Ok::<_, NoMemory>(keys)
-        })?;
+        }
         let is_over = window.hashes.is_empty() && window.is_last;
         let next = (!is_over).then_some(window.from);
         if !window.hashes.is_empty() {
-            self.window = window;
+            self.session.window = window;
         }
-        Ok((found, next))
+        Ok((keys, next))
     }
 
-    /// Hands `visit` a key, each as likely as any other; `false` if there is none.
-    pub fn random_key(&mut self, visit: impl FnOnce(&[u8])) -> bool {
-        let mut lengths = Vec::with_capacity(SHARDS);
-        for number in 0..SHARDS {
-            self.locked(number, |session, shard| {
-                session.note_shard(number, shard);
-                lengths.push(shard.len(session.database()) as u64);
-            });
-        }
+    /// See [`Txn::random_key`].
+    pub(super) fn pick_key(
+        &mut self,
+        database: usize,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, TxnError> {
+        let now_ms = self.now_ms();
+        let lengths: Vec<u64> =
+            (0..SHARDS).map(|number| self.shard(number).len(database) as u64).collect();
         let total: u64 = lengths.iter().sum();
         let mut place = RandomState::new().hash_one(total) % total.max(1);
         let first = lengths.iter().position(|length| {
@@ -170,24 +182,16 @@ impl Session<'_> {
             place -= if is_here { 0 } else { *length };
             is_here
         });
-        let mut visit = Some(visit);
-        // What has expired is not there: the next one is.
+        // A key that has expired is not there: the next one is.
         for number in first.into_iter().flat_map(|first| (first..SHARDS).chain(0..=first)) {
             let skipped = std::mem::take(&mut place) as usize;
-            self.locked(number, |session, shard| {
-                session.note_shard(number, shard);
-                let mut rest = shard.entries(session.database()).skip(skipped);
-                if let Some(entry) = rest.find(|entry| session.live(Some(entry)).is_some())
-                    && let Some(visit) = visit.take()
-                {
-                    visit(entry.key());
-                }
-            });
-            if visit.is_none() {
-                return true;
+            let mut rest = self.shard(number).entries(database).skip(skipped);
+            if let Some(entry) = rest.find(|entry| !entry.is_expired(now_ms)) {
+                visit(entry.key());
+                return Ok(true);
             }
         }
-        false
+        Ok(false)
     }
 }
 
@@ -200,7 +204,7 @@ fn order(hash: u64) -> u64 {
     hash >> (u64::BITS - ORDER_BITS + 1)
 }
 
-/// The next hashes that a [`scan`](Session::scan) visits.
+/// The next hashes that a scan visits.
 #[derive(Debug, Default)]
 pub struct Window {
     database: usize,
@@ -208,7 +212,7 @@ pub struct Window {
     /// Where it begins.
     from: u64,
     /// The highest first.
-    hashes: Vec<u64>,
+    hashes: Buffer<u64>,
     /// It ends where its shard does.
     is_last: bool,
     /// The shard's [`additions`](Shard::additions) when it was made: a cursor of another connection may come back to
@@ -217,10 +221,7 @@ pub struct Window {
 }
 
 impl Window {
-    fn open(
-        (database, number, from): (usize, usize, u64),
-        shard: &Shard,
-    ) -> Result<Self, NoMemory> {
+    fn open(database: usize, number: usize, from: u64, shard: &Shard) -> Result<Self, NoMemory> {
         let mut hashes = Vec::new();
         for hash in shard.hashes(database).filter(|hash| order(*hash) >= from) {
             memory::try_to(|| hashes.try_reserve(1))?;
@@ -234,8 +235,7 @@ impl Window {
             hashes.retain(|hash| order(*hash) < end);
         }
         hashes.sort_unstable_by(|a, b| b.cmp(a));
-        hashes.shrink_to_fit();
-        let additions = shard.additions();
-        Ok(Self { database, shard: number, from, hashes, is_last, additions })
+        let hashes = Buffer::copy_of(&hashes)?;
+        Ok(Self { database, shard: number, from, hashes, is_last, additions: shard.additions() })
     }
 }

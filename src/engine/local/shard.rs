@@ -337,3 +337,147 @@ pub fn spliced(old: Option<View<'_>>, offset: usize, bytes: &[u8]) -> Result<Val
     value.write(offset, bytes);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::Key;
+    use crate::engine::local::store::Store;
+
+    /// One change to a shard.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put { key: u8, length: usize, expires_ms: Option<u64> },
+        Grow { key: u8, length: usize },
+        Splice { key: u8, offset: usize, length: usize },
+        Expire { key: u8, expires_ms: Option<u64> },
+        Remove { key: u8 },
+        Clear,
+        Swap,
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        let time = || proptest::option::of(1..100_u64);
+        prop_oneof![
+            4 => (0..4_u8, 0..40_usize, time())
+                .prop_map(|(key, length, expires_ms)| Step::Put { key, length, expires_ms }),
+            2 => (0..4_u8, 0..40_usize).prop_map(|(key, length)| Step::Grow { key, length }),
+            3 => (0..4_u8, 0..50_usize, 1..30_usize)
+                .prop_map(|(key, offset, length)| Step::Splice { key, offset, length }),
+            2 => (0..4_u8, time()).prop_map(|(key, expires_ms)| Step::Expire { key, expires_ms }),
+            2 => (0..4_u8).prop_map(|key| Step::Remove { key }),
+            1 => Just(Step::Clear),
+            1 => Just(Step::Swap),
+        ]
+    }
+
+    /// Database, key, value and expiry of each key, and what the queues of times say of them.
+    type State = (BTreeMap<(usize, Vec<u8>), (Vec<u8>, Option<u64>)>, Vec<(usize, u128)>);
+
+    fn state(shard: &Shard) -> State {
+        let mut all = BTreeMap::new();
+        for database in 0..2 {
+            for entry in shard.entries(database) {
+                let value = (entry.value().to_vec(), entry.expires_ms());
+                all.insert((database, entry.key().to_vec()), value);
+            }
+        }
+        let queue = |table: &Table| (table.expiry.len(), table.expiry.sum_ms());
+        (all, (0..2).map(|database| shard.table(database).map_or((0, 0), queue)).collect())
+    }
+
+    fn apply(shard: &mut Shard, store: &Store, step: &Step, fill: u8) -> Option<Change> {
+        let slot = |key: u8| store.slot(Key { database: 0, bytes: &[key] });
+        let bytes = |length: usize| vec![fill; length];
+        let (slot, undo) = match *step {
+            Step::Put { key, length, expires_ms } => {
+                let value = bytes(length);
+                let entry = Entry::new(&[key], View::Short(&value), expires_ms).unwrap();
+                (slot(key), Some(shard.put(slot(key), entry).unwrap()))
+            }
+            Step::Grow { key, length } => {
+                let value = Value::copy_of(&bytes(length)).unwrap();
+                let entry = Entry::grown(&[key], value, None).unwrap();
+                (slot(key), Some(shard.put(slot(key), entry).unwrap()))
+            }
+            Step::Splice { key, offset, length } => {
+                let spliced = shard.splice(slot(key), &[key], offset, &bytes(length));
+                (slot(key), spliced.unwrap())
+            }
+            Step::Expire { key, expires_ms } => {
+                (slot(key), shard.expire(slot(key), &[key], expires_ms).unwrap())
+            }
+            Step::Remove { key } => (slot(key), shard.remove(slot(key), &[key]).map(Undo::Deleted)),
+            Step::Clear => (KeySlot::of_database(0, 0), shard.clear(0)),
+            Step::Swap => (KeySlot::of_database(0, 0), Some(shard.swap(0, 1))),
+        };
+        undo.map(|undo| Change { slot, undo })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Published changes are rolled back to any sequence, and unpublished ones to any number: to the state of then.
+        #[test]
+        fn changes_are_undone_to_any_state(
+            steps in proptest::collection::vec(steps(), 1..30),
+            released in 0..5_u64,
+            committed in any::<prop::sample::Index>(),
+            kept in any::<prop::sample::Index>(),
+        ) {
+            let store = Store::default();
+            // Any of its shards will do: all hash alike.
+            let mut shard = store.lock(0);
+            let mut states = vec![state(&shard)];
+            for (step, sequence) in steps.iter().zip(1..) {
+                if let Some(change) = apply(&mut shard, &store, step, sequence as u8) {
+                    prop_assert!(shard.publish(change, sequence) > 0);
+                    prop_assert_eq!(shard.newest(), sequence);
+                }
+                states.push(state(&shard));
+                if sequence == released {
+                    let mut undo = Vec::new();
+                    shard.release_light(sequence, &mut undo);
+                    prop_assert!(undo.len() <= sequence as usize);
+                }
+            }
+            let last = steps.len() as u64;
+            let first = released.min(last);
+            let committed = first + committed.index((last - first) as usize + 1) as u64;
+            shard.abort_after(committed);
+            prop_assert_eq!(&state(&shard), &states[committed as usize]);
+            prop_assert!(shard.newest() <= committed);
+
+            let mut changes = Vec::new();
+            let mut states = vec![state(&shard)];
+            for (step, fill) in steps.iter().zip(100_u8..) {
+                if let Some(change) = apply(&mut shard, &store, step, fill) {
+                    changes.push(change);
+                    states.push(state(&shard));
+                }
+            }
+            let kept = kept.index(changes.len() + 1);
+            changes.drain(kept..).rev().for_each(|change| shard.roll_back(change));
+            prop_assert_eq!(&state(&shard), &states[kept]);
+        }
+    }
+
+    #[test]
+    fn a_sequence_speaks_for_its_key() {
+        let store = Store::default();
+        let slot = store.slot(Key { database: 0, bytes: b"a" });
+        let mut shard = store.lock(0);
+        let undo = shard.put(slot, Entry::new(b"a", View::Short(b""), None).unwrap()).unwrap();
+        shard.publish(Change { slot, undo }, 7);
+        assert_eq!((shard.sequence(slot), shard.newest()), (7, 7));
+        let undo = shard.clear(0).unwrap();
+        assert!(shard.clear(0).is_none(), "an empty database has nothing to undo");
+        shard.publish(Change { slot: KeySlot::of_database(0, 0), undo }, 9);
+        let other = store.slot(Key { database: 0, bytes: b"b" });
+        assert_eq!(shard.sequence(other), 9);
+    }
+}

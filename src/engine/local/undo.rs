@@ -8,6 +8,7 @@ use crate::engine::{Entry, EntryId};
 use crate::journal::format;
 use crate::limits::HEAVY_UNDO_BYTES;
 use crate::text::quoted_bytes;
+use crate::util::buffer::Buffer;
 
 /// A change to one key, or to all keys of a database in a shard, and what undoes it.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub enum Undo {
         /// Where the part begins, at most `length`.
         offset: usize,
         /// The bytes that stood there.
-        bytes: Vec<u8>,
+        bytes: Buffer,
         /// The length of the whole value.
         length: usize,
     },
