@@ -9,24 +9,45 @@ use std::sync::LazyLock;
 use super::spec::{Arity, Flag, Flags, Keys, Spec};
 use super::usage::{self, Argument};
 use super::{
-    CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs, numbers,
+    Call, CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs, numbers,
     persist, server, strings, transaction,
 };
+use crate::engine::{Engine, Txn};
 use crate::protocol::request::Request;
 use crate::text;
 
-/// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.
-pub type Run = fn(&mut Context<'_, '_>, &Request<'_>) -> Result<(), CommandError>;
+/// Runs a command, whose arity was checked, in a transaction: writes one reply, or returns an error.
+pub type Body<T> = fn(&mut Call<'_, T>) -> Result<(), CommandError>;
 
+/// Runs a command that acts on what `MULTI` and `WATCH` began, and is in no transaction itself.
+pub type Outside<E> = fn(&mut Context<'_, E>, &Request<'_>) -> Result<(), CommandError>;
+
+/// A command is followed by its body; one that is run outside of a transaction by `outside` and its function.
 macro_rules! commands {
-    ($($spec:path => $run:path,)*) => {
+    ($($spec:path => $(outside($outside:path))? $($body:path)?,)*) => {
         static SPECS: &[Spec] = &[$($spec),*];
 
-        /// What runs the command of a number.
-        fn run_of(number: usize) -> Run {
-            const RUNS: &[Run] = &[$($run),*];
-            RUNS[number]
+        /// The body of the command of a number.
+        pub fn body_of<T: Txn>(number: usize) -> Option<Body<T>> {
+            let bodies: &[Option<Body<T>>] = const { &[$(only!($(Some($body as Body<T>))?)),*] };
+            bodies[number]
         }
+
+        /// What runs the command of a number that has no body.
+        pub fn outside_of<E: Engine>(number: usize) -> Option<Outside<E>> {
+            let all: &[Option<Outside<E>>] = const { &[$(only!($(Some($outside as Outside<E>))?)),*] };
+            all[number]
+        }
+    };
+}
+
+/// What it is given, or `None`.
+macro_rules! only {
+    () => {
+        None
+    };
+    ($some:expr) => {
+        $some
     };
 }
 
@@ -86,11 +107,11 @@ commands! {
         keys::MEMORY_USAGE => keys::memory_usage,
         help::MEMORY_HELP => help::subcommands,
     data::FLUSHDB => data::flush_db,
-    transaction::MULTI => transaction::multi,
-    transaction::EXEC => transaction::exec,
-    transaction::DISCARD => transaction::discard,
-    transaction::WATCH => transaction::watch,
-    transaction::UNWATCH => transaction::unwatch,
+    transaction::MULTI => outside(transaction::multi),
+    transaction::EXEC => outside(transaction::exec),
+    transaction::DISCARD => outside(transaction::discard),
+    transaction::WATCH => outside(transaction::watch),
+    transaction::UNWATCH => outside(transaction::unwatch),
     keys::SELECT => keys::select,
     keys::SWAPDB => keys::swap_db,
     keys::MOVE => keys::move_key,
@@ -108,7 +129,7 @@ commands! {
     client::QUIT => client::quit,
     client::AUTH => client::auth,
     client::HELLO => client::hello,
-    client::RESET => client::reset,
+    client::RESET => outside(client::reset),
     help::HELP => help::help,
     client::CLIENT => help::subcommands,
         client::CLIENT_ID => client::id,
@@ -218,15 +239,6 @@ impl Command {
     /// As `reset`, or `slowlog|reset`: a subcommand may have the name of a command.
     pub fn full_name(&self) -> &'static str {
         full_name(self.number)
-    }
-
-    /// Runs it: its arity was checked.
-    pub fn run(
-        &self,
-        context: &mut Context<'_, '_>,
-        request: &Request<'_>,
-    ) -> Result<(), CommandError> {
-        run_of(self.number)(context, request)
     }
 
     /// Which words of a request are keys.
