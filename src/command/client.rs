@@ -440,7 +440,7 @@ pub fn kill<T: Txn>(call: &mut Call<'_, T>) -> Result {
     if call.request.len() % 2 == 1 {
         return Err(CommandError::SYNTAX);
     }
-    for index in (2..request.len()).step_by(2) {
+    for index in (2..call.request.len()).step_by(2) {
         let (filter, value) = (&call.request[index], &call.request[index + 1]);
         match filter {
             _ if is(filter, "ID") => {

@@ -164,7 +164,7 @@ pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
     }
     let known = parameters(call.control);
     let mut changes: Vec<(&'static str, Change)> = Vec::new();
-    for index in (2..request.len()).step_by(2) {
+    for index in (2..call.request.len()).step_by(2) {
         let Some((name, _)) = known.iter().find(|(name, _)| is(&call.request[index], name)) else {
             let shown = lossy(&call.request[index], ECHO_BYTES_MAX);
             return Err(CommandError::err(format!(

@@ -113,6 +113,11 @@ impl CommandError {
         self.code
     }
 
+    /// Whether the command left work to the dispatcher.
+    pub fn is_again(&self) -> bool {
+        self.code == Code::Again
+    }
+
     /// Whether it says nothing of the command, but of what the server can do just now: in a transaction it undoes
     /// all of it.
     pub fn is_for_want(&self) -> bool {

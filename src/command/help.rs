@@ -9,7 +9,6 @@ use super::{
 use crate::command::glob::Pattern;
 use crate::engine::Txn;
 use crate::protocol::reply::Replies;
-use crate::protocol::request::Request;
 
 type Result = std::result::Result<(), CommandError>;
 

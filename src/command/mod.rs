@@ -25,7 +25,6 @@ mod transaction;
 mod usage;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::{Engine, Scope};
@@ -284,7 +283,7 @@ fn run_alone<E: Engine>(
             }
         });
         match result {
-            Err(CommandError::AGAIN) => detour.carry_out(request)?,
+            Err(error) if error.is_again() => detour.carry_out(request)?,
             Ok(()) if detour.is_commit_wanted => {
                 let point = engine.take_commit_point(session);
                 return Ok(engine.commit(session, point)?);

@@ -22,9 +22,9 @@ pub type Body<T> = fn(&mut Call<'_, T>) -> Result<(), CommandError>;
 /// Runs a command that acts on what `MULTI` and `WATCH` began, and is in no transaction itself.
 pub type Outside<E> = fn(&mut Context<'_, E>, &Request<'_>) -> Result<(), CommandError>;
 
-/// A command is followed by its body; one that is run outside of a transaction by `outside` and its function.
+/// A command is followed by its body, or by the function in brackets that is run outside of a transaction.
 macro_rules! commands {
-    ($($spec:path => $(outside($outside:path))? $($body:path)?,)*) => {
+    ($($spec:path => $([$outside:path])? $($body:path)?,)*) => {
         static SPECS: &[Spec] = &[$($spec),*];
 
         /// The body of the command of a number.
@@ -107,11 +107,11 @@ commands! {
         keys::MEMORY_USAGE => keys::memory_usage,
         help::MEMORY_HELP => help::subcommands,
     data::FLUSHDB => data::flush_db,
-    transaction::MULTI => outside(transaction::multi),
-    transaction::EXEC => outside(transaction::exec),
-    transaction::DISCARD => outside(transaction::discard),
-    transaction::WATCH => outside(transaction::watch),
-    transaction::UNWATCH => outside(transaction::unwatch),
+    transaction::MULTI => [transaction::multi],
+    transaction::EXEC => [transaction::exec],
+    transaction::DISCARD => [transaction::discard],
+    transaction::WATCH => [transaction::watch],
+    transaction::UNWATCH => [transaction::unwatch],
     keys::SELECT => keys::select,
     keys::SWAPDB => keys::swap_db,
     keys::MOVE => keys::move_key,
@@ -129,7 +129,7 @@ commands! {
     client::QUIT => client::quit,
     client::AUTH => client::auth,
     client::HELLO => client::hello,
-    client::RESET => outside(client::reset),
+    client::RESET => [client::reset],
     help::HELP => help::help,
     client::CLIENT => help::subcommands,
         client::CLIENT_ID => client::id,
@@ -242,7 +242,7 @@ impl Command {
     }
 
     /// Which words of a request are keys.
-    pub fn key_places(&self, request: &Request<'_>) -> impl Iterator<Item = usize> + use<> {
+    pub fn key_places(&self, request: &Request<'_>) -> impl Iterator<Item = usize> + Clone + use<> {
         let Keys { first, last, step, counted } = self.keys;
         let end = match last {
             0 => 0,

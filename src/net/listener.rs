@@ -292,7 +292,7 @@ impl<E: Engine> Server<E> {
         log::debug!("client {id} at {peer}: connected");
         let serve = || {
             self.prepare(&client.stream)?;
-            Connection::new(client, &self.engine, &self.control).serve()
+            Connection::new(client, &*self.engine, &self.control).serve()
         };
         match panic::catch_unwind(AssertUnwindSafe(serve)) {
             Ok(Ok(())) => log::debug!("client {id} at {peer}: left"),
