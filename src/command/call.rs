@@ -143,7 +143,9 @@ impl<'c, T: Txn> Call<'c, T> {
         self.check_length(end)?;
         match old_length {
             Some(length) if word.is_empty() => return Ok(length),
-            _ if word.len() <= VALUE_BLOCK_BYTES => return Ok(self.txn.splice(key, offset, word)?),
+            _ if word.len() <= VALUE_BLOCK_BYTES => {
+                return Ok(self.txn.splice(key, offset, word)?);
+            }
             _ => {}
         }
         let old = self.txn.peek(key)?.map(|old| old.value().share()).transpose();

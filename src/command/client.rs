@@ -13,8 +13,7 @@ use super::spec::{
 };
 use super::{
     Call, CommandError, ConnectionState, Context, ECHO_BYTES_MAX, REDIS_VERSION, ReplyMode,
-    Transaction, full_name,
-    integer, is, lossy,
+    Transaction, full_name, integer, is, lossy,
 };
 use crate::engine::{Engine, Txn};
 use crate::protocol::reply::{Protocol, Replies};
@@ -76,11 +75,7 @@ fn authenticate<T: Txn>(call: &mut Call<'_, T>, user: &[u8], guess: &[u8]) -> Re
             static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
             call.control.statistics.happened(Event::WrongPassword);
             if LOGGED.allow() {
-                log::warn!(
-                    "client {} at {}: wrong password",
-                    call.client.id,
-                    call.client.peer
-                );
+                log::warn!("client {} at {}: wrong password", call.client.id, call.client.peer);
             }
             return Err(CommandError::new(
                 Code::WrongPass,

@@ -62,14 +62,12 @@ pub fn debug<T: Txn>(call: &mut Call<'_, T>) -> Result {
             let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             thread::sleep(time.ok_or(CommandError::NOT_A_FLOAT)?);
         }
-        (word, 2 | 3) if is(word, "PANIC") => {
-            match call.request.words_from(2).next() {
-                Some(place) if is(place, "SHARD") => call.admin.panic_at(PanicAt::Keys),
-                Some(place) if is(place, "JOURNAL") => call.admin.panic_at(PanicAt::Journal),
-                Some(place) if !is(place, "CONNECTION") => return Err(CommandError::SYNTAX),
-                _ => panic!("asked for by DEBUG PANIC"),
-            }
-        }
+        (word, 2 | 3) if is(word, "PANIC") => match call.request.words_from(2).next() {
+            Some(place) if is(place, "SHARD") => call.admin.panic_at(PanicAt::Keys),
+            Some(place) if is(place, "JOURNAL") => call.admin.panic_at(PanicAt::Journal),
+            Some(place) if !is(place, "CONNECTION") => return Err(CommandError::SYNTAX),
+            _ => panic!("asked for by DEBUG PANIC"),
+        },
         (word, 3) if is(word, "SET-ACTIVE-EXPIRE") => match &call.request[2] {
             b"0" => call.admin.set_active_expiry(false),
             b"1" => call.admin.set_active_expiry(true),

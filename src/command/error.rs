@@ -74,6 +74,9 @@ impl CommandError {
         "this would keep its keys locked for too long: name fewer keys, or do it in several steps",
     );
 
+    /// A command that `MULTI` does not take.
+    pub const NOT_IN_MULTI: Self =
+        Self::constant(Code::Err, "Command not allowed inside a transaction");
     /// What a command ends with that leaves work to the dispatcher. No client ever sees it.
     pub const AGAIN: Self = Self::constant(Code::Again, "to be run again");
 

@@ -3,8 +3,7 @@
 use super::spec::{Arity, Group, Keys, Spec};
 use super::usage::Argument;
 use super::{
-    Call, CommandError, CommandRef, ECHO_BYTES_MAX, commands, is, lookup, lookup_subcommand,
-    lossy,
+    Call, CommandError, CommandRef, ECHO_BYTES_MAX, commands, is, lookup, lookup_subcommand, lossy,
 };
 use crate::command::glob::Pattern;
 use crate::engine::Txn;
@@ -138,8 +137,9 @@ pub fn command_list<T: Txn>(call: &mut Call<'_, T>) -> Result {
         2 => {}
         5 if is(&call.request[2], "FILTERBY") => match &call.request[3] {
             filter if is(filter, "MODULE") => found.clear(),
-            filter if is(filter, "ACLCAT") => found
-                .retain(|command| command.categories().any(|category| is(&call.request[4], category))),
+            filter if is(filter, "ACLCAT") => found.retain(|command| {
+                command.categories().any(|category| is(&call.request[4], category))
+            }),
             filter if is(filter, "PATTERN") => {
                 let pattern = Pattern::of_lower_case(&call.request[4])?;
                 found.retain(|command| pattern.matches(command.full_name().as_bytes()));

@@ -1,6 +1,8 @@
 //! Requests to replies: finds a request's command, checks its arity, runs it.
 //!
-//! A command is declared above its function, by a [`spec::Spec`], and `table` lists them all; help, `COMMAND` and the
+//! A command is a function of a [`Call`]: it reads and changes keys through the transaction that the dispatcher began for
+//! it, or `EXEC` for several. A command that touches keys may run more than once for one request: what it changes beside
+//! keys and replies is the same after the second run. It is declared above its function, by a [`spec::Spec`], and `table` lists them all; help, `COMMAND` and the
 //! arity check follow from its usage line. What a command error costs is one `-ERR` reply; the connection goes on.
 
 mod call;
@@ -277,10 +279,7 @@ fn run_alone<E: Engine>(
                 long: &long,
                 detour: &mut detour,
             };
-            match body_of(command.number) {
-                Some(body) => body(&mut call),
-                None => Ok(()),
-            }
+            body_of(command.number)(&mut call)
         });
         match result {
             Err(error) if error.is_again() => detour.carry_out(request)?,

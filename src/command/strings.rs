@@ -69,12 +69,7 @@ struct Options {
 
 impl Options {
     /// Those that begin with word `first`, for the command `name`.
-    fn parse(
-        request: &Request<'_>,
-        first: usize,
-        now_ms: u64,
-        name: &'static str,
-    ) -> Result<Self> {
+    fn parse(request: &Request<'_>, first: usize, now_ms: u64, name: &'static str) -> Result<Self> {
         let mut condition = None;
         let (mut expiry, mut get) = (None, false);
         let mut words = request.words_from(first);

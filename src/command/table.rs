@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use super::spec::{Arity, Flag, Flags, Keys, Spec};
 use super::usage::{self, Argument};
 use super::{
-    Call, CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs, numbers,
-    persist, server, strings, transaction,
+    Call, CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs,
+    numbers, persist, server, strings, transaction,
 };
 use crate::engine::{Engine, Txn};
 use crate::protocol::request::Request;
@@ -22,33 +22,36 @@ pub type Body<T> = fn(&mut Call<'_, T>) -> Result<(), CommandError>;
 /// Runs a command that acts on what `MULTI` and `WATCH` began, and is in no transaction itself.
 pub type Outside<E> = fn(&mut Context<'_, E>, &Request<'_>) -> Result<(), CommandError>;
 
-/// A command is followed by its body, or by the function in brackets that is run outside of a transaction.
+/// A spec is followed by the command's body; before it stands, in brackets, what runs the command outside of a
+/// transaction, unless `EXEC` runs it.
 macro_rules! commands {
     ($($spec:path => $([$outside:path])? $($body:path)?,)*) => {
         static SPECS: &[Spec] = &[$($spec),*];
 
         /// The body of the command of a number.
-        pub fn body_of<T: Txn>(number: usize) -> Option<Body<T>> {
-            let bodies: &[Option<Body<T>>] = const { &[$(only!($(Some($body as Body<T>))?)),*] };
+        pub fn body_of<T: Txn>(number: usize) -> Body<T> {
+            let bodies: &[Body<T>] = const { &[$(first!($($body,)? only_outside) as Body<T>),*] };
             bodies[number]
         }
 
-        /// What runs the command of a number that has no body.
+        /// What runs the command of a number outside of a transaction, if it is one of those.
         pub fn outside_of<E: Engine>(number: usize) -> Option<Outside<E>> {
-            let all: &[Option<Outside<E>>] = const { &[$(only!($(Some($outside as Outside<E>))?)),*] };
+            let all: &[Option<Outside<E>>] =
+                const { &[$(first!($(Some($outside as Outside<E>),)? None)),*] };
             all[number]
         }
     };
 }
 
-/// What it is given, or `None`.
-macro_rules! only {
-    () => {
-        None
+macro_rules! first {
+    ($first:expr $(, $rest:expr)?) => {
+        $first
     };
-    ($some:expr) => {
-        $some
-    };
+}
+
+/// In the place of the body of a command that `EXEC` never runs.
+fn only_outside<T: Txn>(_call: &mut Call<'_, T>) -> Result<(), CommandError> {
+    Err(CommandError::NOT_IN_MULTI)
 }
 
 commands! {
@@ -111,7 +114,7 @@ commands! {
     transaction::EXEC => [transaction::exec],
     transaction::DISCARD => [transaction::discard],
     transaction::WATCH => [transaction::watch],
-    transaction::UNWATCH => [transaction::unwatch],
+    transaction::UNWATCH => [transaction::unwatch] transaction::unwatch_in_exec,
     keys::SELECT => keys::select,
     keys::SWAPDB => keys::swap_db,
     keys::MOVE => keys::move_key,

@@ -93,7 +93,7 @@ pub fn keep<E: Engine>(
         return Ok(false);
     }
     if command.flags.contains(Flag::NoMulti) {
-        return Err(CommandError::err("Command not allowed inside a transaction"));
+        return Err(CommandError::NOT_IN_MULTI);
     }
     let kept = QueuedRequest::new(request).map_err(|_| CommandError::NO_MEMORY)?;
     queue.bytes += kept.bytes();
@@ -166,8 +166,8 @@ pub fn watch<E: Engine>(context: &mut Context<'_, E>, request: &Request<'_>) -> 
             return Err(CommandError::MAX_MEMORY);
         }
         let key = Key { database, bytes: key };
-        let watch = |txn: &mut E::Txn<'_>| Ok::<_, CommandError>(txn.watch(key)?);
-        place.insert(context.engine.run(context.session, Scope::One(key.bytes), watch)?);
+        let scope = Scope::One(key.bytes);
+        place.insert(context.engine.run(context.session, scope, |txn| txn.watch(key))?);
         transaction.watched_bytes = bytes;
     }
     context.replies.status("OK");
@@ -183,6 +183,12 @@ pub fn unwatch<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) 
     let queue = context.transaction.queue.take();
     *context.transaction = Transaction { queue, ..Transaction::default() };
     context.replies.status("OK");
+    Ok(())
+}
+
+/// In `EXEC` nothing is watched any more.
+pub fn unwatch_in_exec<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -210,8 +216,8 @@ pub fn exec<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> 
     let Context { connection, client, control, stats, .. } = context;
     if done.is_err() {
         connection.database = before;
-        client.database.store(before, Ordering::Relaxed);
     }
+    client.database.store(connection.database, Ordering::Relaxed);
     for ((command, kept), Ran { failed, took }) in queue.requests.iter().zip(ran.iter()) {
         let outcome = Outcome::Ran { command, failed: *failed };
         record(&outcome, &kept.request(), *took, client, control, stats);
@@ -294,7 +300,7 @@ fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<bool> {
     let savepoint = call.txn.savepoint();
     call.replies.speak(call.connection.protocol);
     call.txn.charge(work::COMMAND)?;
-    let result = body_of(command.number).map_or(Ok(()), |body| body(&mut call));
+    let result = body_of(command.number)(&mut call);
     call.replies.recover(start)?;
     match &result {
         Err(error) if error.is_for_want() => return Err(error.clone()),
@@ -320,9 +326,8 @@ impl Queue {
         &'k self,
         watched: &'k Watched<E>,
     ) -> std::result::Result<Option<Buffer<&'k [u8]>>, NoMemory> {
-        let needs_all = |command: CommandRef| {
-            !command.keys.is_any() && command.spec.group != Group::Connection
-        };
+        let needs_all =
+            |command: CommandRef| !command.keys.is_any() && command.spec.group != Group::Connection;
         if self.requests.iter().any(|(command, _)| needs_all(command)) {
             return Ok(None);
         }
