@@ -12,10 +12,11 @@ use super::spec::{
     Group, Spec,
 };
 use super::{
-    CommandError, ConnectionState, Context, ECHO_BYTES_MAX, REDIS_VERSION, ReplyMode, full_name,
-    integer, is, lossy,
+    Call, CommandError, ConnectionState, Context, ECHO_BYTES_MAX, REDIS_VERSION, ReplyMode,
+    Transaction, full_name, integer, is, lossy,
 };
-use crate::protocol::reply::Protocol;
+use crate::engine::{Engine, Txn};
+use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
 use crate::server::{Client, Event, Paused};
 use crate::util::memory;
@@ -30,9 +31,9 @@ pub const QUIT: Spec = Spec::new(Group::Connection, "1.0.0", "QUIT")
     .summary("Closes the connection.")
     .example("QUIT");
 
-pub fn quit(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.connection.is_over = true;
-    context.replies.status("OK");
+pub fn quit<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.connection.is_over = true;
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -43,42 +44,38 @@ pub const AUTH: Spec = Spec::new(Group::Connection, "1.0.0", "AUTH [username] pa
     .notes(&["The only user is default."]);
 
 /// `AUTH password` or `AUTH default password`: there is one user.
-pub fn auth(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let (user, guess) = match request.len() {
-        2 => (None, &request[1]),
-        3 => (Some(&request[1]), &request[2]),
+pub fn auth<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (user, guess) = match call.request.len() {
+        2 => (None, &call.request[1]),
+        3 => (Some(&call.request[1]), &call.request[2]),
         _ => return Err(CommandError::SYNTAX),
     };
-    if user.is_none() && context.control.config.password().is_none() {
+    if user.is_none() && call.control.config.password().is_none() {
         return Err(CommandError::err(
             "AUTH <password> called without any password configured for the default user. \
              Are you sure your configuration is correct?",
         ));
     }
-    authenticate(context, user.unwrap_or(USER), guess)?;
-    context.replies.status("OK");
+    authenticate(call, user.unwrap_or(USER), guess)?;
+    call.replies.status("OK");
     Ok(())
 }
 
 /// The only user.
 const USER: &[u8] = b"default";
 
-fn authenticate(context: &mut Context<'_, '_>, user: &[u8], guess: &[u8]) -> Result {
+fn authenticate<T: Txn>(call: &mut Call<'_, T>, user: &[u8], guess: &[u8]) -> Result {
     let known = user == USER;
-    match context.control.config.password() {
+    match call.control.config.password() {
         // As in Redis: any password will do where none is asked for.
         None if known => {}
         // Compared in any case: how long it takes says nothing of the name.
-        Some(password) if password.is(guess) & known => context.connection.authenticated = true,
+        Some(password) if password.is(guess) & known => call.connection.authenticated = true,
         _ => {
             static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
-            context.control.statistics.happened(Event::WrongPassword);
+            call.control.statistics.happened(Event::WrongPassword);
             if LOGGED.allow() {
-                log::warn!(
-                    "client {} at {}: wrong password",
-                    context.client.id,
-                    context.client.peer
-                );
+                log::warn!("client {} at {}: wrong password", call.client.id, call.client.peer);
             }
             return Err(CommandError::new(
                 Code::WrongPass,
@@ -100,8 +97,8 @@ pub const HELLO: Spec = Spec::new(
 .notes(&["Version 2 is what everybody speaks at first, 3 has maps and one null."]);
 
 /// `HELLO [protover [AUTH username password] [SETNAME clientname]]`: what clients begin with.
-pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let protocol = match request.words_from(1).next() {
+pub fn hello<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let protocol = match call.request.words_from(1).next() {
         None => None,
         Some(word) => Some(match integer(word) {
             Ok(2) => Protocol::Resp2,
@@ -116,7 +113,7 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         }),
     };
     let (mut credentials, mut name) = (None, None);
-    let mut words = request.words_from(2.min(request.len()));
+    let mut words = call.request.words_from(2.min(call.request.len()));
     while let Some(option) = words.next() {
         match option {
             _ if is(option, "AUTH") && words.len() >= 2 => {
@@ -132,9 +129,9 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         }
     }
     if let Some((user, guess)) = credentials {
-        authenticate(context, user, guess)?;
+        authenticate(call, user, guess)?;
     }
-    if !context.connection.authenticated {
+    if !call.connection.authenticated {
         return Err(CommandError::new(
             Code::NoAuth,
             "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
@@ -143,13 +140,13 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         ));
     }
     if let Some(name) = name {
-        context.client.rename(|names| names.name = name);
+        call.client.rename(|names| names.name = name);
     }
     if let Some(protocol) = protocol {
-        speak(context, protocol);
+        speak(call.connection, call.replies, call.client, protocol);
     }
-    let protocol = context.connection.protocol;
-    let (id, replies) = (context.client.id as i64, &mut context.replies);
+    let protocol = call.connection.protocol;
+    let (id, replies) = (call.client.id as i64, &mut call.replies);
     replies.map(7);
     for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
         replies.bulk(name.as_bytes());
@@ -168,10 +165,15 @@ pub fn hello(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     Ok(())
 }
 
-fn speak(context: &mut Context<'_, '_>, protocol: Protocol) {
-    context.connection.protocol = protocol;
-    context.replies.speak(protocol);
-    context.client.protocol.store(protocol.number() as usize, Ordering::Relaxed);
+fn speak(
+    connection: &mut ConnectionState,
+    replies: &mut Replies,
+    client: &Client,
+    protocol: Protocol,
+) {
+    connection.protocol = protocol;
+    replies.speak(protocol);
+    client.protocol.store(protocol.number() as usize, Ordering::Relaxed);
 }
 
 pub const RESET: Spec = Spec::new(Group::Connection, "6.2.0", "RESET")
@@ -180,19 +182,19 @@ pub const RESET: Spec = Spec::new(Group::Connection, "6.2.0", "RESET")
     .example("RESET");
 
 /// As if it had just connected, but for its number and its library's name.
-pub fn reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let Context { client, control, .. } = *context;
-    if let Some(monitor) = context.connection.monitor.take() {
+pub fn reset<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> Result {
+    let Context { connection, replies, client, control, .. } = context;
+    if let Some(monitor) = connection.monitor.take() {
         control.monitors.remove(&monitor);
         client.is_monitor.store(false, Ordering::Relaxed);
     }
-    *context.connection = ConnectionState::new(control.config.password().is_none());
-    speak(context, Protocol::Resp2);
-    context.select(0);
+    **connection = ConnectionState::new(control.config.password().is_none());
+    *context.transaction = Transaction::default();
+    speak(connection, replies, client, Protocol::Resp2);
+    client.database.store(0, Ordering::Relaxed);
     client.rename(|names| names.name.clear());
     client.no_evict.store(false, Ordering::Relaxed);
     client.no_touch.store(false, Ordering::Relaxed);
-    context.session.set_unnoticed(false);
     context.replies.status("RESET");
     Ok(())
 }
@@ -204,18 +206,18 @@ pub const CLIENT: Spec = Spec::new(Group::Connection, "2.4.0", "CLIENT subcomman
 pub const CLIENT_ID: Spec = Spec::new(Group::Connection, "5.0.0", "CLIENT ID")
     .summary("Returns the number of this connection.");
 
-pub fn id(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.integer(context.client.id as i64);
+pub fn id<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.integer(call.client.id as i64);
     Ok(())
 }
 
 pub const CLIENT_GETNAME: Spec = Spec::new(Group::Connection, "2.6.9", "CLIENT GETNAME")
     .summary("Returns the name of this connection.");
 
-pub fn get_name(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    match context.client.names().name.as_str() {
-        "" => context.replies.nil(),
-        name => context.replies.bulk(name.as_bytes()),
+pub fn get_name<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.client.names().name.as_str() {
+        "" => call.replies.nil(),
+        name => call.replies.bulk(name.as_bytes()),
     }
     Ok(())
 }
@@ -224,10 +226,10 @@ pub const CLIENT_SETNAME: Spec =
     Spec::new(Group::Connection, "2.6.9", "CLIENT SETNAME connection-name")
         .summary("Names this connection.");
 
-pub fn set_name(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let name = plain(&request[2], "Client names")?;
-    context.client.rename(|names| names.name = name);
-    context.replies.status("OK");
+pub fn set_name<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let name = plain(&call.request[2], "Client names")?;
+    call.client.rename(|names| names.name = name);
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -235,8 +237,8 @@ pub const CLIENT_SETINFO: Spec =
     Spec::new(Group::Connection, "7.2.0", "CLIENT SETINFO LIB-NAME libname|LIB-VER libver")
         .summary("Takes the client library's name and version.");
 
-pub fn set_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let (index, attribute) = match &request[2] {
+pub fn set_info<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (index, attribute) = match &call.request[2] {
         word if is(word, "LIB-NAME") => (0, "lib-name"),
         word if is(word, "LIB-VER") => (1, "lib-ver"),
         word => {
@@ -244,9 +246,9 @@ pub fn set_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
             return Err(CommandError::err(format!("Unrecognized option '{option}'")));
         }
     };
-    let value = plain(&request[3], attribute)?;
-    context.client.rename(|names| names.library[index] = value);
-    context.replies.status("OK");
+    let value = plain(&call.request[3], attribute)?;
+    call.client.rename(|names| names.library[index] = value);
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -266,9 +268,9 @@ fn plain(word: &[u8], what: &'static str) -> std::result::Result<String, Command
 pub const CLIENT_INFO: Spec = Spec::new(Group::Connection, "6.2.0", "CLIENT INFO")
     .summary("Returns this connection's line of CLIENT LIST.");
 
-pub fn info(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let line = line(context.client);
-    context.replies.verbatim(line.as_bytes());
+pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let line = line(call.client);
+    call.replies.verbatim(line.as_bytes());
     Ok(())
 }
 
@@ -280,18 +282,18 @@ pub const CLIENT_LIST: Spec = Spec::new(
 .flags(&[Admin])
 .summary("Lists the connected clients.");
 
-pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let wanted = match request.len() {
+pub fn list<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let wanted = match call.request.len() {
         2 => Wanted::default(),
-        4 if is(&request[2], "TYPE") => {
-            Wanted { kind: Some(kind(&request[3])?), ..Wanted::default() }
+        4 if is(&call.request[2], "TYPE") => {
+            Wanted { kind: Some(kind(&call.request[3])?), ..Wanted::default() }
         }
-        4.. if is(&request[2], "ID") => {
+        4.. if is(&call.request[2], "ID") => {
             let id = |word: &[u8]| integer(word).ok().and_then(|id| u64::try_from(id).ok());
             let mut ids = Vec::new();
-            let room = memory::try_to(|| ids.try_reserve_exact(request.len()));
+            let room = memory::try_to(|| ids.try_reserve_exact(call.request.len()));
             room.map_err(|_| CommandError::NO_MEMORY)?;
-            for word in request.words_from(3) {
+            for word in call.request.words_from(3) {
                 ids.push(id(word).ok_or(CommandError::err("Invalid client ID"))?);
             }
             ids.sort_unstable();
@@ -300,12 +302,12 @@ pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         _ => return Err(CommandError::SYNTAX),
     };
     let mut text = Vec::new();
-    for client in context.control.clients.all().iter().filter(|client| wanted.is(client)) {
+    for client in call.control.clients.all().iter().filter(|client| wanted.is(client)) {
         let line = line(client);
         memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NO_MEMORY)?;
         text.extend_from_slice(line.as_bytes());
     }
-    context.replies.verbatim(&text);
+    call.replies.verbatim(&text);
     Ok(())
 }
 
@@ -418,23 +420,23 @@ pub const CLIENT_KILL: Spec = Spec::new(
 .flags(&[Admin])
 .summary("Ends connections and counts them.");
 
-pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    if request.len() == 3 {
-        let wanted = Wanted { peer: Some(address(&request[2])), ..Wanted::default() };
-        return match end(context, &wanted) {
+pub fn kill<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    if call.request.len() == 3 {
+        let wanted = Wanted { peer: Some(address(&call.request[2])), ..Wanted::default() };
+        return match end(call, &wanted) {
             0 => Err(CommandError::err("No such client")),
             _ => {
-                context.replies.status("OK");
+                call.replies.status("OK");
                 Ok(())
             }
         };
     }
-    let mut wanted = Wanted { but: Some(context.client.id), ..Wanted::default() };
-    if request.len() % 2 == 1 {
+    let mut wanted = Wanted { but: Some(call.client.id), ..Wanted::default() };
+    if call.request.len() % 2 == 1 {
         return Err(CommandError::SYNTAX);
     }
-    for index in (2..request.len()).step_by(2) {
-        let (filter, value) = (&request[index], &request[index + 1]);
+    for index in (2..call.request.len()).step_by(2) {
+        let (filter, value) = (&call.request[index], &call.request[index + 1]);
         match filter {
             _ if is(filter, "ID") => {
                 let id = at_least_one(value, "client-id should be greater than 0")?;
@@ -452,13 +454,13 @@ pub fn kill(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
                 let age = at_least_one(value, "maxage is not an integer or out of range")?;
                 wanted.age = Some(Duration::from_secs(age));
             }
-            _ if is(filter, "SKIPME") && is(value, "yes") => wanted.but = Some(context.client.id),
+            _ if is(filter, "SKIPME") && is(value, "yes") => wanted.but = Some(call.client.id),
             _ if is(filter, "SKIPME") && is(value, "no") => wanted.but = None,
             _ => return Err(CommandError::SYNTAX),
         }
     }
-    let count = end(context, &wanted);
-    context.replies.count(count);
+    let count = end(call, &wanted);
+    call.replies.count(count);
     Ok(())
 }
 
@@ -468,17 +470,17 @@ fn at_least_one(word: &[u8], error: &'static str) -> std::result::Result<u64, Co
 }
 
 /// Ends the clients that are meant, this one once it has its reply, and counts them.
-fn end(context: &mut Context<'_, '_>, wanted: &Wanted) -> usize {
+fn end<T: Txn>(call: &mut Call<'_, T>, wanted: &Wanted) -> usize {
     let mut count = 0;
-    for client in context.control.clients.all().iter().filter(|client| wanted.is(client)) {
-        match client.id == context.client.id {
-            true => context.connection.is_over = true,
+    for client in call.control.clients.all().iter().filter(|client| wanted.is(client)) {
+        match client.id == call.client.id {
+            true => call.connection.is_over = true,
             false => client.kill(),
         }
         count += 1;
     }
     // Who waits for a pause to end waits no longer.
-    context.control.pause.wake();
+    call.control.pause.wake();
     count
 }
 
@@ -486,20 +488,20 @@ pub const CLIENT_NO_EVICT: Spec = Spec::new(Group::Connection, "7.0.0", "CLIENT 
     .flags(&[Admin])
     .summary("Does nothing: no client is ended to make room.");
 
-pub fn no_evict(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    context.client.no_evict.store(on_or_off(&request[2])?, Ordering::Relaxed);
-    context.replies.status("OK");
+pub fn no_evict<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.client.no_evict.store(on_or_off(&call.request[2])?, Ordering::Relaxed);
+    call.replies.status("OK");
     Ok(())
 }
 
 pub const CLIENT_NO_TOUCH: Spec = Spec::new(Group::Connection, "7.2.0", "CLIENT NO-TOUCH ON|OFF")
     .summary("Does nothing: no key is old because nobody reads it.");
 
-pub fn no_touch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let is_on = on_or_off(&request[2])?;
-    context.client.no_touch.store(is_on, Ordering::Relaxed);
-    context.session.set_unnoticed(is_on);
-    context.replies.status("OK");
+pub fn no_touch<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let is_on = on_or_off(&call.request[2])?;
+    call.client.no_touch.store(is_on, Ordering::Relaxed);
+    call.connection.tracks_access = !is_on;
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -514,9 +516,9 @@ fn on_or_off(word: &[u8]) -> std::result::Result<bool, CommandError> {
 pub const CLIENT_REPLY: Spec = Spec::new(Group::Connection, "3.2.0", "CLIENT REPLY ON|OFF|SKIP")
     .summary("Turns this connection's replies on or off, or skips the next.");
 
-pub fn reply(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let reply_mode = &mut context.connection.reply_mode;
-    *reply_mode = match &request[2] {
+pub fn reply<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let reply_mode = &mut call.connection.reply_mode;
+    *reply_mode = match &call.request[2] {
         word if is(word, "ON") => ReplyMode::On,
         word if is(word, "OFF") => ReplyMode::Off,
         // This command and the next.
@@ -524,7 +526,7 @@ pub fn reply(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         word if is(word, "SKIP") => ReplyMode::Off,
         _ => return Err(CommandError::SYNTAX),
     };
-    context.replies.status("OK");
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -533,18 +535,18 @@ pub const CLIENT_PAUSE: Spec =
         .flags(&[Admin])
         .summary("Holds up the commands of all clients for a time in milliseconds.");
 
-pub fn pause(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let what = match request.len() {
+pub fn pause<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let what = match call.request.len() {
         3 => Paused::All,
-        4 if is(&request[3], "ALL") => Paused::All,
-        4 if is(&request[3], "WRITE") => Paused::Writes,
+        4 if is(&call.request[3], "ALL") => Paused::All,
+        4 if is(&call.request[3], "WRITE") => Paused::Writes,
         _ => return Err(CommandError::err("CLIENT PAUSE mode must be WRITE or ALL")),
     };
-    let time = integer(&request[2]);
+    let time = integer(&call.request[2]);
     let time = time.map_err(|_| CommandError::err("timeout is not an integer or out of range"))?;
     let time = u64::try_from(time).map_err(|_| CommandError::err("timeout is negative"))?;
-    context.control.pause.begin(Duration::from_millis(time), what);
-    context.replies.status("OK");
+    call.control.pause.begin(Duration::from_millis(time), what);
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -552,8 +554,8 @@ pub const CLIENT_UNPAUSE: Spec = Spec::new(Group::Connection, "6.2.0", "CLIENT U
     .flags(&[Admin])
     .summary("Ends a pause.");
 
-pub fn unpause(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.control.pause.end();
-    context.replies.status("OK");
+pub fn unpause<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.control.pause.end();
+    call.replies.status("OK");
     Ok(())
 }

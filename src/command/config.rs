@@ -1,11 +1,11 @@
 //! `CONFIG`: the running configuration under Redis's names, and the part of it that may change.
 
 use super::spec::{Flag::Admin, Group, Spec};
-use super::{CommandError, Context, ECHO_BYTES_MAX, is, lossy};
+use super::{Call, CommandError, ECHO_BYTES_MAX, is, lossy};
 use crate::command::glob::Pattern;
 use crate::config::bytes;
+use crate::engine::Txn;
 use crate::limits::{LISTEN_BACKLOG, SLOWLOG_ENTRIES_MAX};
-use crate::protocol::request::Request;
 use crate::server::Control;
 use crate::text;
 use crate::util::memory;
@@ -21,11 +21,11 @@ pub const CONFIG_GET: Spec =
     Spec::new(Group::Server, "2.0.0", "CONFIG GET parameter [parameter ...]")
         .summary("Returns the parameters that match the patterns.");
 
-pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let parameters = parameters(context.control);
+pub fn get<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let parameters = parameters(call.control);
     let mut asked = vec![false; parameters.len()];
     // One pattern at a time: each may take megabytes.
-    for word in request.words_from(2) {
+    for word in call.request.words_from(2) {
         let pattern = Pattern::of_lower_case(word)?;
         for ((name, _), asked) in parameters.iter().zip(&mut asked) {
             *asked |= pattern.matches(name.as_bytes());
@@ -33,10 +33,10 @@ pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     }
     let found: Vec<_> =
         parameters.iter().zip(asked).filter_map(|(found, asked)| asked.then_some(found)).collect();
-    context.replies.map(found.len());
+    call.replies.map(found.len());
     for (name, value) in found {
-        context.replies.bulk(name.as_bytes());
-        context.replies.bulk(value.as_bytes());
+        call.replies.bulk(name.as_bytes());
+        call.replies.bulk(value.as_bytes());
     }
     Ok(())
 }
@@ -158,22 +158,22 @@ pub const CONFIG_SET: Spec =
         .summary("Changes parameters until the server stops, all or none.");
 
 /// `CONFIG SET parameter value [parameter value ...]`: all or nothing.
-pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    if request.len() % 2 == 1 {
+pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    if call.request.len() % 2 == 1 {
         return Err(CommandError::arity("config|set"));
     }
-    let known = parameters(context.control);
+    let known = parameters(call.control);
     let mut changes: Vec<(&'static str, Change)> = Vec::new();
-    for index in (2..request.len()).step_by(2) {
-        let Some((name, _)) = known.iter().find(|(name, _)| is(&request[index], name)) else {
-            let shown = lossy(&request[index], ECHO_BYTES_MAX);
+    for index in (2..call.request.len()).step_by(2) {
+        let Some((name, _)) = known.iter().find(|(name, _)| is(&call.request[index], name)) else {
+            let shown = lossy(&call.request[index], ECHO_BYTES_MAX);
             return Err(CommandError::err(format!(
                 "Unknown option or number of arguments for CONFIG SET - '{shown}'"
             )));
         };
         let change = match changes.iter().any(|(other, _)| other == name) {
             true => Err("duplicate parameter".to_owned()),
-            false => Change::new(name, &request[index + 1], context.control),
+            false => Change::new(name, &call.request[index + 1], call.control),
         };
         match change {
             Ok(change) => changes.push((name, change)),
@@ -185,10 +185,10 @@ pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         }
     }
     for (name, change) in changes {
-        log::info!("client {} changes {name}", context.client.id);
-        change.apply(context.control);
+        log::info!("client {} changes {name}", call.client.id);
+        change.apply(call.control);
     }
-    context.replies.status("OK");
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -197,10 +197,10 @@ pub const CONFIG_RESETSTAT: Spec = Spec::new(Group::Server, "2.0.0", "CONFIG RES
     .summary("Begins to count anew what INFO tells of.");
 
 /// Begins to count anew what `INFO` tells of.
-pub fn reset_stat(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.control.statistics.reset();
-    context.session.engine().forget_expired();
-    context.replies.status("OK");
+pub fn reset_stat<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.control.statistics.reset();
+    call.admin.reset_expired();
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -209,6 +209,6 @@ pub const CONFIG_REWRITE: Spec = Spec::new(Group::Server, "2.8.0", "CONFIG REWRI
     .summary("Is refused: settings are flags, there is no file of them.");
 
 /// There is nothing to rewrite: settings are flags.
-pub fn rewrite(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+pub fn rewrite<T: Txn>(_call: &mut Call<'_, T>) -> Result {
     Err(CommandError::err("The server is running without a config file"))
 }

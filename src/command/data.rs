@@ -4,8 +4,8 @@ use super::spec::{
     Flag::{Fast, Readonly, Write},
     Group, Spec,
 };
-use super::{CommandError, Context, is};
-use crate::protocol::request::Request;
+use super::{Call, CommandError, is};
+use crate::engine::Txn;
 use crate::server::unix_time;
 
 type Result = std::result::Result<(), CommandError>;
@@ -15,10 +15,10 @@ pub const PING: Spec = Spec::new(Group::Connection, "1.0.0", "PING [message]")
     .summary("Returns PONG, or the message.")
     .example("PING");
 
-pub fn ping(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match request.len() {
-        1 => context.replies.status("PONG"),
-        2 => context.replies.bulk(&request[1]),
+pub fn ping<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.request.len() {
+        1 => call.replies.status("PONG"),
+        2 => call.replies.bulk(&call.request[1]),
         _ => return Err(CommandError::arity("ping")),
     }
     Ok(())
@@ -29,8 +29,8 @@ pub const ECHO: Spec = Spec::new(Group::Connection, "1.0.0", "ECHO message")
     .summary("Returns the message.")
     .example("ECHO bonjour");
 
-pub fn echo(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    context.replies.bulk(&request[1]);
+pub fn echo<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.bulk(&call.request[1]);
     Ok(())
 }
 
@@ -39,9 +39,9 @@ pub const DBSIZE: Spec = Spec::new(Group::Server, "1.0.0", "DBSIZE")
     .summary("Returns the number of keys.")
     .example("DBSIZE");
 
-pub fn dbsize(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let database = context.session.database();
-    context.replies.count(context.session.counts()[database].keys);
+pub fn dbsize<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let counts = call.txn.counts()?;
+    call.replies.count(counts[call.connection.database].keys);
     Ok(())
 }
 
@@ -51,8 +51,8 @@ pub const FLUSHALL: Spec = Spec::new(Group::Server, "1.0.0", "FLUSHALL [ASYNC|SY
     .example("FLUSHALL")
     .notes(&["ASYNC and SYNC do the same: no other client waits while memory is freed."]);
 
-pub fn flush_all(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    flush(context, request, true)
+pub fn flush_all<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    flush(call, None)
 }
 
 pub const FLUSHDB: Spec = Spec::new(Group::Server, "1.0.0", "FLUSHDB [ASYNC|SYNC]")
@@ -60,20 +60,20 @@ pub const FLUSHDB: Spec = Spec::new(Group::Server, "1.0.0", "FLUSHDB [ASYNC|SYNC
     .summary("Removes every key of the database.")
     .example("FLUSHDB");
 
-pub fn flush_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    flush(context, request, false)
+pub fn flush_db<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    flush(call, Some(call.connection.database))
 }
 
-fn flush(context: &mut Context<'_, '_>, request: &Request<'_>, all: bool) -> Result {
+fn flush<T: Txn>(call: &mut Call<'_, T>, database: Option<usize>) -> Result {
     let known = |word: &[u8]| is(word, "ASYNC") || is(word, "SYNC");
-    if request.len() > 2 || !request.words_from(1).all(known) {
+    if call.request.len() > 2 || !call.request.words_from(1).all(known) {
         return Err(CommandError::SYNTAX);
     }
-    context.session.flush(all)?;
-    if !request.words_from(1).any(|word| is(word, "ASYNC")) {
-        context.session.free_flushed()?;
-    }
-    context.replies.status("OK");
+    call.check_writes()?;
+    call.txn.clear(database)?;
+    // Once that is committed its memory is there for the next write.
+    call.detour.is_commit_wanted = !call.request.words_from(1).any(|word| is(word, "ASYNC"));
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -83,10 +83,10 @@ pub const TIME: Spec = Spec::new(Group::Server, "2.6.0", "TIME")
     .example("TIME");
 
 /// Seconds of Unix time, and microseconds of the second.
-pub fn time(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+pub fn time<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let now = unix_time();
-    context.replies.array(2);
-    context.replies.bulk(now.as_secs().to_string().as_bytes());
-    context.replies.bulk(now.subsec_micros().to_string().as_bytes());
+    call.replies.array(2);
+    call.replies.bulk(now.as_secs().to_string().as_bytes());
+    call.replies.bulk(now.subsec_micros().to_string().as_bytes());
     Ok(())
 }

@@ -10,14 +10,12 @@ use super::spec::{
     Flag::{Admin, NoMulti},
     Group, Spec,
 };
-use super::{CommandError, Context, help, is, lookup};
+use super::{Call, CommandError, help, is, lookup};
 use crate::command::glob::Pattern;
 use crate::config::{Debug, is_of_this_machine};
-use crate::engine::local::entry::Entry;
-use crate::engine::local::key_arena::KeyList;
-use crate::engine::local::{Session, VerifyError};
-use crate::protocol::request::Request;
+use crate::engine::{Entry, Key, PanicAt, Txn};
 use crate::text;
+use crate::util::memory;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
@@ -39,10 +37,10 @@ pub const DEBUG: Spec = Spec::new(Group::Server, "1.0.0", "DEBUG subcommand")
     ]);
 
 /// Runs a subcommand; most have no more to say than that they did.
-pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let client = context.client;
+pub fn debug<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let client = call.client;
     let local = client.stream.local_addr().ok().map(|local| local.ip());
-    match context.control.config.enable_debug_command {
+    match call.control.config.enable_debug_command {
         Debug::Yes => {}
         Debug::Local if is_of_this_machine(client.peer.ip(), local) => {}
         _ => {
@@ -52,101 +50,95 @@ pub fn debug(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             ));
         }
     }
-    match (&request[1], request.len()) {
+    match (&call.request[1], call.request.len()) {
         (word, 2) if is(word, "HELP") => {
-            let notes = lookup(&request[0]).map_or(&[][..], |command| command.spec.notes);
+            let notes = lookup(&call.request[0]).map_or(&[][..], |command| command.spec.notes);
             let text: Vec<_> = notes.iter().map(ToString::to_string).collect();
-            help::lines(context.replies, &text);
+            help::lines(call.replies, &text);
             return Ok(());
         }
         (word, 3) if is(word, "SLEEP") => {
-            let seconds = str::from_utf8(&request[2]).ok().and_then(|text| text.parse().ok());
+            let seconds = str::from_utf8(&call.request[2]).ok().and_then(|text| text.parse().ok());
             let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             thread::sleep(time.ok_or(CommandError::NOT_A_FLOAT)?);
         }
-        (word, 2 | 3) if is(word, "PANIC") => {
-            let engine = context.session.engine();
-            match request.words_from(2).next() {
-                Some(place) if is(place, "SHARD") => engine.panic_in_shard(),
-                Some(place) if is(place, "JOURNAL") => engine.panic_in_journal(),
-                Some(place) if !is(place, "CONNECTION") => return Err(CommandError::SYNTAX),
-                _ => panic!("asked for by DEBUG PANIC"),
-            }
-        }
-        (word, 3) if is(word, "SET-ACTIVE-EXPIRE") => match &request[2] {
-            b"0" => context.session.engine().set_active_expiry(false),
-            b"1" => context.session.engine().set_active_expiry(true),
+        (word, 2 | 3) if is(word, "PANIC") => match call.request.words_from(2).next() {
+            Some(place) if is(place, "SHARD") => call.admin.panic_at(PanicAt::Keys),
+            Some(place) if is(place, "JOURNAL") => call.admin.panic_at(PanicAt::Journal),
+            Some(place) if !is(place, "CONNECTION") => return Err(CommandError::SYNTAX),
+            _ => panic!("asked for by DEBUG PANIC"),
+        },
+        (word, 3) if is(word, "SET-ACTIVE-EXPIRE") => match &call.request[2] {
+            b"0" => call.admin.set_active_expiry(false),
+            b"1" => call.admin.set_active_expiry(true),
             _ => return Err(CommandError::SYNTAX),
         },
-        (word, 3) if is(word, "OBJECT") => return object(context, &request[2]),
-        (word, _) if is(word, "RELOAD") || is(word, "LOADAOF") && request.len() == 2 => {
-            context.session.engine().verify()?;
+        (word, 3) if is(word, "OBJECT") => return object(call),
+        (word, _) if is(word, "RELOAD") || is(word, "LOADAOF") && call.request.len() == 2 => {
+            call.admin.verify()?;
         }
         (word, 2) if is(word, "DIGEST") => {
-            let digest = digest(context.session)?;
-            context.replies.status(&digest);
+            let digest = digest(call)?;
+            call.replies.status(&digest);
             return Ok(());
         }
         (word, _) if is(word, "DIGEST-VALUE") => {
-            context.replies.array(request.len() - 2);
-            for key in request.words_from(2) {
-                let digest = context.session.look(key, |entry| entry.map_or(0, hash));
-                context.replies.bulk(hexadecimal(digest).as_bytes());
+            call.replies.array(call.request.len() - 2);
+            for key in call.request.words_from(2) {
+                let digest = call.look(call.key_of(key))?.map_or(0, hash);
+                call.replies.bulk(hexadecimal(digest).as_bytes());
             }
             return Ok(());
         }
         (word, 4) if is(word, "STRINGMATCH-LEN") => {
             const LENGTH_MAX: i64 = 1 << 24;
             let length =
-                text::integer(&request[2]).filter(|length| (0..=LENGTH_MAX).contains(length));
+                text::integer(&call.request[2]).filter(|length| (0..=LENGTH_MAX).contains(length));
             let subject = vec![b'a'; length.ok_or(CommandError::NOT_AN_INTEGER)? as usize];
-            let matches = Pattern::new(&request[3])?.matches(&subject);
-            context.replies.integer(i64::from(matches));
+            let matches = Pattern::new(&call.request[3])?.matches(&subject);
+            call.replies.integer(i64::from(matches));
             return Ok(());
         }
         // What these do in Redis has no counterpart here, and nobody could tell.
         (word, 2 | 3) if ["JMAP", "CHANGE-REPL-ID"].iter().any(|name| is(word, name)) => {}
         (word, _) => return Err(CommandError::unknown_subcommand(word, "DEBUG")),
     }
-    context.replies.status("OK");
+    call.replies.status("OK");
     Ok(())
 }
 
-fn object(context: &mut Context<'_, '_>, key: &[u8]) -> Result {
-    let idle_s = context.session.idle_s(key);
-    let shown = context.session.look(key, |entry| {
-        entry.map(|entry| {
-            let (encoding, bytes) = (encoding(entry), entry.value().len());
-            format!(
-                "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{bytes} lru:0 \
-                 lru_seconds_idle:{}",
-                idle_s.unwrap_or(0)
-            )
-        })
+fn object<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let key = call.key(2);
+    let idle_s = call.txn.idle_s(key)?.unwrap_or(0);
+    let shown = call.look(key)?.map(|entry| {
+        let (encoding, bytes) = (encoding(entry), entry.value().len());
+        format!(
+            "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{bytes} lru:0 \
+             lru_seconds_idle:{idle_s}"
+        )
     });
-    context.replies.status(&shown.ok_or(CommandError::err("no such key"))?);
+    call.replies.status(&shown.ok_or(CommandError::err("no such key"))?);
     Ok(())
 }
 
 /// A number that says what all keys are: the same for the same keys, in any order.
-fn digest(session: &mut Session<'_>) -> Result<String> {
+fn digest<T: Txn>(call: &mut Call<'_, T>) -> Result<String> {
     let mut sum = 0_u64;
-    for database in 0..session.engine().databases() {
-        let mut of_database = 0_u64;
-        session.within(database, |session| {
-            let (mut keys, mut listed) = (KeyList::default(), Ok(()));
-            session.keys(b"", |key| {
-                if listed.is_ok() {
-                    listed = keys.push(key);
-                }
-            })?;
-            listed.map_err(|_| CommandError::NO_MEMORY)?;
-            for key in keys.iter_from(0) {
-                let hash = session.look(key, |entry| entry.map_or(0, hash));
-                of_database = of_database.wrapping_add(hash);
+    for database in 0..call.admin.databases() {
+        let (mut keys, mut listed) = (Vec::new(), Ok(()));
+        call.txn.keys(database, b"", &mut |key| {
+            if listed.is_ok() {
+                let room = memory::try_to(|| keys.try_reserve(1));
+                let copy = room.and_then(|()| memory::copy(key, key.len()));
+                listed = copy.map(|copy| keys.push(copy));
             }
-            Ok::<_, CommandError>(())
         })?;
+        listed.map_err(|_| CommandError::NO_MEMORY)?;
+        let mut of_database = 0_u64;
+        for key in keys {
+            let hash = call.look(Key { database, bytes: &key })?.map_or(0, hash);
+            of_database = of_database.wrapping_add(hash);
+        }
         sum = sum.wrapping_add(of_database.wrapping_mul(2 * database as u64 + 1));
     }
     Ok(hexadecimal(sum))
@@ -162,13 +154,4 @@ fn hash(entry: &Entry) -> u64 {
 /// As long as Redis's digests are.
 fn hexadecimal(number: u64) -> String {
     format!("{number:040x}")
-}
-
-impl From<VerifyError> for CommandError {
-    fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::Refused(refused) => refused.into(),
-            error => Self::err(error.to_string()),
-        }
-    }
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::{ECHO_BYTES_MAX, glob, lossy};
-use crate::engine::local::WriteError;
+use crate::engine::{TxnError, VerifyError};
 use crate::journal::WriteRefused;
 use crate::protocol::reply::Lost;
 
@@ -16,6 +16,8 @@ pub enum Code {
     Err,
     /// The same, of a bound of the server: of time under locks, or of the length of a reply.
     Bound,
+    /// No error: the command is to be run again.
+    Again,
     ExecAbort,
     Misconf,
     NoAuth,
@@ -27,7 +29,7 @@ pub enum Code {
 impl Code {
     fn name(self) -> &'static str {
         match self {
-            Self::Err | Self::Bound => "ERR",
+            Self::Err | Self::Bound | Self::Again => "ERR",
             Self::ExecAbort => "EXECABORT",
             Self::Misconf => "MISCONF",
             Self::NoAuth => "NOAUTH",
@@ -72,6 +74,12 @@ impl CommandError {
         "this would keep its keys locked for too long: name fewer keys, or do it in several steps",
     );
 
+    /// A command that `MULTI` does not take.
+    pub const NOT_IN_MULTI: Self =
+        Self::constant(Code::Err, "Command not allowed inside a transaction");
+    /// What a command ends with that leaves work to the dispatcher. No client ever sees it.
+    pub const AGAIN: Self = Self::constant(Code::Again, "to be run again");
+
     /// One whose text is known when the program is built.
     const fn constant(code: Code, text: &'static str) -> Self {
         Self { code, text: Cow::Borrowed(text) }
@@ -108,6 +116,11 @@ impl CommandError {
         self.code
     }
 
+    /// Whether the command left work to the dispatcher.
+    pub fn is_again(&self) -> bool {
+        self.code == Code::Again
+    }
+
     /// Whether it says nothing of the command, but of what the server can do just now: in a transaction it undoes
     /// all of it.
     pub fn is_for_want(&self) -> bool {
@@ -121,14 +134,22 @@ impl From<WriteRefused> for CommandError {
     }
 }
 
-impl From<WriteError> for CommandError {
-    fn from(error: WriteError) -> Self {
+impl From<TxnError> for CommandError {
+    fn from(error: TxnError) -> Self {
         match error {
-            WriteError::Refused(refused) => refused.into(),
-            WriteError::TooLong => Self::TOO_LONG,
-            WriteError::Full => Self::MAX_MEMORY,
-            WriteError::NoMemory(_) => Self::NO_MEMORY,
-            WriteError::TooMuchWork => Self::TOO_MUCH_WORK,
+            TxnError::Refused(refused) => refused.into(),
+            TxnError::Full => Self::MAX_MEMORY,
+            TxnError::NoMemory(_) => Self::NO_MEMORY,
+            TxnError::TooMuchWork => Self::TOO_MUCH_WORK,
+        }
+    }
+}
+
+impl From<VerifyError> for CommandError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Refused(refused) => refused.into(),
+            error @ VerifyError::Different(_) => Self::err(error.to_string()),
         }
     }
 }

@@ -4,10 +4,8 @@ use super::spec::{
     Flag::{Fast, Readonly, Write},
     Group, Spec,
 };
-use super::{CommandError, Context, ECHO_BYTES_MAX, integer, is, lossy};
-use crate::engine::local::entry::Entry;
-use crate::engine::local::{Change, Expires};
-use crate::protocol::request::Request;
+use super::{Call, CommandError, ECHO_BYTES_MAX, integer, is, lossy};
+use crate::engine::{Entry, Key, Txn};
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
@@ -23,12 +21,11 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// The same for a value that is set.
-    pub fn expires(self) -> Expires {
+    /// When a key expires that is set.
+    pub fn of<T: Txn>(self, call: &mut Call<'_, T>, key: Key<'_>) -> Result<Option<u64>> {
         match self {
-            Self::Never => Expires::At(None),
-            Self::Keep => Expires::AsBefore,
-            Self::At(time_ms) => Expires::At(Some(time_ms)),
+            Self::Keep => call.expires_ms(key),
+            other => Ok(other.time_ms()),
         }
     }
 
@@ -97,8 +94,8 @@ pub const EXPIRE: Spec = Spec::new(Group::Generic, "1.0.0", "EXPIRE key seconds 
         "GT, LT  only if that is later, or sooner",
     ]);
 
-pub fn expire(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    expire_in(context, request, Unit::Ex, "expire")
+pub fn expire<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    expire_in(call, Unit::Ex, "expire")
 }
 
 pub const PEXPIRE: Spec =
@@ -107,8 +104,8 @@ pub const PEXPIRE: Spec =
         .summary("Lets a key expire in so many milliseconds; 1 if it does.")
         .example("PEXPIRE session 1500");
 
-pub fn pexpire(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    expire_in(context, request, Unit::Px, "pexpire")
+pub fn pexpire<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    expire_in(call, Unit::Px, "pexpire")
 }
 
 pub const EXPIREAT: Spec =
@@ -117,8 +114,8 @@ pub const EXPIREAT: Spec =
         .summary("Lets a key expire at a Unix time in seconds; 1 if it does.")
         .example("EXPIREAT session 2000000000");
 
-pub fn expire_at(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    expire_in(context, request, Unit::ExAt, "expireat")
+pub fn expire_at<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    expire_in(call, Unit::ExAt, "expireat")
 }
 
 pub const PEXPIREAT: Spec =
@@ -127,8 +124,8 @@ pub const PEXPIREAT: Spec =
         .summary("Lets a key expire at a Unix time in milliseconds; 1 if it does.")
         .example("PEXPIREAT session 2000000000000");
 
-pub fn pexpire_at(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    expire_in(context, request, Unit::PxAt, "pexpireat")
+pub fn pexpire_at<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    expire_in(call, Unit::PxAt, "pexpireat")
 }
 
 /// `NX`, `XX`, `GT` and `LT`.
@@ -178,25 +175,18 @@ impl Conditions {
     }
 }
 
-fn expire_in(
-    context: &mut Context<'_, '_>,
-    request: &Request<'_>,
-    unit: Unit,
-    name: &'static str,
-) -> Result {
-    let conditions = Conditions::parse(request.words_from(3))?;
-    let time = integer(&request[2])?;
-    let time_ms = unit.unix_ms(time, context.session.now_ms());
+fn expire_in<T: Txn>(call: &mut Call<'_, T>, unit: Unit, name: &'static str) -> Result {
+    let conditions = Conditions::parse(call.request.words_from(3))?;
+    let time = integer(&call.request[2])?;
+    let time_ms = unit.unix_ms(time, call.txn.now_ms());
     let time_ms = time_ms.ok_or_else(|| CommandError::expiry(name))?;
-    let was_changed = context.session.update(&request[1], |old| {
-        Ok::<_, CommandError>(match old {
-            Some(old) if conditions.hold(old.expires_ms(), time_ms) => {
-                (Change::Expire(Some(time_ms.max(0) as u64)), true)
-            }
-            _ => (Change::Keep, false),
-        })
-    })?;
-    context.replies.integer(i64::from(was_changed));
+    call.check_writes()?;
+    let old = call.txn.peek(call.key(1))?;
+    let is_changed = old.is_some_and(|old| conditions.hold(old.expires_ms(), time_ms));
+    if is_changed {
+        call.txn.expire(call.key(1), Some(time_ms.max(0) as u64))?;
+    }
+    call.replies.integer(i64::from(is_changed));
     Ok(())
 }
 
@@ -205,14 +195,13 @@ pub const PERSIST: Spec = Spec::new(Group::Generic, "2.2.0", "PERSIST key")
     .summary("Lets a key not expire; 1 if it did.")
     .example("PERSIST session");
 
-pub fn persist(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let was_changed = context.session.update(&request[1], |old| {
-        Ok::<_, CommandError>(match old.and_then(Entry::expires_ms) {
-            Some(_) => (Change::Expire(None), true),
-            None => (Change::Keep, false),
-        })
-    })?;
-    context.replies.integer(i64::from(was_changed));
+pub fn persist<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.check_writes()?;
+    let is_changed = call.expires_ms(call.key(1))?.is_some();
+    if is_changed {
+        call.txn.expire(call.key(1), None)?;
+    }
+    call.replies.integer(i64::from(is_changed));
     Ok(())
 }
 
@@ -221,8 +210,8 @@ pub const TTL: Spec = Spec::new(Group::Generic, "1.0.0", "TTL key")
     .summary("Returns in how many seconds a key expires: -1 is never, -2 no such key.")
     .example("TTL session");
 
-pub fn ttl(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    time(context, request, |time_ms, now_ms| rounded_s(time_ms.saturating_sub(now_ms)))
+pub fn ttl<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    time(call, |time_ms, now_ms| rounded_s(time_ms.saturating_sub(now_ms)))
 }
 
 pub const PTTL: Spec = Spec::new(Group::Generic, "2.6.0", "PTTL key")
@@ -230,8 +219,8 @@ pub const PTTL: Spec = Spec::new(Group::Generic, "2.6.0", "PTTL key")
     .summary("The same in milliseconds.")
     .example("PTTL session");
 
-pub fn pttl(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    time(context, request, |time_ms, now_ms| time_ms.saturating_sub(now_ms))
+pub fn pttl<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    time(call, |time_ms, now_ms| time_ms.saturating_sub(now_ms))
 }
 
 pub const EXPIRETIME: Spec = Spec::new(Group::Generic, "7.0.0", "EXPIRETIME key")
@@ -239,8 +228,8 @@ pub const EXPIRETIME: Spec = Spec::new(Group::Generic, "7.0.0", "EXPIRETIME key"
     .summary("Returns when a key expires, as Unix time in seconds.")
     .example("EXPIRETIME session");
 
-pub fn expire_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    time(context, request, |time_ms, _| rounded_s(time_ms))
+pub fn expire_time<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    time(call, |time_ms, _| rounded_s(time_ms))
 }
 
 pub const PEXPIRETIME: Spec = Spec::new(Group::Generic, "7.0.0", "PEXPIRETIME key")
@@ -248,8 +237,8 @@ pub const PEXPIRETIME: Spec = Spec::new(Group::Generic, "7.0.0", "PEXPIRETIME ke
     .summary("The same in milliseconds.")
     .example("PEXPIRETIME session");
 
-pub fn pexpire_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    time(context, request, |time_ms, _| time_ms)
+pub fn pexpire_time<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    time(call, |time_ms, _| time_ms)
 }
 
 fn rounded_s(time_ms: u64) -> u64 {
@@ -257,17 +246,13 @@ fn rounded_s(time_ms: u64) -> u64 {
 }
 
 /// Shows when a key expires: -1 is never, -2 says that there is no such key.
-fn time(
-    context: &mut Context<'_, '_>,
-    request: &Request<'_>,
-    show: impl FnOnce(u64, u64) -> u64,
-) -> Result {
-    let now_ms = context.session.now_ms();
-    let shown = context.session.look(&request[1], |entry| match entry.map(Entry::expires_ms) {
+fn time<T: Txn>(call: &mut Call<'_, T>, show: impl FnOnce(u64, u64) -> u64) -> Result {
+    let now_ms = call.txn.now_ms();
+    let shown = match call.look(call.key(1))?.map(Entry::expires_ms) {
         None => -2,
         Some(None) => -1,
         Some(Some(time_ms)) => i64::try_from(show(time_ms, now_ms)).unwrap_or(i64::MAX),
-    });
-    context.replies.integer(shown);
+    };
+    call.replies.integer(shown);
     Ok(())
 }

@@ -3,12 +3,11 @@
 use super::spec::{Arity, Group, Keys, Spec};
 use super::usage::Argument;
 use super::{
-    CommandError, CommandRef, Context, ECHO_BYTES_MAX, commands, is, lookup, lookup_subcommand,
-    lossy,
+    Call, CommandError, CommandRef, ECHO_BYTES_MAX, commands, is, lookup, lookup_subcommand, lossy,
 };
 use crate::command::glob::Pattern;
+use crate::engine::Txn;
 use crate::protocol::reply::Replies;
-use crate::protocol::request::Request;
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -25,8 +24,8 @@ pub const HELP: Spec =
         .summary("Lists the commands, or those of a group, or explains one.")
         .example("HELP SET");
 
-pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let words: Vec<_> = request.words_from(1).take(2).collect();
+pub fn help<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let words: Vec<_> = call.request.words_from(1).take(2).collect();
     let text = match words[..] {
         [] => Some(overview()),
         [name] => lookup(name).map(explain).or_else(|| {
@@ -41,7 +40,7 @@ pub fn help(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         let shown: Vec<_> = words.iter().map(|word| lossy(word, ECHO_BYTES_MAX)).collect();
         CommandError::err(format!("no command '{}'; HELP lists them", shown.join(" ")))
     })?;
-    lines(context.replies, &text);
+    lines(call.replies, &text);
     Ok(())
 }
 
@@ -95,15 +94,15 @@ pub const LATENCY_HELP: Spec = help_of(Group::Server, "LATENCY HELP");
 pub const MODULE_HELP: Spec = help_of(Group::Server, "MODULE HELP");
 
 /// `CLIENT HELP` and its like.
-pub fn subcommands(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let Some(command) = lookup(&request[0]) else { return Ok(()) };
+pub fn subcommands<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let Some(command) = lookup(&call.request[0]) else { return Ok(()) };
     let mut text = Vec::new();
     for subcommand in command.subcommands() {
         let usage = subcommand.usage();
         text.push(usage.split_once(' ').map_or("", |(_, usage)| usage).to_owned());
         text.push(format!("    {}", subcommand.spec.summary));
     }
-    lines(context.replies, &text);
+    lines(call.replies, &text);
     Ok(())
 }
 
@@ -111,17 +110,17 @@ pub const COMMAND: Spec = Spec::new(Group::Server, "2.8.13", "COMMAND [subcomman
     .summary("Describes the commands to client programs.")
     .example("COMMAND COUNT");
 
-pub fn command(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.array(commands().count());
-    commands().for_each(|command| info(context.replies, command));
+pub fn command<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.array(commands().count());
+    commands().for_each(|command| info(call.replies, command));
     Ok(())
 }
 
 pub const COMMAND_COUNT: Spec =
     Spec::new(Group::Server, "2.8.13", "COMMAND COUNT").summary("Returns the number of commands.");
 
-pub fn command_count(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.count(commands().count());
+pub fn command_count<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.count(commands().count());
     Ok(())
 }
 
@@ -132,24 +131,25 @@ pub const COMMAND_LIST: Spec = Spec::new(
 )
 .summary("Returns the names of the commands, or of those of a kind.");
 
-pub fn command_list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn command_list<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let mut found: Vec<_> = commands().collect();
-    match request.len() {
+    match call.request.len() {
         2 => {}
-        5 if is(&request[2], "FILTERBY") => match &request[3] {
+        5 if is(&call.request[2], "FILTERBY") => match &call.request[3] {
             filter if is(filter, "MODULE") => found.clear(),
-            filter if is(filter, "ACLCAT") => found
-                .retain(|command| command.categories().any(|category| is(&request[4], category))),
+            filter if is(filter, "ACLCAT") => found.retain(|command| {
+                command.categories().any(|category| is(&call.request[4], category))
+            }),
             filter if is(filter, "PATTERN") => {
-                let pattern = Pattern::of_lower_case(&request[4])?;
+                let pattern = Pattern::of_lower_case(&call.request[4])?;
                 found.retain(|command| pattern.matches(command.full_name().as_bytes()));
             }
             _ => return Err(CommandError::SYNTAX),
         },
         _ => return Err(CommandError::SYNTAX),
     }
-    context.replies.array(found.len());
-    found.iter().for_each(|command| context.replies.bulk(command.full_name().as_bytes()));
+    call.replies.array(found.len());
+    found.iter().for_each(|command| call.replies.bulk(command.full_name().as_bytes()));
     Ok(())
 }
 
@@ -157,8 +157,8 @@ pub const COMMAND_GETKEYS: Spec =
     Spec::new(Group::Server, "2.8.13", "COMMAND GETKEYS command [arg [arg ...]]")
         .summary("Returns the words of a command that are keys.");
 
-pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let asked = request.without(2);
+pub fn command_get_keys<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let asked = call.request.without(2);
     let command = lookup(&asked[0]).ok_or(CommandError::err("Invalid command specified"))?;
     let subcommand = asked.words_from(1).next().and_then(|name| lookup_subcommand(command, name));
     let command = subcommand.unwrap_or(command);
@@ -169,8 +169,8 @@ pub fn command_get_keys(context: &mut Context<'_, '_>, request: &Request<'_>) ->
         return Err(CommandError::err("Invalid number of arguments specified for command"));
     }
     let places = || command.key_places(&asked).filter(|place| *place < asked.len());
-    context.replies.array(places().count());
-    places().for_each(|place| context.replies.bulk(&asked[place]));
+    call.replies.array(places().count());
+    places().for_each(|place| call.replies.bulk(&asked[place]));
     Ok(())
 }
 
@@ -178,15 +178,15 @@ pub const COMMAND_INFO: Spec =
     Spec::new(Group::Server, "2.8.13", "COMMAND INFO [command-name [command-name ...]]")
         .summary("Returns arity, flags and key positions.");
 
-pub fn command_info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    if request.len() == 2 {
-        return command(context, request);
+pub fn command_info<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    if call.request.len() == 2 {
+        return command(call);
     }
-    context.replies.array(request.len() - 2);
-    for name in request.words_from(2) {
+    call.replies.array(call.request.len() - 2);
+    for name in call.request.words_from(2) {
         match lookup(name) {
-            Some(command) => info(context.replies, command),
-            None => context.replies.nil(),
+            Some(command) => info(call.replies, command),
+            None => call.replies.nil(),
         }
     }
     Ok(())
@@ -213,16 +213,16 @@ pub const COMMAND_DOCS: Spec =
     Spec::new(Group::Server, "7.0.0", "COMMAND DOCS [command-name [command-name ...]]")
         .summary("Returns what HELP says, for programs.");
 
-pub fn command_docs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn command_docs<T: Txn>(call: &mut Call<'_, T>) -> Result {
     // Each at most once, however often it is named: the reply stays as long as the list of commands.
     let named = |command: &CommandRef| {
-        let mut names = request.words_from(2);
-        request.len() == 2
+        let mut names = call.request.words_from(2);
+        call.request.len() == 2
             || names.any(|name| lookup(name).is_some_and(|found| found.number == command.number))
     };
     let asked: Vec<_> = commands().filter(named).collect();
-    context.replies.map(asked.len());
-    asked.into_iter().for_each(|command| docs(context.replies, command));
+    call.replies.map(asked.len());
+    asked.into_iter().for_each(|command| docs(call.replies, command));
     Ok(())
 }
 

@@ -3,29 +3,16 @@
 use std::fmt::Write;
 
 use super::spec::{Group, Spec};
-use super::{CommandError, Context, REDIS_VERSION, is};
-use crate::engine::local::Counts;
-use crate::protocol::request::Request;
+use super::{Call, CommandError, REDIS_VERSION, is};
+use crate::engine::{Counts, Status, Txn};
 use crate::server::{Called, Control, Event, unix_time};
 use crate::util::memory;
 use crate::util::process;
 
-/// Writes a section's lines.
-type Section = fn(&mut Context<'_, '_>, &mut String);
+type Result = std::result::Result<(), CommandError>;
 
-const SECTIONS: &[(&str, Section)] = &[
-    ("Server", server),
-    ("Clients", clients),
-    ("Memory", memory_section),
-    ("Persistence", persistence),
-    ("Stats", stats),
-    ("Replication", replication),
-    ("CPU", cpu),
-    ("Modules", |_, _| {}),
-    ("Commandstats", command_stats),
-    ("Cluster", cluster),
-    ("Keyspace", keyspace),
-];
+/// Writes a section's lines.
+type Section<T> = fn(&mut Call<'_, T>, &mut String) -> Result;
 
 /// Shown only if it is named, or with `all` and `everything`.
 const NOT_DEFAULT: &str = "Commandstats";
@@ -34,21 +21,35 @@ pub const INFO: Spec = Spec::new(Group::Server, "1.0.0", "INFO [section [section
     .summary("Tells how the server is.")
     .example("INFO persistence");
 
-pub fn info(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result<(), CommandError> {
+pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let sections: [(&str, Section<T>); 11] = [
+        ("Server", server),
+        ("Clients", clients),
+        ("Memory", memory_section),
+        ("Persistence", persistence),
+        ("Stats", stats),
+        ("Replication", replication),
+        ("CPU", cpu),
+        ("Modules", |_, _| Ok(())),
+        ("Commandstats", command_stats),
+        ("Cluster", cluster),
+        ("Keyspace", keyspace),
+    ];
+    let request = call.request;
     let asked = |name: &str| request.words_from(1).any(|word| is(word, name));
     let all = asked("all") || asked("everything");
     let default = request.len() == 1 || asked("default");
     let mut text = String::new();
-    for (name, write) in SECTIONS {
-        if all || default && *name != NOT_DEFAULT || asked(name) {
+    for (name, write) in sections {
+        if all || default && name != NOT_DEFAULT || asked(name) {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
             put(&mut text, format_args!("# {name}"));
-            write(context, &mut text);
+            write(call, &mut text)?;
         }
     }
-    context.replies.verbatim(text.as_bytes());
+    call.replies.verbatim(text.as_bytes());
     Ok(())
 }
 
@@ -69,8 +70,8 @@ fn human(bytes: u64) -> String {
     if unit == "B" { format!("{bytes}B") } else { format!("{size:.2}{unit}") }
 }
 
-fn server(context: &mut Context<'_, '_>, text: &mut String) {
-    let Control { config, started, run_id, .. } = context.control;
+fn server<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let Control { config, started, run_id, .. } = call.control;
     let executable = std::env::current_exe().unwrap_or_default();
     let uptime_s = started.elapsed().as_secs();
     put(text, format_args!("redis_version:{REDIS_VERSION}"));
@@ -87,19 +88,21 @@ fn server(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("uptime_in_days:{}", uptime_s / (24 * 60 * 60)));
     put(text, format_args!("executable:{}", executable.display()));
     put(text, format_args!("config_file:"));
+    Ok(())
 }
 
-fn clients(context: &mut Context<'_, '_>, text: &mut String) {
-    let Control { clients, .. } = context.control;
+fn clients<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let Control { clients, .. } = call.control;
     put(text, format_args!("connected_clients:{}", clients.count()));
     put(text, format_args!("cluster_connections:0"));
     put(text, format_args!("maxclients:{}", clients.most()));
     put(text, format_args!("blocked_clients:0"));
     put(text, format_args!("tracking_clients:0"));
     put(text, format_args!("coffre_threads:{}", process::threads()));
+    Ok(())
 }
 
-fn memory_section(_context: &mut Context<'_, '_>, text: &mut String) {
+fn memory_section<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
     let used = memory::used_bytes() as u64;
     let resident = process::resident_bytes();
     let mut size = |name: &str, bytes: u64| {
@@ -114,12 +117,12 @@ fn memory_section(_context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("maxmemory_policy:noeviction"));
     put(text, format_args!("mem_fragmentation_ratio:{:.2}", resident as f64 / used.max(1) as f64));
     put(text, format_args!("mem_allocator:libc"));
+    Ok(())
 }
 
-fn persistence(context: &mut Context<'_, '_>, text: &mut String) {
-    let engine = context.session.engine();
-    let status = engine.compaction_status();
-    let trouble = engine.trouble();
+fn persistence<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let Status { compaction: status, fault, file_bytes, garbage_bytes, repairs, .. } =
+        call.admin.status();
     let went = |well: bool| if well { "ok" } else { "err" };
     let took_s = status.took.map_or(-1, |took| took.as_secs() as i64);
     // Asked for is begun, for whoever waits until it is over.
@@ -128,24 +131,25 @@ fn persistence(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("loading:0"));
     put(text, format_args!("rdb_bgsave_in_progress:{running}"));
     put(text, format_args!("rdb_last_save_time:{}", status.saved_s));
-    put(text, format_args!("rdb_last_bgsave_status:{}", went(status.succeeded)));
+    put(text, format_args!("rdb_last_bgsave_status:{}", went(!status.has_failed)));
     put(text, format_args!("rdb_last_bgsave_time_sec:{took_s}"));
     put(text, format_args!("aof_enabled:1"));
     put(text, format_args!("aof_rewrite_in_progress:{running}"));
     put(text, format_args!("aof_rewrite_scheduled:{scheduled}"));
     put(text, format_args!("aof_last_rewrite_time_sec:{took_s}"));
-    put(text, format_args!("aof_last_bgrewrite_status:{}", went(status.succeeded)));
-    put(text, format_args!("aof_last_write_status:{}", went(trouble.is_none())));
-    if let Some(reason) = trouble {
+    put(text, format_args!("aof_last_bgrewrite_status:{}", went(!status.has_failed)));
+    put(text, format_args!("aof_last_write_status:{}", went(fault.is_none())));
+    if let Some(reason) = fault {
         put(text, format_args!("coffre_last_write_error:{reason}"));
     }
-    put(text, format_args!("aof_current_size:{}", engine.bytes()));
-    put(text, format_args!("coffre_dead_bytes:{}", engine.dead_bytes()));
-    put(text, format_args!("coffre_times_healed:{}", engine.healed()));
+    put(text, format_args!("aof_current_size:{}", file_bytes));
+    put(text, format_args!("coffre_dead_bytes:{}", garbage_bytes));
+    put(text, format_args!("coffre_times_healed:{}", repairs));
+    Ok(())
 }
 
-fn stats(context: &mut Context<'_, '_>, text: &mut String) {
-    let statistics = &context.control.statistics;
+fn stats<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let statistics = &call.control.statistics;
     let totals = statistics.totals();
     let [commands, received, sent] = statistics.per_second();
     let times = |event| statistics.times(event);
@@ -157,7 +161,7 @@ fn stats(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("instantaneous_input_kbps:{:.2}", received / 1024.0));
     put(text, format_args!("instantaneous_output_kbps:{:.2}", sent / 1024.0));
     put(text, format_args!("rejected_connections:{}", times(Event::Rejected)));
-    put(text, format_args!("expired_keys:{}", context.session.engine().expired()));
+    put(text, format_args!("expired_keys:{}", call.admin.status().expired));
     put(text, format_args!("evicted_keys:0"));
     put(text, format_args!("keyspace_hits:{}", totals.hits));
     put(text, format_args!("keyspace_misses:{}", totals.misses));
@@ -169,22 +173,25 @@ fn stats(context: &mut Context<'_, '_>, text: &mut String) {
     put(text, format_args!("coffre_timed_out_clients:{}", times(Event::TimedOut)));
     put(text, format_args!("coffre_not_reading_clients:{}", times(Event::NotReading)));
     put(text, format_args!("coffre_panicked_clients:{}", times(Event::Panicked)));
+    Ok(())
 }
 
-fn replication(_context: &mut Context<'_, '_>, text: &mut String) {
+fn replication<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
     put(text, format_args!("role:master"));
     put(text, format_args!("connected_slaves:0"));
     put(text, format_args!("master_repl_offset:0"));
+    Ok(())
 }
 
-fn cpu(_context: &mut Context<'_, '_>, text: &mut String) {
+fn cpu<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
     let [user, system] = process::processor_time();
     put(text, format_args!("used_cpu_sys:{:.6}", system.as_secs_f64()));
     put(text, format_args!("used_cpu_user:{:.6}", user.as_secs_f64()));
+    Ok(())
 }
 
-fn command_stats(context: &mut Context<'_, '_>, text: &mut String) {
-    let totals = context.control.statistics.totals();
+fn command_stats<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let totals = call.control.statistics.totals();
     for (name, called) in super::names().iter().zip(totals.called) {
         let Called { calls, ns, rejected, failed } = called;
         if calls + rejected > 0 {
@@ -198,20 +205,24 @@ fn command_stats(context: &mut Context<'_, '_>, text: &mut String) {
             );
         }
     }
+    Ok(())
 }
 
-fn cluster(_context: &mut Context<'_, '_>, text: &mut String) {
+fn cluster<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
     put(text, format_args!("cluster_enabled:0"));
+    Ok(())
 }
 
-fn keyspace(context: &mut Context<'_, '_>, text: &mut String) {
-    for (database, counts) in context.session.counts().into_iter().enumerate() {
+fn keyspace<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let now_ms = call.txn.now_ms();
+    for (database, counts) in call.txn.counts()?.into_iter().enumerate() {
         let Counts { keys, expiring, .. } = counts;
         if keys > 0 {
-            let ttl_ms = counts.average_ttl_ms();
+            let ttl_ms = counts.average_ttl_ms(now_ms);
             put(text, format_args!("db{database}:keys={keys},expires={expiring},avg_ttl={ttl_ms}"));
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

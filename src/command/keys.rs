@@ -4,11 +4,9 @@ use super::spec::{
     Flag::{Denyoom, Fast, Readonly, Write},
     Group, Spec,
 };
-use super::{CommandError, Context, integer, is};
+use super::{Call, CommandError, integer, is};
 use crate::command::glob::Pattern;
-use crate::engine::local::entry::Entry;
-use crate::engine::local::{Session, WriteError};
-use crate::protocol::request::Request;
+use crate::engine::{Admin, Entry, Key, Txn, TxnError};
 use crate::text;
 use crate::value::View;
 
@@ -24,9 +22,13 @@ pub const UNLINK: Spec = Spec::new(Group::Generic, "4.0.0", "UNLINK key [key ...
     .summary("Does what DEL does.")
     .example("UNLINK brouillon");
 
-pub fn del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = context.session.del(request.words_from(1))?;
-    context.replies.count(count);
+pub fn del<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.check_writes()?;
+    let mut count = 0;
+    for key in call.request.words_from(1) {
+        count += usize::from(call.txn.delete(call.key_of(key))?);
+    }
+    call.replies.count(count);
     Ok(())
 }
 
@@ -35,9 +37,12 @@ pub const EXISTS: Spec = Spec::new(Group::Generic, "1.0.0", "EXISTS key [key ...
     .summary("Counts how many of the keys exist; a key named twice counts twice.")
     .example("EXISTS ville");
 
-pub fn exists(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = context.session.exists(request.words_from(1));
-    context.replies.count(count);
+pub fn exists<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let mut count = 0;
+    for key in call.request.words_from(1) {
+        count += usize::from(call.look(call.key_of(key))?.is_some());
+    }
+    call.replies.count(count);
     Ok(())
 }
 
@@ -46,9 +51,14 @@ pub const TOUCH: Spec = Spec::new(Group::Generic, "3.2.1", "TOUCH key [key ...]"
     .summary("Counts how many of the keys exist.")
     .example("TOUCH ville");
 
-pub fn touch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = request.words_from(1).filter(|key| context.session.touch(key)).count();
-    context.replies.count(count);
+pub fn touch<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let mut count = 0;
+    for key in call.request.words_from(1) {
+        // An access whatever `CLIENT NO-TOUCH` says.
+        let entry = call.txn.get(call.key_of(key))?;
+        count += usize::from(call.stats.lookup(entry).is_some());
+    }
+    call.replies.count(count);
     Ok(())
 }
 
@@ -64,21 +74,24 @@ pub const KEYS: Spec = Spec::new(Group::Generic, "1.0.0", "KEYS pattern")
         "\\x     x itself",
     ]);
 
-pub fn keys(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let pattern = Pattern::new(&request[1])?;
-    let (start, mut count) = (context.replies.position(), 0);
-    let mut show = |key: &[u8]| {
-        if pattern.matches(key) {
-            context.replies.bulk(key);
-            count += 1;
-        }
-    };
+pub fn keys<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let pattern = Pattern::new(&call.request[1])?;
+    let (start, mut count) = (call.replies.position(), 0);
     if let Some(key) = pattern.only() {
-        context.session.get(&key, |value| value.map(|_| show(&key)));
+        let (entry, replies) = call.read(call.key_of(&key))?;
+        if entry.is_some() && pattern.matches(&key) {
+            replies.bulk(&key);
+            count = 1;
+        }
     } else {
-        context.session.keys(&pattern.prefix(), show)?;
+        call.txn.keys(call.connection.database, &pattern.prefix(), &mut |key| {
+            if pattern.matches(key) {
+                call.replies.bulk(key);
+                count += 1;
+            }
+        })?;
     }
-    context.replies.array_from(start, count);
+    call.replies.array_from(start, count);
     Ok(())
 }
 
@@ -88,13 +101,13 @@ pub const SCAN: Spec =
         .summary("Lists keys in steps: the cursor begins as 0, and ends as 0.")
         .example("SCAN 0 MATCH vil* COUNT 100");
 
-pub fn scan(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn scan<T: Txn>(call: &mut Call<'_, T>) -> Result {
     const COUNT: usize = 10;
     const COUNT_MAX: i64 = 100_000;
-    let cursor = str::from_utf8(&request[1]).ok().and_then(|word| word.parse().ok());
+    let cursor = str::from_utf8(&call.request[1]).ok().and_then(|word| word.parse().ok());
     let cursor: u64 = cursor.ok_or(CommandError::err("invalid cursor"))?;
     let (mut pattern, mut count, mut is_string) = (None, COUNT, true);
-    let mut words = request.words_from(2);
+    let mut words = call.request.words_from(2);
     while let Some(option) = words.next() {
         let value = words.next().ok_or(CommandError::SYNTAX)?;
         match option {
@@ -107,20 +120,18 @@ pub fn scan(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
             _ => return Err(CommandError::SYNTAX),
         }
     }
-    let (start, mut found) = (context.replies.position(), 0);
-    let replies = &mut context.replies;
-    let show = |key: &[u8]| {
+    let (start, mut found) = (call.replies.position(), 0);
+    let next = call.txn.scan(call.connection.database, cursor, count, &mut |key| {
         if is_string && pattern.as_ref().is_none_or(|pattern| pattern.matches(key)) {
-            replies.bulk(key);
+            call.replies.bulk(key);
             found += 1;
         }
-    };
-    let next = context.session.scan(cursor, count, show).map_err(WriteError::from)?;
-    context.replies.array_from(start, found);
-    let middle = context.replies.position();
-    context.replies.array(2);
-    context.replies.bulk(next.to_string().as_bytes());
-    context.replies.move_before(start, middle);
+    })?;
+    call.replies.array_from(start, found);
+    let middle = call.replies.position();
+    call.replies.array(2);
+    call.replies.bulk(next.to_string().as_bytes());
+    call.replies.move_before(start, middle);
     Ok(())
 }
 
@@ -129,11 +140,11 @@ pub const RANDOMKEY: Spec = Spec::new(Group::Generic, "1.0.0", "RANDOMKEY")
     .summary("Returns any key.")
     .example("RANDOMKEY");
 
-pub fn random_key(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let replies = &mut context.replies;
-    let found = context.session.random_key(|key| replies.bulk(key));
+pub fn random_key<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let database = call.connection.database;
+    let found = call.txn.random_key(database, &mut |key| call.replies.bulk(key))?;
     if !found {
-        context.replies.nil();
+        call.replies.nil();
     }
     Ok(())
 }
@@ -143,9 +154,9 @@ pub const TYPE: Spec = Spec::new(Group::Generic, "1.0.0", "TYPE key")
     .summary("Returns string, or none if there is no such key.")
     .example("TYPE ville");
 
-pub fn kind(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let exists = context.session.look(&request[1], |entry| entry.is_some());
-    context.replies.status(if exists { "string" } else { "none" });
+pub fn kind<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let exists = call.look(call.key(1))?.is_some();
+    call.replies.status(if exists { "string" } else { "none" });
     Ok(())
 }
 
@@ -154,12 +165,11 @@ pub const RENAME: Spec = Spec::new(Group::Generic, "1.0.0", "RENAME key newkey")
     .summary("Gives a key another name.")
     .example("RENAME brouillon ville");
 
-pub fn rename(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let here = context.session.database();
-    if context.session.transfer((here, &request[1]), (here, &request[2]), true, true)?.is_none() {
-        return Err(CommandError::err("no such key"));
-    }
-    context.replies.status("OK");
+pub fn rename<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (from, to) = (call.key(1), call.key(2));
+    let was_done = transfer(call, from, to, true, true)?;
+    was_done.ok_or(CommandError::err("no such key"))?;
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -168,15 +178,38 @@ pub const RENAMENX: Spec = Spec::new(Group::Generic, "1.0.0", "RENAMENX key newk
     .summary("The same if there is no key of that name.")
     .example("RENAMENX brouillon ville");
 
-pub fn rename_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let here = context.session.database();
-    match context.session.transfer((here, &request[1]), (here, &request[2]), false, true)? {
-        None => Err(CommandError::err("no such key")),
-        Some(was_done) => {
-            context.replies.integer(i64::from(was_done));
-            Ok(())
-        }
+pub fn rename_nx<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (from, to) = (call.key(1), call.key(2));
+    let was_done = transfer(call, from, to, false, true)?;
+    let was_done = was_done.ok_or(CommandError::err("no such key"))?;
+    call.replies.integer(i64::from(was_done));
+    Ok(())
+}
+
+/// Gives the value of one key to another, and when it expires; `None` if there is no such key, `Some(false)` if there is
+/// another that is not to be replaced. Of a long value no byte is copied.
+fn transfer<T: Txn>(
+    call: &mut Call<'_, T>,
+    from: Key<'_>,
+    to: Key<'_>,
+    replace: bool,
+    remove: bool,
+) -> Result<Option<bool>> {
+    let old = call.txn.peek(from)?.map(|old| (old.value().share(), old.expires_ms()));
+    let Some((value, expires_ms)) = old else { return Ok(None) };
+    if !replace && call.has(to)? {
+        return Ok(Some(false));
     }
+    if from == to {
+        return Ok(Some(true));
+    }
+    call.check_writes()?;
+    let value = value.map_err(TxnError::from)?;
+    if remove {
+        call.txn.delete(from)?;
+    }
+    call.txn.put(to, value.view(), expires_ms)?;
+    Ok(Some(true))
 }
 
 pub const COPY: Spec =
@@ -185,25 +218,24 @@ pub const COPY: Spec =
         .summary("Copies a key.")
         .example("COPY ville ancienne REPLACE");
 
-pub fn copy(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let here = context.session.database();
-    let (mut replace, mut there) = (false, here);
-    let mut words = request.words_from(3);
+pub fn copy<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (mut replace, mut there) = (false, call.connection.database);
+    let mut words = call.request.words_from(3);
     while let Some(word) = words.next() {
         match word {
             _ if is(word, "REPLACE") => replace = true,
             _ if is(word, "DB") && words.len() > 0 => {
-                there = database(context.session, words.next().unwrap_or_default())?;
+                there = database(call.admin, words.next().unwrap_or_default())?;
             }
             _ => return Err(CommandError::SYNTAX),
         }
     }
-    let (from, to) = ((here, &request[1]), (there, &request[2]));
+    let (from, to) = (call.key(1), Key { database: there, bytes: &call.request[2] });
     if from == to {
         return Err(CommandError::err("source and destination objects are the same"));
     }
-    let was_done = context.session.transfer(from, to, replace, false)?;
-    context.replies.integer(i64::from(was_done == Some(true)));
+    let was_done = transfer(call, from, to, replace, false)?;
+    call.replies.integer(i64::from(was_done == Some(true)));
     Ok(())
 }
 
@@ -212,14 +244,14 @@ pub const MOVE: Spec = Spec::new(Group::Generic, "1.0.0", "MOVE key db")
     .summary("Moves a key to another database, unless it has such a key.")
     .example("MOVE brouillon 1");
 
-pub fn move_key(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let (here, there) = (context.session.database(), database(context.session, &request[2])?);
-    if here == there {
+pub fn move_key<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let from = call.key(1);
+    let to = Key { database: database(call.admin, &call.request[2])?, ..from };
+    if from == to {
         return Err(CommandError::err("source and destination objects are the same"));
     }
-    let was_done =
-        context.session.transfer((here, &request[1]), (there, &request[1]), false, true)?;
-    context.replies.integer(i64::from(was_done == Some(true)));
+    let was_done = transfer(call, from, to, false, true)?;
+    call.replies.integer(i64::from(was_done == Some(true)));
     Ok(())
 }
 
@@ -242,10 +274,10 @@ pub const OBJECT_ENCODING: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT ENC
     .flags(&[Readonly])
     .summary("Returns int, embstr or raw.");
 
-pub fn object_encoding(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match context.session.look(&request[2], |entry| entry.map(encoding)) {
-        Some(encoding) => context.replies.bulk(encoding.as_bytes()),
-        None => context.replies.nil(),
+pub fn object_encoding<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.look(call.key(2))?.map(encoding) {
+        Some(encoding) => call.replies.bulk(encoding.as_bytes()),
+        None => call.replies.nil(),
     }
     Ok(())
 }
@@ -254,10 +286,10 @@ pub const OBJECT_IDLETIME: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT IDL
     .flags(&[Readonly])
     .summary("Returns for how many seconds nobody has asked for a key.");
 
-pub fn object_idle_time(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match context.session.idle_s(&request[2]) {
-        Some(idle_s) => context.replies.integer(idle_s.into()),
-        None => context.replies.nil(),
+pub fn object_idle_time<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.txn.idle_s(call.key(2))? {
+        Some(idle_s) => call.replies.integer(idle_s.into()),
+        None => call.replies.nil(),
     }
     Ok(())
 }
@@ -266,10 +298,10 @@ pub const OBJECT_REFCOUNT: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT REF
     .flags(&[Readonly])
     .summary("Returns 1.");
 
-pub fn object_refcount(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match context.session.look(&request[2], |entry| entry.is_some()) {
-        true => context.replies.integer(1),
-        false => context.replies.nil(),
+pub fn object_refcount<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.look(call.key(2))?.is_some() {
+        true => call.replies.integer(1),
+        false => call.replies.nil(),
     }
     Ok(())
 }
@@ -279,14 +311,14 @@ pub const OBJECT_FREQ: Spec = Spec::new(Group::Generic, "4.0.0", "OBJECT FREQ ke
     .summary("Returns an error: nothing is counted.");
 
 /// `OBJECT FREQ`: nothing is counted, as in Redis unless its memory policy needs it.
-pub fn object_freq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match context.session.look(&request[2], |entry| entry.is_some()) {
+pub fn object_freq<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.look(call.key(2))?.is_some() {
         true => Err(CommandError::err(
             "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
              switching between policies at runtime LRU and LFU data will take some time to adjust.",
         )),
         false => {
-            context.replies.nil();
+            call.replies.nil();
             Ok(())
         }
     }
@@ -302,25 +334,25 @@ pub const MEMORY_USAGE: Spec =
         .summary("Returns how much memory a key and its value take, in bytes.");
 
 /// `MEMORY USAGE key [SAMPLES count]`: what the key and its value take, in bytes.
-pub fn memory_usage(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    match request.len() {
+pub fn memory_usage<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    match call.request.len() {
         3 => {}
-        5 if is(&request[3], "SAMPLES") => {
-            integer(&request[4])?;
+        5 if is(&call.request[3], "SAMPLES") => {
+            integer(&call.request[4])?;
         }
         _ => return Err(CommandError::SYNTAX),
     }
-    match context.session.look(&request[2], |entry| entry.map(Entry::capacity)) {
-        Some(bytes) => context.replies.count(bytes),
-        None => context.replies.nil(),
+    match call.look(call.key(2))?.map(Entry::capacity) {
+        Some(bytes) => call.replies.count(bytes),
+        None => call.replies.nil(),
     }
     Ok(())
 }
 
 /// The number of a database.
-fn database(session: &Session<'_>, word: &[u8]) -> Result<usize> {
+fn database(admin: &dyn Admin, word: &[u8]) -> Result<usize> {
     let number = usize::try_from(integer(word)?).ok();
-    let exists = |number: &usize| *number < session.engine().databases();
+    let exists = |number: &usize| *number < admin.databases();
     number.filter(exists).ok_or(CommandError::DATABASE)
 }
 
@@ -330,10 +362,10 @@ pub const SELECT: Spec = Spec::new(Group::Connection, "1.0.0", "SELECT index")
     .example("SELECT 1")
     .notes(&["A key belongs to a database: each client can keep its own pairs apart."]);
 
-pub fn select(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let database = database(context.session, &request[1])?;
-    context.select(database);
-    context.replies.status("OK");
+pub fn select<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let database = database(call.admin, &call.request[1])?;
+    call.select(database);
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -342,23 +374,24 @@ pub const SWAPDB: Spec = Spec::new(Group::Server, "4.0.0", "SWAPDB index1 index2
     .summary("Gives each of two databases the keys of the other.")
     .example("SWAPDB 0 1");
 
-pub fn swap_db(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn swap_db<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let index = |word: &[u8], error: &'static str| {
-        database(context.session, word).map_err(|known| match known {
+        database(call.admin, word).map_err(|known| match known {
             known if known == CommandError::NOT_AN_INTEGER => CommandError::err(error),
             known => known,
         })
     };
-    let one = index(&request[1], "invalid first DB index");
-    let two = index(&request[2], "invalid second DB index");
+    let one = index(&call.request[1], "invalid first DB index");
+    let two = index(&call.request[2], "invalid second DB index");
     // As Redis does: numbers first, whatever they are.
     let (one, two) = match (one, two) {
         (Err(one), Err(two)) if one == CommandError::DATABASE => return Err(two),
         (one, two) => (one?, two?),
     };
     if one != two {
-        context.session.swap(one, two)?;
+        call.check_writes()?;
+        call.txn.swap(one, two)?;
     }
-    context.replies.status("OK");
+    call.replies.status("OK");
     Ok(())
 }

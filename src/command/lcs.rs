@@ -1,12 +1,10 @@
 //! `LCS`: the longest common subsequence of two values.
 
 use super::spec::{Flag::Readonly, Group, Spec};
-use super::{CommandError, Context, integer, is};
-use crate::engine::local::WriteError;
-use crate::engine::local::entry::Entry;
+use super::{Call, CommandError, integer, is};
+use crate::engine::{Txn, TxnError};
 use crate::limits::{LCS_CELLS_MAX, LCS_TABLE_CELLS_MAX, work};
 use crate::protocol::reply::Replies;
-use crate::protocol::request::Request;
 use crate::util::memory;
 use crate::value::Value;
 
@@ -33,9 +31,9 @@ pub const LCS: Spec = Spec::new(
     "WITHMATCHLEN   and how long each is",
 ]);
 
-pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn lcs<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let (mut only_length, mut places, mut with_lengths, mut shortest) = (false, false, false, 0);
-    let mut words = request.words_from(3);
+    let mut words = call.request.words_from(3);
     while let Some(word) = words.next() {
         match word {
             _ if is(word, "LEN") => only_length = true,
@@ -51,25 +49,16 @@ pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         let error = "If you want both the length and indexes, please just use IDX.";
         return Err(CommandError::err(error));
     }
-    let [one, two] = [&request[1], &request[2]];
-    let shared = context.session.look_at([one, two].into_iter(), |session| {
-        [one, two].map(|key| {
-            session.entry(key, |entry| match entry.map(Entry::value) {
-                Some(value) => value.share(),
-                None => Ok(Value::default()),
-            })
-        })
-    });
-    // No shard is locked from here on, but for those of a transaction.
-    let [one, two] = shared.map(|value| value.map_err(WriteError::from));
-    let (one, two) = (one?, two?);
+    let (one, two) = (value(call, 1)?, value(call, 2)?);
     let (rows, cells) = cells(one.view().len(), two.view().len(), only_length)?;
-    context.session.spend(work::LCS_CELL.saturating_mul(cells));
-    context.session.check_work()?;
-    let bytes = |value: &Value| value.view().copy(0..value.view().len()).map_err(WriteError::from);
+    match call.detour.is_alone() {
+        true => call.txn.release(),
+        false => call.txn.charge(work::LCS_CELL.saturating_mul(cells))?,
+    }
+    let bytes = |value: &Value| value.view().copy(0..value.view().len()).map_err(TxnError::from);
     let (one, two) = (bytes(&one)?, bytes(&two)?);
     let lengths = Lengths::new(&one, &two, rows)?;
-    let replies = &mut context.replies;
+    let replies = &mut *call.replies;
     if only_length {
         replies.count(lengths.longest);
         return Ok(());
@@ -90,6 +79,13 @@ pub fn lcs(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         replies.bulk(&common.concat());
     }
     Ok(())
+}
+
+/// The value of the key that word `n` names, shared.
+fn value<T: Txn>(call: &mut Call<'_, T>, n: usize) -> Result<Value> {
+    let (entry, _) = call.read(call.key(n))?;
+    let value = entry.map(|entry| entry.value().share()).transpose();
+    Ok(value.map_err(TxnError::from)?.unwrap_or_default())
 }
 
 fn show(replies: &mut Replies, found: &Match, with_length: bool) {

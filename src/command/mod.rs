@@ -1,8 +1,11 @@
 //! Requests to replies: finds a request's command, checks its arity, runs it.
 //!
-//! A command is declared above its function, by a [`spec::Spec`], and `table` lists them all; help, `COMMAND` and the
+//! A command is a function of a [`Call`]: it reads and changes keys through the transaction that the dispatcher began for
+//! it, or `EXEC` for several. A command that touches keys may run more than once for one request: what it changes beside
+//! keys and replies is the same after the second run. It is declared above its function, by a [`spec::Spec`], and `table` lists them all; help, `COMMAND` and the
 //! arity check follow from its usage line. What a command error costs is one `-ERR` reply; the connection goes on.
 
+mod call;
 mod client;
 mod config;
 mod data;
@@ -24,17 +27,19 @@ mod transaction;
 mod usage;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::engine::local::Session;
+use crate::engine::{Engine, Scope};
+use crate::limits::KEYS_AT_ONCE;
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
 use crate::server::{BurstStats, Called, Client, Control, Event, MonitorQueue, Paused};
 use crate::text;
-use crate::util::memory;
+use crate::util::buffer::Buffer;
+use crate::util::memory::{self, NoMemory};
+use call::{Call, Detour, LongArguments};
 use spec::Flag;
-use table::lookup_subcommand;
+use table::{body_of, lookup_subcommand, outside_of};
 
 pub use error::CommandError;
 pub use spec::Keys;
@@ -52,8 +57,10 @@ pub struct ConnectionState {
     pub monitor: Option<Arc<MonitorQueue>>,
     /// The form of its replies.
     pub protocol: Protocol,
-    /// What `MULTI` and `WATCH` began.
-    pub transaction: Transaction,
+    /// The database of its keys.
+    database: usize,
+    /// Reads count as accesses: it is not in `CLIENT NO-TOUCH`.
+    tracks_access: bool,
     reply_mode: ReplyMode,
 }
 
@@ -76,7 +83,8 @@ impl ConnectionState {
             is_over: false,
             monitor: None,
             protocol: Protocol::default(),
-            transaction: Transaction::default(),
+            database: 0,
+            tracks_access: true,
             reply_mode: ReplyMode::On,
         }
     }
@@ -96,13 +104,17 @@ impl ConnectionState {
     }
 }
 
-/// What a command works with.
-pub struct Context<'a, 'e> {
-    /// The client's view of the data.
-    pub session: &'a mut Session<'e>,
-    /// Where its reply goes.
+/// What the commands of a connection are run with.
+pub struct Context<'a, E: Engine> {
+    /// Keys and values.
+    pub engine: &'a E,
+    /// What the engine keeps for this connection.
+    pub session: &'a mut E::Session,
+    /// What `MULTI` and `WATCH` began.
+    pub transaction: &'a mut Transaction<E>,
+    /// Where replies go.
     pub replies: &'a mut Replies,
-    /// What was said before.
+    /// What earlier commands set.
     pub connection: &'a mut ConnectionState,
     /// The client itself.
     pub client: &'a Arc<Client>,
@@ -110,14 +122,6 @@ pub struct Context<'a, 'e> {
     pub control: &'a Control,
     /// What is counted.
     pub stats: &'a mut BurstStats,
-}
-
-impl Context<'_, '_> {
-    /// Works with a database, which exists, from here on.
-    fn select(&mut self, database: usize) {
-        self.session.select(database);
-        self.client.database.store(database, Ordering::Relaxed);
-    }
 }
 
 /// The version of Redis whose commands these are: client libraries choose by it what they use.
@@ -164,9 +168,12 @@ fn is_never_paused(command: CommandRef) -> bool {
 }
 
 /// The kind of pause that holds a command up, if any does: not what is refused anyway.
-pub fn held_up_by(resolved: &Resolved, connection: &ConnectionState) -> Option<Paused> {
+pub fn held_up_by<E: Engine>(
+    resolved: &Resolved,
+    connection: &ConnectionState,
+    transaction: &Transaction<E>,
+) -> Option<Paused> {
     let Resolved { command: Some(command), error: None } = resolved else { return None };
-    let transaction = &connection.transaction;
     match connection.authenticated && !is_never_paused(command) {
         false => None,
         // It is only queued.
@@ -178,7 +185,11 @@ pub fn held_up_by(resolved: &Resolved, connection: &ConnectionState) -> Option<P
 }
 
 /// Runs one request and writes its one reply.
-pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, '_>) -> Outcome {
+pub fn run<E: Engine>(
+    resolved: Resolved,
+    request: &Request<'_>,
+    context: &mut Context<'_, E>,
+) -> Outcome {
     let start = context.replies.position();
     context.replies.speak(context.connection.protocol);
     let rejection = match resolved.command {
@@ -208,7 +219,7 @@ pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, 
         }
     };
     if matches!(outcome, Outcome::Unknown | Outcome::Rejected(_)) {
-        context.connection.transaction.spoil();
+        context.transaction.spoil();
     }
     if let Err(error) = result {
         context.replies.truncate(start);
@@ -222,19 +233,94 @@ pub fn run(resolved: Resolved, request: &Request<'_>, context: &mut Context<'_, 
 }
 
 /// Runs a command and writes its reply; an error is for the caller to write.
-fn execute(
+fn execute<E: Engine>(
     command: CommandRef,
     request: &Request<'_>,
-    context: &mut Context<'_, '_>,
+    context: &mut Context<'_, E>,
 ) -> Result<(), CommandError> {
     let start = context.replies.position();
-    let result = command.run(context, request);
+    let result = match outside_of::<E>(command.number) {
+        Some(run) => run(context, request),
+        None => run_alone(command, request, context),
+    };
     context.replies.recover(start)?;
     result
 }
 
+/// Runs a command in a transaction of its own: again after each detour.
+fn run_alone<E: Engine>(
+    command: CommandRef,
+    request: &Request<'_>,
+    context: &mut Context<'_, E>,
+) -> Result<(), CommandError> {
+    let Context { engine, session, replies, connection, client, control, stats, .. } = context;
+    let start = replies.position();
+    let (database, stats_before) = (connection.database, **stats);
+    let long = LongArguments::of(command, request);
+    let mut detour = Detour::default();
+    let mut keys = Buffer::default();
+    let scope = scope(command, request, &mut keys).map_err(|NoMemory| CommandError::NO_MEMORY)?;
+    loop {
+        let result = engine.run(session, scope, |txn| {
+            // What a run before this one left behind.
+            let _ = replies.recover(start);
+            replies.truncate(start);
+            connection.database = database;
+            **stats = stats_before;
+            let mut call = Call {
+                txn,
+                request,
+                replies,
+                connection,
+                client,
+                control,
+                stats,
+                admin: *engine,
+                long: &long,
+                detour: &mut detour,
+            };
+            body_of(command.number)(&mut call)
+        });
+        match result {
+            Err(error) if error.is_again() => detour.carry_out(request)?,
+            Ok(()) if detour.is_commit_wanted => {
+                let point = engine.take_commit_point(session);
+                return Ok(engine.commit(session, point)?);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The keys that a command touches which has a transaction of its own; `keys` is where several are listed.
+fn scope<'k>(
+    command: CommandRef,
+    request: &Request<'k>,
+    keys: &'k mut Buffer<&'k [u8]>,
+) -> Result<Scope<'k>, NoMemory> {
+    let word = |place| request.words_from(place).next().unwrap_or_default();
+    let mut places = command.key_places(request);
+    let Some(first) = places.next() else {
+        return Ok(match command.name {
+            "FLUSHALL" | "FLUSHDB" | "SWAPDB" => Scope::All,
+            _ => Scope::Each,
+        });
+    };
+    let count = 1 + places.clone().count();
+    match command.name {
+        _ if count == 1 => return Ok(Scope::One(word(first))),
+        // A million keys at one moment would hold up every other client.
+        "EXISTS" if count > KEYS_AT_ONCE => return Ok(Scope::Each),
+        "TOUCH" => return Ok(Scope::Each),
+        _ => {}
+    }
+    keys.reserve_exact(count)?;
+    command.key_places(request).try_for_each(|place| keys.push(word(place)))?;
+    Ok(Scope::Many(keys))
+}
+
 /// What forbids a command just now.
-fn obstacle(command: CommandRef, context: &Context<'_, '_>) -> Option<CommandError> {
+fn obstacle<E: Engine>(command: CommandRef, context: &Context<'_, E>) -> Option<CommandError> {
     let is = |flag| command.flags.contains(flag);
     if !context.connection.authenticated && !is(Flag::NoAuth) {
         return Some(CommandError::NO_AUTH);

@@ -10,9 +10,8 @@ use super::spec::{
     Flag::{Denyoom, Fast, Write},
     Group, Spec,
 };
-use super::{CommandError, Context, integer, is};
-use crate::engine::local::Change;
-use crate::engine::local::entry::Entry;
+use super::{Call, CommandError, integer, is};
+use crate::engine::{Entry, Txn};
 use crate::protocol::reply::Replies;
 use crate::protocol::request::Request;
 use crate::value::View;
@@ -24,8 +23,8 @@ pub const INCR: Spec = Spec::new(Group::String, "1.0.0", "INCR key")
     .summary("Adds 1 to a number and returns it.")
     .example("INCR visites");
 
-pub fn incr(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    add(context, &request[1], 1)
+pub fn incr<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    add(call, 1)
 }
 
 pub const DECR: Spec = Spec::new(Group::String, "1.0.0", "DECR key")
@@ -33,8 +32,8 @@ pub const DECR: Spec = Spec::new(Group::String, "1.0.0", "DECR key")
     .summary("Takes 1 from a number and returns it.")
     .example("DECR stock");
 
-pub fn decr(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    add(context, &request[1], -1)
+pub fn decr<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    add(call, -1)
 }
 
 pub const INCRBY: Spec = Spec::new(Group::String, "1.0.0", "INCRBY key increment")
@@ -42,8 +41,9 @@ pub const INCRBY: Spec = Spec::new(Group::String, "1.0.0", "INCRBY key increment
     .summary("Adds to a number and returns it.")
     .example("INCRBY visites 10");
 
-pub fn incr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    add(context, &request[1], integer(&request[2])?)
+pub fn incr_by<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let more = integer(&call.request[2])?;
+    add(call, more)
 }
 
 pub const DECRBY: Spec = Spec::new(Group::String, "1.0.0", "DECRBY key decrement")
@@ -51,21 +51,27 @@ pub const DECRBY: Spec = Spec::new(Group::String, "1.0.0", "DECRBY key decrement
     .summary("Takes from a number and returns it.")
     .example("DECRBY stock 10");
 
-pub fn decr_by(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let less = integer(&request[2])?.checked_neg();
-    add(context, &request[1], less.ok_or(CommandError::err("decrement would overflow"))?)
+pub fn decr_by<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let less = integer(&call.request[2])?.checked_neg();
+    add(call, less.ok_or(CommandError::err("decrement would overflow"))?)
 }
 
 /// Adds to the number that a value is, or to 0; it goes on expiring when it did.
-fn add(context: &mut Context<'_, '_>, key: &[u8], more: i64) -> Result {
-    let sum = context.session.update(key, |old| {
-        let sum = i64::of(old)?.checked_add(more);
-        let sum = sum.ok_or(CommandError::err("increment or decrement would overflow"))?;
-        let value = sum.to_string().into_bytes();
-        Ok::<_, CommandError>((Change::Set(value, old.and_then(Entry::expires_ms)), sum))
-    })?;
-    context.replies.integer(sum);
+fn add<T: Txn>(call: &mut Call<'_, T>, more: i64) -> Result {
+    call.check_writes()?;
+    let old = call.txn.peek(call.key(1))?;
+    let expires_ms = old.and_then(Entry::expires_ms);
+    let sum = i64::of(old)?.checked_add(more);
+    let sum = sum.ok_or(CommandError::err("increment or decrement would overflow"))?;
+    put(call, &sum.to_string(), expires_ms)?;
+    call.replies.integer(sum);
     Ok(())
+}
+
+/// Sets the first key to a number.
+fn put<T: Txn>(call: &mut Call<'_, T>, number: &str, expires_ms: Option<u64>) -> Result {
+    call.check_length(number.len())?;
+    Ok(call.txn.put(call.key(1), View::Short(number.as_bytes()), expires_ms)?)
 }
 
 pub const INCRBYFLOAT: Spec = Spec::new(Group::String, "2.6.0", "INCRBYFLOAT key increment:double")
@@ -74,16 +80,15 @@ pub const INCRBYFLOAT: Spec = Spec::new(Group::String, "2.6.0", "INCRBYFLOAT key
     .example("INCRBYFLOAT solde 0.1")
     .notes(&["It adds as one does on paper; 17 decimals are kept."]);
 
-pub fn incr_by_float(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let sum = context.session.update(&request[1], |old| {
-        let (before, more) = both(BigDecimal::of(old), BigDecimal::parse(&request[2]))?;
-        let sum = before.plus(&more);
-        let sum = sum.ok_or(CommandError::err("increment would produce NaN or Infinity"))?;
-        let text = sum.text();
-        let expires_ms = old.and_then(Entry::expires_ms);
-        Ok::<_, CommandError>((Change::Set(text.clone().into_bytes(), expires_ms), text))
-    })?;
-    context.replies.bulk(sum.as_bytes());
+pub fn incr_by_float<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.check_writes()?;
+    let old = call.txn.peek(call.key(1))?;
+    let expires_ms = old.and_then(Entry::expires_ms);
+    let (before, more) = both(BigDecimal::of(old), BigDecimal::parse(&call.request[2]))?;
+    let sum = before.plus(&more);
+    let sum = sum.ok_or(CommandError::err("increment would produce NaN or Infinity"))?.text();
+    put(call, &sum, expires_ms)?;
+    call.replies.bulk(sum.as_bytes());
     Ok(())
 }
 
@@ -282,19 +287,15 @@ pub const INCREX: Spec = Spec::new(
 
 /// `INCREX key [BYINT n | BYFLOAT n] [LBOUND n] [UBOUND n] [SATURATE] [EX s | PX ms | EXAT t | PXAT t | PERSIST] [ENX]`:
 /// the new number, and what was added.
-pub fn incr_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let options = Options::parse(request)?;
+pub fn incr_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let options = Options::parse(call.request)?;
     match options.more {
-        Some((_, true)) => add_within::<BigDecimal>(context, request, &options),
-        _ => add_within::<i64>(context, request, &options),
+        Some((_, true)) => add_within::<BigDecimal, T>(call, &options),
+        _ => add_within::<i64, T>(call, &options),
     }
 }
 
-fn add_within<N: Number>(
-    context: &mut Context<'_, '_>,
-    request: &Request<'_>,
-    options: &Options<'_>,
-) -> Result {
+fn add_within<N: Number, T: Txn>(call: &mut Call<'_, T>, options: &Options<'_>) -> Result {
     let more = N::parse(options.more.map_or(b"1", |(word, _)| word))?;
     let bound = |word: Option<&[u8]>| word.map(N::parse).transpose();
     let (lowest, highest) = (bound(options.lowest)?, bound(options.highest)?);
@@ -303,42 +304,46 @@ fn add_within<N: Number>(
     {
         return Err(CommandError::err("LBOUND can't be greater than UBOUND"));
     }
-    let now_ms = context.session.now_ms();
+    let now_ms = call.txn.now_ms();
     let expiry = options.expiry.map(|(unit, word)| unit.expiry(word, now_ms, "increx"));
     let expiry = match expiry.transpose()? {
         Some(expiry) => expiry,
         None if options.persist => Expiry::Never,
         None => Expiry::Keep,
     };
-    let (new, added) = context.session.update(&request[1], |old| {
-        let before = N::of(old)?;
-        let sum = before.plus(&more);
-        let fits = |sum: &N| {
-            lowest.as_ref().is_none_or(|lowest| sum >= lowest)
-                && highest.as_ref().is_none_or(|highest| sum <= highest)
-        };
-        let new = match sum {
-            Some(sum) if fits(&sum) => sum,
-            _ if !options.saturate => return Ok((Change::Keep, (before, N::zero()))),
-            sum => {
-                let mut sum = sum.unwrap_or_else(|| more.utmost());
-                sum = lowest.map_or(sum.clone(), |lowest| sum.max(lowest));
-                highest.map_or(sum.clone(), |highest| sum.min(highest))
-            }
-        };
-        let old_ms = old.and_then(Entry::expires_ms);
-        let expires_ms = match expiry {
-            Expiry::Keep => old_ms,
-            _ if options.only_if_never && old_ms.is_some() => old_ms,
-            expiry => expiry.time_ms(),
-        };
-        let added = new.minus(&before);
-        let value = new.text().into_bytes();
-        Ok::<_, CommandError>((Change::Set(value, expires_ms), (new, added)))
-    })?;
-    context.replies.array(2);
-    new.show(context.replies);
-    added.show(context.replies);
+    call.check_writes()?;
+    let old = call.txn.peek(call.key(1))?;
+    let (before, old_ms) = (N::of(old)?, old.and_then(Entry::expires_ms));
+    let sum = before.plus(&more);
+    let fits = |sum: &N| {
+        lowest.as_ref().is_none_or(|lowest| sum >= lowest)
+            && highest.as_ref().is_none_or(|highest| sum <= highest)
+    };
+    let new = match sum {
+        Some(sum) if fits(&sum) => Some(sum),
+        _ if !options.saturate => None,
+        sum => {
+            let mut sum = sum.unwrap_or_else(|| more.utmost());
+            sum = lowest.map_or(sum.clone(), |lowest| sum.max(lowest));
+            Some(highest.map_or(sum.clone(), |highest| sum.min(highest)))
+        }
+    };
+    let expires_ms = match expiry {
+        Expiry::Keep => old_ms,
+        _ if options.only_if_never && old_ms.is_some() => old_ms,
+        expiry => expiry.time_ms(),
+    };
+    let (new, added) = match new {
+        Some(new) => {
+            put(call, &new.text(), expires_ms)?;
+            let added = new.minus(&before);
+            (new, added)
+        }
+        None => (before, N::zero()),
+    };
+    call.replies.array(2);
+    new.show(call.replies);
+    added.show(call.replies);
     Ok(())
 }
 

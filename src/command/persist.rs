@@ -4,8 +4,8 @@ use super::spec::{
     Flag::{Fast, NoMulti},
     Group, Spec,
 };
-use super::{CommandError, Context, is};
-use crate::protocol::request::Request;
+use super::{Call, CommandError, is};
+use crate::engine::Txn;
 
 type Result = std::result::Result<(), CommandError>;
 
@@ -13,11 +13,11 @@ pub const BGREWRITEAOF: Spec = Spec::new(Group::Server, "1.0.0", "BGREWRITEAOF")
     .summary("Compacts the data file, while clients go on.")
     .example("BGREWRITEAOF");
 
-pub fn bgrewriteaof(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.session.engine().request_compaction() {
+pub fn bgrewriteaof<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    if !call.admin.request_compaction() {
         return Err(CommandError::err("Background append only file rewriting already in progress"));
     }
-    context.replies.status("Background append only file rewriting started");
+    call.replies.status("Background append only file rewriting started");
     Ok(())
 }
 
@@ -25,19 +25,18 @@ pub const BGSAVE: Spec = Spec::new(Group::Server, "1.0.0", "BGSAVE [SCHEDULE]")
     .summary("The same: there is one file.")
     .example("BGSAVE");
 
-pub fn bgsave(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let schedule = request.words_from(1).all(|word| is(word, "SCHEDULE"));
+pub fn bgsave<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let schedule = call.request.words_from(1).all(|word| is(word, "SCHEDULE"));
     if !schedule {
         return Err(CommandError::SYNTAX);
     }
-    let engine = context.session.engine();
-    if engine.request_compaction() {
-        context.replies.status("Background saving started");
-    } else if request.len() == 1 {
+    if call.admin.request_compaction() {
+        call.replies.status("Background saving started");
+    } else if call.request.len() == 1 {
         return Err(CommandError::err("Background save already in progress"));
     } else {
-        engine.schedule_compaction();
-        context.replies.status("Background saving scheduled");
+        call.admin.schedule_compaction();
+        call.replies.status("Background saving scheduled");
     }
     Ok(())
 }
@@ -47,9 +46,9 @@ pub const SAVE: Spec = Spec::new(Group::Server, "1.0.0", "SAVE")
     .summary("Waits until everything is on disk, whatever --fsync says.")
     .example("SAVE");
 
-pub fn save(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.session.engine().save()?;
-    context.replies.status("OK");
+pub fn save<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.admin.save()?;
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -58,8 +57,8 @@ pub const LASTSAVE: Spec = Spec::new(Group::Server, "1.0.0", "LASTSAVE")
     .summary("Returns when the last SAVE or compaction ended, as Unix time in seconds.")
     .example("LASTSAVE");
 
-pub fn lastsave(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let saved_s = context.session.engine().compaction_status().saved_s;
-    context.replies.integer(i64::try_from(saved_s).unwrap_or(i64::MAX));
+pub fn lastsave<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let saved_s = call.admin.status().compaction.saved_s;
+    call.replies.integer(i64::try_from(saved_s).unwrap_or(i64::MAX));
     Ok(())
 }

@@ -9,8 +9,8 @@ use super::spec::{
     Flag::{Admin, NoMulti},
     Group, Spec,
 };
-use super::{CommandError, Context, integer, is};
-use crate::protocol::request::Request;
+use super::{Call, CommandError, integer, is};
+use crate::engine::Txn;
 use crate::server::{MonitorQueue, Stop};
 
 type Result = std::result::Result<(), CommandError>;
@@ -20,15 +20,15 @@ pub const MONITOR: Spec = Spec::new(Group::Server, "1.0.0", "MONITOR")
     .summary("Shows every command that the server runs, until QUIT.")
     .example("MONITOR");
 
-pub fn monitor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if context.connection.monitor.is_none() {
-        let patience = Duration::from_secs(context.control.config.write_timeout.into());
-        let monitor = Arc::new(MonitorQueue::new(Arc::clone(context.client), patience));
-        context.control.monitors.add(Arc::clone(&monitor));
-        context.connection.monitor = Some(monitor);
-        context.client.is_monitor.store(true, Ordering::Relaxed);
+pub fn monitor<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    if call.connection.monitor.is_none() {
+        let patience = Duration::from_secs(call.control.config.write_timeout.into());
+        let monitor = Arc::new(MonitorQueue::new(Arc::clone(call.client), patience));
+        call.control.monitors.add(Arc::clone(&monitor));
+        call.connection.monitor = Some(monitor);
+        call.client.is_monitor.store(true, Ordering::Relaxed);
     }
-    context.replies.status("OK");
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -41,18 +41,18 @@ pub const SLOWLOG_GET: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG GET [c
     .arity(Arity::Between(2, 3))
     .summary("Returns the newest entries, 10 if it is not said how many.");
 
-pub fn slowlog_get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn slowlog_get<T: Txn>(call: &mut Call<'_, T>) -> Result {
     const DEFAULT: usize = 10;
-    let most = match request.len() {
+    let most = match call.request.len() {
         2 => DEFAULT,
-        _ => match integer(&request[2]).unwrap_or(i64::MIN) {
+        _ => match integer(&call.request[2]).unwrap_or(i64::MIN) {
             -1 => usize::MAX,
             count => usize::try_from(count)
                 .map_err(|_| CommandError::err("count should be greater than or equal to -1"))?,
         },
     };
-    let entries = context.control.slowlog.newest(most);
-    let replies = &mut context.replies;
+    let entries = call.control.slowlog.newest(most);
+    let replies = &mut call.replies;
     replies.array(entries.len());
     for entry in entries {
         replies.array(6);
@@ -71,8 +71,8 @@ pub const SLOWLOG_LEN: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG LEN")
     .flags(&[Admin])
     .summary("Returns the number of entries.");
 
-pub fn slowlog_len(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.count(context.control.slowlog.len());
+pub fn slowlog_len<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.count(call.control.slowlog.len());
     Ok(())
 }
 
@@ -80,9 +80,9 @@ pub const SLOWLOG_RESET: Spec = Spec::new(Group::Server, "2.2.12", "SLOWLOG RESE
     .flags(&[Admin])
     .summary("Forgets all entries.");
 
-pub fn slowlog_reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.control.slowlog.clear();
-    context.replies.status("OK");
+pub fn slowlog_reset<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.control.slowlog.clear();
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -96,16 +96,16 @@ pub const SHUTDOWN: Spec = Spec::new(Group::Server, "1.0.0", "SHUTDOWN [NOSAVE|S
     ]);
 
 /// Stops the server, as SIGTERM does; there is no reply, the connection closes.
-pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn shutdown<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let (mut save, mut no_save, mut force) = (false, false, false);
-    for word in request.words_from(1) {
+    for word in call.request.words_from(1) {
         match word {
             _ if is(word, "SAVE") => save = true,
             _ if is(word, "NOSAVE") => no_save = true,
             _ if is(word, "FORCE") => force = true,
             // There are no replicas to wait for.
             _ if is(word, "NOW") => {}
-            _ if is(word, "ABORT") && request.len() == 2 => {
+            _ if is(word, "ABORT") && call.request.len() == 2 => {
                 return Err(CommandError::err("No shutdown in progress."));
             }
             _ => return Err(CommandError::SYNTAX),
@@ -115,13 +115,13 @@ pub fn shutdown(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result 
         return Err(CommandError::SYNTAX);
     }
     // Memory may be all there is. A signal stops it in any case.
-    if let (Some(reason), false) = (context.session.engine().trouble(), no_save || force) {
+    if let (Some(reason), false) = (call.admin.status().fault, no_save || force) {
         log::error!("SHUTDOWN refused: not everything can be saved: {reason}");
         return Err(CommandError::err("Errors trying to SHUTDOWN. Check logs."));
     }
-    log::info!("client {} at {} said SHUTDOWN", context.client.id, context.client.peer);
-    context.control.stop(if no_save { Stop::NoSave } else { Stop::Save });
-    context.connection.is_over = true;
+    log::info!("client {} at {} said SHUTDOWN", call.client.id, call.client.peer);
+    call.control.stop(if no_save { Stop::NoSave } else { Stop::Save });
+    call.connection.is_over = true;
     Ok(())
 }
 
@@ -138,8 +138,8 @@ pub const LATENCY_HISTORY: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY HI
     .summary("Returns the events of a kind: none.");
 
 /// `LATENCY LATEST` and `LATENCY HISTORY event`: no event is ever sampled, as in Redis unless it is told to.
-pub fn latency_events(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.array(0);
+pub fn latency_events<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.array(0);
     Ok(())
 }
 
@@ -149,8 +149,8 @@ pub const LATENCY_HISTOGRAM: Spec =
         .summary("Returns how long each command took: none is kept.");
 
 /// `LATENCY HISTOGRAM [command ...]`: nobody keeps one.
-pub fn latency_histogram(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.map(0);
+pub fn latency_histogram<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.map(0);
     Ok(())
 }
 
@@ -159,8 +159,8 @@ pub const LATENCY_RESET: Spec =
         .flags(&[Admin])
         .summary("Forgets events, and tells of how many kinds.");
 
-pub fn latency_reset(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.integer(0);
+pub fn latency_reset<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.integer(0);
     Ok(())
 }
 
@@ -168,10 +168,10 @@ pub const LATENCY_DOCTOR: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY DOC
     .flags(&[Admin])
     .summary("Tells where to look instead.");
 
-pub fn latency_doctor(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+pub fn latency_doctor<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let advice = "coffre samples no latency events: SLOWLOG GET lists the commands that took long, INFO commandstats \
                   their mean times, and --metrics-port gives both to Prometheus.\n";
-    context.replies.verbatim(advice.as_bytes());
+    call.replies.verbatim(advice.as_bytes());
     Ok(())
 }
 
@@ -184,8 +184,8 @@ pub const MODULE_LIST: Spec = Spec::new(Group::Server, "4.0.0", "MODULE LIST")
     .summary("Returns the modules: none.");
 
 /// `MODULE LIST`: there are no modules.
-pub fn module_list(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    context.replies.array(0);
+pub fn module_list<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.array(0);
     Ok(())
 }
 
@@ -194,6 +194,6 @@ pub const CLUSTER: Spec = Spec::new(Group::Server, "3.0.0", "CLUSTER subcommand"
     .summary("Is refused: there is no cluster.")
     .example("CLUSTER INFO");
 
-pub fn cluster(_context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
+pub fn cluster<T: Txn>(_call: &mut Call<'_, T>) -> Result {
     Err(CommandError::err("This instance has cluster support disabled"))
 }

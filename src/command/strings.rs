@@ -5,10 +5,9 @@ use super::spec::{
     Flag::{Denyoom, Fast, Readonly, Write},
     Group, Spec,
 };
-use super::{CommandError, Context, integer, is};
-use crate::engine::local::entry::Entry;
-use crate::engine::local::{Change, Compared, Expires, Session};
-use crate::limits::{VALUE_BYTES_MAX, work};
+use super::{Call, CommandError, integer, is};
+use crate::engine::{Entry, Key, Txn};
+use crate::limits::VALUE_BYTES_MAX;
 use crate::protocol::reply::Replies;
 use crate::protocol::request::Request;
 use crate::text::quoted;
@@ -29,79 +28,62 @@ pub const GET: Spec = Spec::new(Group::String, "1.0.0", "GET key")
     .summary("Returns the value of a key.")
     .example("GET ville");
 
-pub fn get(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let replies = &mut context.replies;
-    context.session.entry(&request[1], |entry| show(replies, entry));
+pub fn get<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (entry, replies) = call.read(call.key(1))?;
+    show(replies, entry);
     Ok(())
 }
 
-/// When a `SET` takes place.
-enum Condition<'r> {
+/// When a `SET` takes place. A value to compare with is told by its place in the request.
+#[derive(Clone, Copy)]
+enum Condition {
     Always,
     /// `NX`
     New,
     /// `XX`
     Old,
     /// `IFEQ`
-    Equal(&'r [u8], Option<Compared>),
+    Equal(usize),
     /// `IFNE`
-    Different(&'r [u8], Option<Compared>),
+    Different(usize),
 }
 
-impl Condition<'_> {
-    /// Compares long values beforehand, with no shard locked.
-    fn compare_ahead(&mut self, session: &mut Session<'_>, key: &[u8]) -> Result {
-        if let Self::Equal(value, compared) | Self::Different(value, compared) = self {
-            *compared = session.compare_ahead(key, value)?;
-        }
-        Ok(())
-    }
-
-    fn holds(&self, old: Option<&Entry>) -> bool {
-        let equals = |value: &[u8], compared: &Option<Compared>| {
-            old.map(Entry::value).is_some_and(|old| match compared {
-                Some(compared) if compared.is_of(old) => compared.is_equal,
-                _ => old.equals(value),
-            })
-        };
+impl Condition {
+    fn holds<T: Txn>(self, call: &mut Call<'_, T>, key: Key<'_>) -> Result<bool> {
         match self {
-            Self::Always => true,
-            Self::New => old.is_none(),
-            Self::Old => old.is_some(),
-            Self::Equal(value, compared) => equals(value, compared),
-            Self::Different(value, compared) => !equals(value, compared),
+            Self::Always => Ok(true),
+            Self::New => Ok(!call.has(key)?),
+            Self::Old => call.has(key),
+            Self::Equal(n) => call.equals(key, n),
+            Self::Different(n) => Ok(!call.equals(key, n)?),
         }
     }
 }
 
 /// The options of `SET`.
-struct Options<'r> {
-    condition: Condition<'r>,
+struct Options {
+    condition: Condition,
     expiry: Expiry,
     get: bool,
 }
 
-impl<'r> Options<'r> {
+impl Options {
     /// Those that begin with word `first`, for the command `name`.
-    fn parse(
-        request: &'r Request<'_>,
-        first: usize,
-        now_ms: u64,
-        name: &'static str,
-    ) -> Result<Self> {
+    fn parse(request: &Request<'_>, first: usize, now_ms: u64, name: &'static str) -> Result<Self> {
         let mut condition = None;
         let (mut expiry, mut get) = (None, false);
         let mut words = request.words_from(first);
         while let Some(word) = words.next() {
             let with_value = words.len() > 0;
+            let next = request.len() - words.len();
             match word {
                 _ if is(word, "NX") && condition.is_none() => condition = Some(Condition::New),
                 _ if is(word, "XX") && condition.is_none() => condition = Some(Condition::Old),
                 _ if is(word, "IFEQ") && condition.is_none() && with_value => {
-                    condition = words.next().map(|value| Condition::Equal(value, None));
+                    condition = words.next().map(|_| Condition::Equal(next));
                 }
                 _ if is(word, "IFNE") && condition.is_none() && with_value => {
-                    condition = words.next().map(|value| Condition::Different(value, None));
+                    condition = words.next().map(|_| Condition::Different(next));
                 }
                 // Again is as good as once.
                 _ if is(word, "NX") && matches!(condition, Some(Condition::New)) => {}
@@ -145,29 +127,30 @@ pub const SET: Spec = Spec::new(
     "KEEPTTL       it expires when it did",
 ]);
 
-pub fn set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (request, key) = (call.request, call.key(1));
     if request.len() == 3 {
-        context.session.set(&request[1], &request[2])?;
-        context.replies.status("OK");
+        call.check_writes()?;
+        call.txn.put(key, call.value(2)?, None)?;
+        call.replies.status("OK");
         return Ok(());
     }
-    let now_ms = context.session.now_ms();
-    let mut options =
-        Options::parse(request, 3, now_ms, "set").map_err(|error| unquoted(request, error))?;
-    let (key, value) = (&request[1], &request[2]);
-    options.condition.compare_ahead(context.session, key)?;
-    let replies = &mut context.replies;
-    let decide = |old: Option<&Entry>| {
-        if options.get {
-            show(replies, old);
-        }
-        Ok::<_, CommandError>(options.condition.holds(old))
-    };
-    let was_set = context.session.set_if(key, value, options.expiry.expires(), decide)?;
-    match (options.get, was_set) {
+    let options = Options::parse(request, 3, call.txn.now_ms(), "set")
+        .map_err(|error| unquoted(request, error))?;
+    call.check_writes()?;
+    let value = call.value(2)?;
+    if options.get {
+        show(call.replies, call.txn.peek(key)?);
+    }
+    let is_set = options.condition.holds(call, key)?;
+    if is_set {
+        let expires_ms = options.expiry.of(call, key)?;
+        call.txn.put(key, value, expires_ms)?;
+    }
+    match (options.get, is_set) {
         (true, _) => {}
-        (false, true) => context.replies.status("OK"),
-        (false, false) => context.replies.nil(),
+        (false, true) => call.replies.status("OK"),
+        (false, false) => call.replies.nil(),
     }
     Ok(())
 }
@@ -195,10 +178,15 @@ pub const SETNX: Spec = Spec::new(Group::String, "1.0.0", "SETNX key value")
     .summary("Sets a key to a value if it does not exist.")
     .example("SETNX ville Nantes");
 
-pub fn set_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let is_new = |old: Option<&Entry>| Ok::<_, CommandError>(old.is_none());
-    let was_set = context.session.set_if(&request[1], &request[2], Expires::At(None), is_new)?;
-    context.replies.integer(i64::from(was_set));
+pub fn set_nx<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let key = call.key(1);
+    call.check_writes()?;
+    let value = call.value(2)?;
+    let is_new = !call.has(key)?;
+    if is_new {
+        call.txn.put(key, value, None)?;
+    }
+    call.replies.integer(i64::from(is_new));
     Ok(())
 }
 
@@ -207,8 +195,8 @@ pub const SETEX: Spec = Spec::new(Group::String, "2.0.0", "SETEX key seconds val
     .summary("Sets a key to a value that expires in seconds.")
     .example("SETEX session 60 abc");
 
-pub fn set_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    set_until(context, request, Unit::Ex, "setex")
+pub fn set_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    set_until(call, Unit::Ex, "setex")
 }
 
 pub const PSETEX: Spec = Spec::new(Group::String, "2.6.0", "PSETEX key milliseconds value")
@@ -216,20 +204,15 @@ pub const PSETEX: Spec = Spec::new(Group::String, "2.6.0", "PSETEX key milliseco
     .summary("Sets a key to a value that expires in milliseconds.")
     .example("PSETEX session 1500 abc");
 
-pub fn pset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    set_until(context, request, Unit::Px, "psetex")
+pub fn pset_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    set_until(call, Unit::Px, "psetex")
 }
 
-fn set_until(
-    context: &mut Context<'_, '_>,
-    request: &Request<'_>,
-    unit: Unit,
-    name: &'static str,
-) -> Result {
-    let expiry = unit.expiry(&request[2], context.session.now_ms(), name)?;
-    let always = |_: Option<&Entry>| Ok::<_, CommandError>(true);
-    context.session.set_if(&request[1], &request[3], expiry.expires(), always)?;
-    context.replies.status("OK");
+fn set_until<T: Txn>(call: &mut Call<'_, T>, unit: Unit, name: &'static str) -> Result {
+    let expiry = unit.expiry(&call.request[2], call.txn.now_ms(), name)?;
+    call.check_writes()?;
+    call.txn.put(call.key(1), call.value(3)?, expiry.time_ms())?;
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -238,13 +221,11 @@ pub const GETSET: Spec = Spec::new(Group::String, "1.0.0", "GETSET key value")
     .summary("Sets a key to a value and returns the old one.")
     .example("GETSET ville Nantes");
 
-pub fn get_set(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let replies = &mut context.replies;
-    context.session.set_if(&request[1], &request[2], Expires::At(None), |old| {
-        show(replies, old);
-        Ok::<_, CommandError>(true)
-    })?;
-    Ok(())
+pub fn get_set<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.check_writes()?;
+    let value = call.value(2)?;
+    show(call.replies, call.txn.peek(call.key(1))?);
+    Ok(call.txn.put(call.key(1), value, None)?)
 }
 
 pub const GETDEL: Spec = Spec::new(Group::String, "6.2.0", "GETDEL key")
@@ -252,12 +233,11 @@ pub const GETDEL: Spec = Spec::new(Group::String, "6.2.0", "GETDEL key")
     .summary("Returns the value of a key, and removes it.")
     .example("GETDEL message");
 
-pub fn get_del(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let replies = &mut context.replies;
-    context.session.update(&request[1], |old| {
-        show(replies, old);
-        Ok::<_, CommandError>((Change::Remove, ()))
-    })
+pub fn get_del<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.check_writes()?;
+    show(call.replies, call.txn.peek(call.key(1))?);
+    call.txn.delete(call.key(1))?;
+    Ok(())
 }
 
 pub const GETEX: Spec = Spec::new(
@@ -270,9 +250,9 @@ pub const GETEX: Spec = Spec::new(
 .summary("Returns the value of a key, and changes when it expires.")
 .example("GETEX session EX 60");
 
-pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn get_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let (mut time, mut persist) = (None::<(Unit, &[u8])>, false);
-    let mut words = request.words_from(2);
+    let mut words = call.request.words_from(2);
     while let Some(word) = words.next() {
         match Unit::parse(word) {
             // Again is as good as once.
@@ -284,19 +264,20 @@ pub fn get_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         }
     }
     let expiry = match time {
-        None if !persist => return get(context, request),
+        None if !persist => return get(call),
         None => Ok(Expiry::Never),
-        Some((unit, word)) => unit.expiry(word, context.session.now_ms(), "getex"),
+        Some((unit, word)) => unit.expiry(word, call.txn.now_ms(), "getex"),
     };
-    let replies = &mut context.replies;
-    context.session.update(&request[1], |old| {
-        // A time for a key that there is not may be any.
-        let expiry = if old.is_some() { expiry? } else { Expiry::Never };
-        show(replies, old);
-        let is_same = old.and_then(Entry::expires_ms) == expiry.time_ms();
-        let change = if is_same { Change::Keep } else { Change::Expire(expiry.time_ms()) };
-        Ok::<_, CommandError>((change, ()))
-    })
+    call.check_writes()?;
+    let old = call.txn.peek(call.key(1))?;
+    let old_ms = old.and_then(Entry::expires_ms);
+    // A time for a key that there is not may be any.
+    let expires_ms = if old.is_some() { expiry?.time_ms() } else { None };
+    show(call.replies, old);
+    if old_ms != expires_ms {
+        call.txn.expire(call.key(1), expires_ms)?;
+    }
+    Ok(())
 }
 
 pub const DELEX: Spec =
@@ -305,15 +286,16 @@ pub const DELEX: Spec =
         .summary("Removes a key if it has, or has not, a value.")
         .example("DELEX verrou IFEQ jeton");
 
-pub fn del_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn del_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let request = call.request;
     let condition = match request.len() {
         2 => Condition::Always,
-        4 if is(&request[2], "IFEQ") => Condition::Equal(&request[3], None),
-        4 if is(&request[2], "IFNE") => Condition::Different(&request[3], None),
+        4 if is(&request[2], "IFEQ") => Condition::Equal(3),
+        4 if is(&request[2], "IFNE") => Condition::Different(3),
         4 => return Err(CommandError::err("Invalid condition. Use IFEQ or IFNE")),
         _ => return Err(CommandError::arity("delex")),
     };
-    delete_if(context, &request[1], condition)
+    delete_if(call, condition)
 }
 
 pub const DELIFEQ: Spec = Spec::new(Group::String, "9.0.0", "DELIFEQ key value")
@@ -321,19 +303,15 @@ pub const DELIFEQ: Spec = Spec::new(Group::String, "9.0.0", "DELIFEQ key value")
     .summary("Removes a key if it has a value; as in Valkey.")
     .example("DELIFEQ verrou jeton");
 
-pub fn del_if_eq(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    delete_if(context, &request[1], Condition::Equal(&request[2], None))
+pub fn del_if_eq<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    delete_if(call, Condition::Equal(2))
 }
 
-fn delete_if(context: &mut Context<'_, '_>, key: &[u8], mut condition: Condition<'_>) -> Result {
-    condition.compare_ahead(context.session, key)?;
-    let was_there = context.session.update(key, |old| {
-        Ok::<_, CommandError>(match old.is_some() && condition.holds(old) {
-            true => (Change::Remove, true),
-            false => (Change::Keep, false),
-        })
-    })?;
-    context.replies.integer(i64::from(was_there));
+fn delete_if<T: Txn>(call: &mut Call<'_, T>, condition: Condition) -> Result {
+    let key = call.key(1);
+    call.check_writes()?;
+    let is_deleted = condition.holds(call, key)? && call.txn.delete(key)?;
+    call.replies.integer(i64::from(is_deleted));
     Ok(())
 }
 
@@ -342,29 +320,58 @@ pub const MGET: Spec = Spec::new(Group::String, "1.0.0", "MGET key [key ...]")
     .summary("Returns the values of keys, read at one moment.")
     .example("MGET ville fleuve");
 
-pub fn mget(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let Context { session, replies, .. } = context;
-    session.look_at(request.words_from(1), |session| {
-        replies.array(request.len() - 1);
-        for key in request.words_from(1) {
-            session.entry(key, |entry| show(replies, entry));
-            session.spend(work::KEY);
-            session.check_work()?;
-            if replies.is_lost() {
-                break;
-            }
+pub fn mget<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.array(call.request.len() - 1);
+    for key in call.request.words_from(1) {
+        let (entry, replies) = call.read(call.key_of(key))?;
+        show(replies, entry);
+        if replies.is_lost() {
+            break;
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
-/// The keys in words `first`, `first + 2` and so on, `count` of them, and what follows each.
-fn keys_and_values<'r>(
-    request: &'r Request<'_>,
+/// The pairs of a key and its value, `count` of them, that begin at word `first`.
+#[derive(Clone, Copy)]
+struct Pairs {
     first: usize,
     count: usize,
-) -> impl ExactSizeIterator<Item = (&'r [u8], &'r [u8])> + Clone {
-    (0..count).map(move |index| (&request[first + 2 * index], &request[first + 2 * index + 1]))
+}
+
+impl Pairs {
+    /// All that follow the command's name.
+    fn all(request: &Request<'_>, name: &'static str) -> Result<Self> {
+        match request.len() % 2 {
+            1 => Ok(Self { first: 1, count: request.len() / 2 }),
+            _ => Err(CommandError::arity(name)),
+        }
+    }
+
+    /// The places of the keys.
+    fn places(self) -> impl Iterator<Item = usize> {
+        (0..self.count).map(move |index| self.first + 2 * index)
+    }
+
+    /// Whether each key exists, or none does. Asking counts as an access.
+    fn all_exist<T: Txn>(self, call: &mut Call<'_, T>, wanted: bool) -> Result<bool> {
+        for place in self.places() {
+            let (entry, _) = call.read(call.key(place))?;
+            if entry.is_some() != wanted {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sets all of them.
+    fn set<T: Txn>(self, call: &mut Call<'_, T>, expiry: Expiry) -> Result {
+        for place in self.places() {
+            let expires_ms = expiry.of(call, call.key(place))?;
+            call.txn.put(call.key(place), call.value(place + 1)?, expires_ms)?;
+        }
+        Ok(())
+    }
 }
 
 pub const MSET: Spec = Spec::new(Group::String, "1.0.1", "MSET key value [key value ...]")
@@ -372,11 +379,11 @@ pub const MSET: Spec = Spec::new(Group::String, "1.0.1", "MSET key value [key va
     .summary("Sets keys to values, all at one moment.")
     .example("MSET ville Nantes fleuve Loire");
 
-pub fn mset(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = pairs(request, "mset")?;
-    let pairs = keys_and_values(request, 1, count);
-    context.session.set_all(pairs, None, |_| Ok::<_, CommandError>(true))?;
-    context.replies.status("OK");
+pub fn mset<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let pairs = Pairs::all(call.request, "mset")?;
+    call.check_writes()?;
+    pairs.set(call, Expiry::Never)?;
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -385,14 +392,14 @@ pub const MSETNX: Spec = Spec::new(Group::String, "1.0.1", "MSETNX key value [ke
     .summary("Sets keys to values if none of them exists.")
     .example("MSETNX ville Nantes fleuve Loire");
 
-pub fn mset_nx(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let count = pairs(request, "msetnx")?;
-    let mut keys = request.words_from(1).step_by(2);
-    let are_new = |session: &mut Session<'_>| {
-        Ok::<_, CommandError>(keys.all(|key| session.entry(key, |entry| entry.is_none())))
-    };
-    let was_set = context.session.set_all(keys_and_values(request, 1, count), None, are_new)?;
-    context.replies.integer(i64::from(was_set));
+pub fn mset_nx<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let pairs = Pairs::all(call.request, "msetnx")?;
+    call.check_writes()?;
+    let is_set = pairs.all_exist(call, false)?;
+    if is_set {
+        pairs.set(call, Expiry::Never)?;
+    }
+    call.replies.integer(i64::from(is_set));
     Ok(())
 }
 
@@ -407,7 +414,8 @@ pub const MSETEX: Spec = Spec::new(
 .example("MSETEX 2 ville Nantes fleuve Loire EX 60")
 .notes(&["NX, XX    only if none of the keys exists, or all do"]);
 
-pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn mset_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let request = call.request;
     let count = integer(&request[1]).ok().and_then(|count| usize::try_from(count).ok());
     let count = count.filter(|count| *count > 0);
     let count = count.ok_or(CommandError::err("invalid numkeys value"))?;
@@ -415,53 +423,25 @@ pub fn mset_ex(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     if end > request.len() {
         return Err(CommandError::err("wrong number of key-value pairs"));
     }
-    let options = Options::parse(request, end, context.session.now_ms(), "msetex")?;
-    if options.get {
-        return Err(CommandError::SYNTAX);
+    let options = Options::parse(request, end, call.txn.now_ms(), "msetex")?;
+    let wanted = match options.condition {
+        _ if options.get => return Err(CommandError::SYNTAX),
+        Condition::New => Some(false),
+        Condition::Old => Some(true),
+        Condition::Always => None,
+        Condition::Equal(_) | Condition::Different(_) => return Err(CommandError::SYNTAX),
+    };
+    let pairs = Pairs { first: 2, count };
+    call.check_writes()?;
+    let is_set = match wanted {
+        Some(wanted) => pairs.all_exist(call, wanted)?,
+        None => true,
+    };
+    if is_set {
+        pairs.set(call, options.expiry)?;
     }
-    let is_met = |exists: bool| match options.condition {
-        Condition::New => Ok(!exists),
-        Condition::Old => Ok(exists),
-        Condition::Always => Ok(true),
-        Condition::Equal(..) | Condition::Different(..) => Err(CommandError::SYNTAX),
-    };
-    is_met(true)?;
-    let pairs = keys_and_values(request, 2, count);
-    let are_met = |session: &mut Session<'_>| {
-        for (key, _) in keys_and_values(request, 2, count) {
-            if !is_met(session.entry(key, |entry| entry.is_some()))? {
-                return Ok(false);
-            }
-        }
-        Ok::<_, CommandError>(true)
-    };
-    let was_set = match options.expiry {
-        Expiry::Keep => {
-            let keys = pairs.clone().map(|(key, _)| key);
-            context.session.atomically(keys, |session| {
-                if !are_met(session)? {
-                    return Ok(false);
-                }
-                for (key, value) in pairs {
-                    let always = |_: Option<&Entry>| Ok::<_, CommandError>(true);
-                    session.set_if(key, value, Expires::AsBefore, always)?;
-                    session.check_work()?;
-                }
-                Ok::<_, CommandError>(true)
-            })?
-        }
-        expiry => context.session.set_all(pairs, expiry.time_ms(), are_met)?,
-    };
-    context.replies.integer(i64::from(was_set));
+    call.replies.integer(i64::from(is_set));
     Ok(())
-}
-
-/// The number of pairs that follow the command's name.
-fn pairs(request: &Request<'_>, name: &'static str) -> Result<usize> {
-    match request.len() % 2 {
-        1 => Ok(request.len() / 2),
-        _ => Err(CommandError::arity(name)),
-    }
 }
 
 pub const APPEND: Spec = Spec::new(Group::String, "2.0.0", "APPEND key value")
@@ -469,9 +449,10 @@ pub const APPEND: Spec = Spec::new(Group::String, "2.0.0", "APPEND key value")
     .summary("Adds to the end of a value, or sets it, and returns its length in bytes.")
     .example("APPEND ville \" sur Loire\"");
 
-pub fn append(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let length = context.session.append(&request[1], &request[2])?;
-    context.replies.count(length);
+pub fn append<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let key = call.key(1);
+    let length = call.splice(key, 2, |old_length| old_length)?;
+    call.replies.count(length);
     Ok(())
 }
 
@@ -480,9 +461,9 @@ pub const STRLEN: Spec = Spec::new(Group::String, "2.2.0", "STRLEN key")
     .summary("Returns the length of a value in bytes.")
     .example("STRLEN ville");
 
-pub fn strlen(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let length = context.session.get(&request[1], |value| value.map_or(0, View::len));
-    context.replies.count(length);
+pub fn strlen<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (entry, replies) = call.read(call.key(1))?;
+    replies.count(entry.map_or(0, |entry| entry.value().len()));
     Ok(())
 }
 
@@ -497,19 +478,17 @@ pub const SUBSTR: Spec = Spec::new(Group::String, "1.0.0", "SUBSTR key start end
     .example("SUBSTR ville 0 -1");
 
 /// `GETRANGE key start end`: both inclusive, negative ones from the end.
-pub fn get_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    let (start, end) = (integer(&request[2])?, integer(&request[3])?);
-    let replies = &mut context.replies;
-    context.session.get(&request[1], |value| {
-        let value = value.unwrap_or(View::Short(b""));
-        let length = value.len() as i64;
-        let from_start = |index: i64| if index < 0 { (length + index).max(0) } else { index };
-        let is_backwards = start < 0 && end < 0 && start > end;
-        let (start, end) = (from_start(start), from_start(end).min(length - 1));
-        let is_empty = is_backwards || start > end;
-        let range = if is_empty { 0..0 } else { start as usize..end as usize + 1 };
-        replies.part_of(value, range);
-    });
+pub fn get_range<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (start, end) = (integer(&call.request[2])?, integer(&call.request[3])?);
+    let (entry, replies) = call.read(call.key(1))?;
+    let value = entry.map_or(View::Short(b""), Entry::value);
+    let length = value.len() as i64;
+    let from_start = |index: i64| if index < 0 { (length + index).max(0) } else { index };
+    let is_backwards = start < 0 && end < 0 && start > end;
+    let (start, end) = (from_start(start), from_start(end).min(length - 1));
+    let is_empty = is_backwards || start > end;
+    let range = if is_empty { 0..0 } else { start as usize..end as usize + 1 };
+    replies.part_of(value, range);
     Ok(())
 }
 
@@ -519,14 +498,18 @@ pub const SETRANGE: Spec = Spec::new(Group::String, "2.2.0", "SETRANGE key offse
     .example("SETRANGE ville 0 O")
     .notes(&["A value that is too short grows by NUL bytes."]);
 
-pub fn set_range(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
+pub fn set_range<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let (request, key) = (call.request, call.key(1));
     let offset = integer(&request[2])?;
     let offset =
         usize::try_from(offset).map_err(|_| CommandError::err("offset is out of range"))?;
-    if offset > VALUE_BYTES_MAX && !request[3].is_empty() {
+    if request[3].is_empty() {
+        return strlen(call);
+    }
+    if offset > VALUE_BYTES_MAX {
         return Err(CommandError::TOO_LONG);
     }
-    let length = context.session.set_range(&request[1], offset, &request[3])?;
-    context.replies.count(length);
+    let length = call.splice(key, 3, |_| offset)?;
+    call.replies.count(length);
     Ok(())
 }

@@ -9,25 +9,49 @@ use std::sync::LazyLock;
 use super::spec::{Arity, Flag, Flags, Keys, Spec};
 use super::usage::{self, Argument};
 use super::{
-    CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs, numbers,
-    persist, server, strings, transaction,
+    Call, CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs,
+    numbers, persist, server, strings, transaction,
 };
+use crate::engine::{Engine, Txn};
 use crate::protocol::request::Request;
 use crate::text;
 
-/// Runs a command whose arity was checked: writes one reply, or returns an error and writes nothing.
-pub type Run = fn(&mut Context<'_, '_>, &Request<'_>) -> Result<(), CommandError>;
+/// Runs a command, whose arity was checked, in a transaction: writes one reply, or returns an error.
+pub type Body<T> = fn(&mut Call<'_, T>) -> Result<(), CommandError>;
 
+/// Runs a command that acts on what `MULTI` and `WATCH` began, and is in no transaction itself.
+pub type Outside<E> = fn(&mut Context<'_, E>, &Request<'_>) -> Result<(), CommandError>;
+
+/// A spec is followed by the command's body; before it stands, in brackets, what runs the command outside of a
+/// transaction, unless `EXEC` runs it.
 macro_rules! commands {
-    ($($spec:path => $run:path,)*) => {
+    ($($spec:path => $([$outside:path])? $($body:path)?,)*) => {
         static SPECS: &[Spec] = &[$($spec),*];
 
-        /// What runs the command of a number.
-        fn run_of(number: usize) -> Run {
-            const RUNS: &[Run] = &[$($run),*];
-            RUNS[number]
+        /// The body of the command of a number.
+        pub fn body_of<T: Txn>(number: usize) -> Body<T> {
+            let bodies: &[Body<T>] = const { &[$(first!($($body,)? only_outside) as Body<T>),*] };
+            bodies[number]
+        }
+
+        /// What runs the command of a number outside of a transaction, if it is one of those.
+        pub fn outside_of<E: Engine>(number: usize) -> Option<Outside<E>> {
+            let all: &[Option<Outside<E>>] =
+                const { &[$(first!($(Some($outside as Outside<E>),)? None)),*] };
+            all[number]
         }
     };
+}
+
+macro_rules! first {
+    ($first:expr $(, $rest:expr)?) => {
+        $first
+    };
+}
+
+/// In the place of the body of a command that `EXEC` never runs.
+fn only_outside<T: Txn>(_call: &mut Call<'_, T>) -> Result<(), CommandError> {
+    Err(CommandError::NOT_IN_MULTI)
 }
 
 commands! {
@@ -86,11 +110,11 @@ commands! {
         keys::MEMORY_USAGE => keys::memory_usage,
         help::MEMORY_HELP => help::subcommands,
     data::FLUSHDB => data::flush_db,
-    transaction::MULTI => transaction::multi,
-    transaction::EXEC => transaction::exec,
-    transaction::DISCARD => transaction::discard,
-    transaction::WATCH => transaction::watch,
-    transaction::UNWATCH => transaction::unwatch,
+    transaction::MULTI => [transaction::multi],
+    transaction::EXEC => [transaction::exec],
+    transaction::DISCARD => [transaction::discard],
+    transaction::WATCH => [transaction::watch],
+    transaction::UNWATCH => [transaction::unwatch] transaction::unwatch_in_exec,
     keys::SELECT => keys::select,
     keys::SWAPDB => keys::swap_db,
     keys::MOVE => keys::move_key,
@@ -108,7 +132,7 @@ commands! {
     client::QUIT => client::quit,
     client::AUTH => client::auth,
     client::HELLO => client::hello,
-    client::RESET => client::reset,
+    client::RESET => [client::reset],
     help::HELP => help::help,
     client::CLIENT => help::subcommands,
         client::CLIENT_ID => client::id,
@@ -220,17 +244,8 @@ impl Command {
         full_name(self.number)
     }
 
-    /// Runs it: its arity was checked.
-    pub fn run(
-        &self,
-        context: &mut Context<'_, '_>,
-        request: &Request<'_>,
-    ) -> Result<(), CommandError> {
-        run_of(self.number)(context, request)
-    }
-
     /// Which words of a request are keys.
-    pub fn key_places(&self, request: &Request<'_>) -> impl Iterator<Item = usize> + use<> {
+    pub fn key_places(&self, request: &Request<'_>) -> impl Iterator<Item = usize> + Clone + use<> {
         let Keys { first, last, step, counted } = self.keys;
         let end = match last {
             0 => 0,

@@ -1,37 +1,44 @@
 //! Transactions: `MULTI` begins to keep requests, `EXEC` runs them all at one moment, if nobody changed a key that
 //! `WATCH` named.
 //!
-//! The locks of all keys that the requests name are held from the first to the last, and what they change goes to the
-//! journal as one: no other client sees half, and no crash leaves half. Whether the journal takes writes, and whether
-//! memory is at its bound, is asked once, for all of them. A request that fails changes nothing, and the others are run
-//! all the same, as Redis does; but one that memory, time or the length of the reply does not allow ends the whole
-//! transaction, of which nothing is left then.
+//! They are one transaction of the engine: no other client sees half, and no crash leaves half. Whether writes are taken,
+//! and whether memory is at its bound, is asked once, for all of them. A request that fails changes nothing, and the
+//! others are run all the same, as Redis does; but one that memory, time or the length of the reply does not allow ends
+//! the whole transaction, of which nothing is left then.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::error::Code;
 use super::spec::{Flag, Group, Spec};
-use super::{CommandError, CommandRef, ConnectionState, Context, Outcome, record};
-use crate::engine::local::{Session, ShardSet, Watch, WriteError};
+use super::table::body_of;
+use super::{Call, CommandError, CommandRef, Context, Detour, LongArguments, Outcome, record};
+use crate::engine::{Engine, Key, Scope, Txn};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::protocol::request::{QueuedRequest, Request};
-use crate::util::memory;
+use crate::util::buffer::Buffer;
+use crate::util::memory::{self, NoMemory};
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
 /// What `MULTI` and `WATCH` began.
-#[derive(Debug, Default)]
-pub struct Transaction {
+pub struct Transaction<E: Engine> {
     /// The requests to run, since `MULTI`.
     queue: Option<Queue>,
-    watch: Arc<Watch>,
-    /// The keys that are watched, with their databases, and whether each was there.
-    watched: HashMap<(usize, Vec<u8>), bool>,
+    /// The keys that are watched, with their databases.
+    watched: Watched<E>,
     /// About what they take, in bytes.
     watched_bytes: usize,
+}
+
+type Watched<E> = HashMap<(usize, Vec<u8>), <E as Engine>::Watched>;
+
+impl<E: Engine> Default for Transaction<E> {
+    fn default() -> Self {
+        Self { queue: None, watched: HashMap::new(), watched_bytes: 0 }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +50,7 @@ struct Queue {
     is_broken: bool,
 }
 
-impl Transaction {
+impl<E: Engine> Transaction<E> {
     /// Whether requests are kept.
     pub fn is_open(&self) -> bool {
         self.queue.is_some()
@@ -75,18 +82,18 @@ fn is_run_at_once(command: CommandRef) -> bool {
 }
 
 /// Keeps a request for `EXEC`, if a transaction has begun; says whether it did.
-pub fn keep(
+pub fn keep<E: Engine>(
     command: CommandRef,
     request: &Request<'_>,
-    context: &mut Context<'_, '_>,
+    context: &mut Context<'_, E>,
 ) -> Result<bool> {
     let most = context.control.config.max_request;
-    let Some(queue) = &mut context.connection.transaction.queue else { return Ok(false) };
+    let Some(queue) = &mut context.transaction.queue else { return Ok(false) };
     if is_run_at_once(command) {
         return Ok(false);
     }
     if command.flags.contains(Flag::NoMulti) {
-        return Err(CommandError::err("Command not allowed inside a transaction"));
+        return Err(CommandError::NOT_IN_MULTI);
     }
     let kept = QueuedRequest::new(request).map_err(|_| CommandError::NO_MEMORY)?;
     queue.bytes += kept.bytes();
@@ -106,8 +113,8 @@ pub const MULTI: Spec = Spec::new(Group::Transactions, "1.2.0", "MULTI")
     .summary("Begins a transaction: what follows is kept until EXEC.")
     .example("MULTI");
 
-pub fn multi(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let queue = &mut context.connection.transaction.queue;
+pub fn multi<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> Result {
+    let queue = &mut context.transaction.queue;
     if queue.is_some() {
         return Err(CommandError::err("MULTI calls can not be nested"));
     }
@@ -121,11 +128,11 @@ pub const DISCARD: Spec = Spec::new(Group::Transactions, "2.0.0", "DISCARD")
     .summary("Forgets what was kept.")
     .example("DISCARD");
 
-pub fn discard(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.connection.transaction.is_open() {
+pub fn discard<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> Result {
+    if !context.transaction.is_open() {
         return Err(CommandError::err("DISCARD without MULTI"));
     }
-    context.connection.transaction = Transaction::default();
+    *context.transaction = Transaction::default();
     context.replies.status("OK");
     Ok(())
 }
@@ -135,14 +142,14 @@ pub const WATCH: Spec = Spec::new(Group::Transactions, "2.2.0", "WATCH key [key 
     .summary("Lets EXEC do nothing if somebody changes one of the keys.")
     .example("WATCH ville");
 
-pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
-    // In this table, and in the shard's.
+pub fn watch<E: Engine>(context: &mut Context<'_, E>, request: &Request<'_>) -> Result {
+    // In this table, and in the engine's.
     const ENTRY_BYTES: usize = 256;
-    let transaction = &mut context.connection.transaction;
+    let transaction = &mut *context.transaction;
     if transaction.is_open() {
         return Err(CommandError::err("WATCH inside MULTI is not allowed"));
     }
-    let database = context.session.database();
+    let database = context.connection.database;
     for key in request.words_from(1) {
         if key.len() > WATCH_BYTES_MAX {
             return Err(CommandError::err("too many keys are watched, or too long ones"));
@@ -158,7 +165,9 @@ pub fn watch(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         if bytes > TRANSACTION_BYTES_SURE && !memory::has_room(key.len() + ENTRY_BYTES) {
             return Err(CommandError::MAX_MEMORY);
         }
-        place.insert(context.session.watch(key, &transaction.watch).map_err(WriteError::from)?);
+        let key = Key { database, bytes: key };
+        let scope = Scope::One(key.bytes);
+        place.insert(context.engine.run(context.session, scope, |txn| txn.watch(key))?);
         transaction.watched_bytes = bytes;
     }
     context.replies.status("OK");
@@ -170,11 +179,16 @@ pub const UNWATCH: Spec = Spec::new(Group::Transactions, "2.2.0", "UNWATCH")
     .summary("Forgets what is watched.")
     .example("UNWATCH");
 
-pub fn unwatch(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    let ConnectionState { transaction, .. } = &mut *context.connection;
-    let queue = transaction.queue.take();
-    *transaction = Transaction { queue, ..Transaction::default() };
+pub fn unwatch<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> Result {
+    let queue = context.transaction.queue.take();
+    *context.transaction = Transaction { queue, ..Transaction::default() };
     context.replies.status("OK");
+    Ok(())
+}
+
+/// In `EXEC` nothing is watched any more.
+pub fn unwatch_in_exec<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    call.replies.status("OK");
     Ok(())
 }
 
@@ -182,51 +196,31 @@ pub const EXEC: Spec = Spec::new(Group::Transactions, "1.2.0", "EXEC")
     .summary("Runs what was kept, all at one moment.")
     .example("EXEC");
 
-pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
-    if !context.connection.transaction.is_open() {
+pub fn exec<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> Result {
+    if !context.transaction.is_open() {
         return Err(CommandError::err("EXEC without MULTI"));
     }
-    let Transaction { queue, watch, watched, .. } =
-        std::mem::take(&mut context.connection.transaction);
+    let Transaction { queue, watched, .. } = std::mem::take(context.transaction);
     let queue = queue.unwrap_or_default();
     if queue.is_broken {
         let text = "Transaction discarded because of previous errors.";
         return Err(CommandError::new(Code::ExecAbort, text));
     }
-    let is_any = |flag| queue.requests.iter().any(|(command, _)| command.flags.contains(flag));
     // Decided once, for all of them.
-    if is_any(Flag::Denyoom) && memory::is_full() {
+    if queue.is_any(Flag::Denyoom) && memory::is_full() {
         return Err(aborted_by(&CommandError::MAX_MEMORY));
     }
-    let shards = shards(&queue, &watched, context.session)?;
-    let Context { session, replies, connection, client, control, stats } = context;
-    let is_refused = |session: &Session<'_>| {
-        session.check_writes().map_err(|refused| aborted_by(&refused.into()))
-    };
-    let work = |session: &mut Session<'_>| {
-        // An expired watched key counts as modified. All are looked at: the reply tells of each.
-        let is_gone = |((database, key), existed): &(&(usize, Vec<u8>), &bool)| {
-            !session.within(*database, |session| session.has(key)) && **existed
-        };
-        let gone = watched.iter().filter(is_gone).count();
-        if gone > 0 || watch.is_changed() {
-            replies.null_array();
-            return Ok(());
-        }
-        if is_any(Flag::Write) {
-            is_refused(session)?;
-        }
-        replies.array(queue.requests.len());
-        let mut context = Context { session, replies, connection, client, control, stats };
-        queue.requests.iter().try_for_each(|(command, kept)| run(command, kept, &mut context))
-    };
-    let before = session.database();
-    let done = match &shards {
-        None => session.at_one_moment(work),
-        Some(shards) => session.hold(shards.iter(), work),
-    };
+    let before = context.connection.database;
+    let mut ran = Buffer::default();
+    let done = run_queue(&queue, &watched, &mut ran, context);
+    let Context { connection, client, control, stats, .. } = context;
     if done.is_err() {
-        context.select(before);
+        connection.database = before;
+    }
+    client.database.store(connection.database, Ordering::Relaxed);
+    for ((command, kept), Ran { failed, took }) in queue.requests.iter().zip(ran.iter()) {
+        let outcome = Outcome::Ran { command, failed: *failed };
+        record(&outcome, &kept.request(), *took, client, control, stats);
     }
     done.map_err(|error| match error {
         aborted if aborted.code() == Code::ExecAbort => aborted,
@@ -234,58 +228,130 @@ pub fn exec(context: &mut Context<'_, '_>, _request: &Request<'_>) -> Result {
     })
 }
 
-/// Runs one request of a transaction. One that fails changes nothing, and the others are run all the same, as in
-/// Redis; but where the server lacks what it needs, none of them is.
-fn run(command: CommandRef, kept: &QueuedRequest, context: &mut Context<'_, '_>) -> Result {
-    let (request, started) = (kept.request(), Instant::now());
-    let start = context.replies.position();
-    context.replies.speak(context.connection.protocol);
-    context.session.spend(work::COMMAND);
-    let result = super::execute(command, &request, context);
-    let outcome = Outcome::Ran { command, failed: result.is_err() };
-    let took = started.elapsed();
-    record(&outcome, &request, took, context.client, context.control, context.stats);
-    match result {
-        Err(error) if error.is_for_want() => return Err(error),
+/// How a request of a transaction went.
+struct Ran {
+    failed: bool,
+    took: Duration,
+}
+
+/// Runs all requests in one transaction; says in `ran` how those went that were run.
+fn run_queue<E: Engine>(
+    queue: &Queue,
+    watched: &Watched<E>,
+    ran: &mut Buffer<Ran>,
+    context: &mut Context<'_, E>,
+) -> Result {
+    let no_memory = |NoMemory| CommandError::NO_MEMORY;
+    let Context { engine, session, replies, connection, client, control, stats, .. } = context;
+    let (start, database, stats_before) = (replies.position(), connection.database, **stats);
+    let mut long = Buffer::with_capacity(queue.requests.len()).map_err(no_memory)?;
+    for (command, kept) in &queue.requests {
+        long.push(LongArguments::of(command, &kept.request())).map_err(no_memory)?;
+    }
+    let keys = queue.keys::<E>(watched).map_err(no_memory)?;
+    let scope = keys.as_ref().map_or(Scope::All, |keys| Scope::Many(keys));
+    engine.run(session, scope, |txn| {
+        // What a run before this one left behind.
+        let _ = replies.recover(start);
+        replies.truncate(start);
+        connection.database = database;
+        **stats = stats_before;
+        ran.clear();
+        let mut is_modified = false;
+        // All are looked at: the reply tells of each.
+        for ((database, key), watched) in watched {
+            is_modified |= txn.is_modified(Key { database: *database, bytes: key }, watched)?;
+        }
+        if is_modified {
+            replies.null_array();
+            return Ok(());
+        }
+        if queue.is_any(Flag::Write) {
+            engine.check_writes().map_err(|refused| aborted_by(&refused.into()))?;
+        }
+        replies.array(queue.requests.len());
+        for ((command, kept), long) in queue.requests.iter().zip(long.iter()) {
+            let started = Instant::now();
+            let call = Call {
+                txn,
+                request: &kept.request(),
+                replies,
+                connection,
+                client,
+                control,
+                stats,
+                admin: *engine,
+                long,
+                detour: &mut Detour::shared(),
+            };
+            let done = run(command, call);
+            let failed = !matches!(done, Ok(true));
+            ran.push(Ran { failed, took: started.elapsed() }).map_err(no_memory)?;
+            done?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs one request of a transaction; `false` if it failed. One that fails changes nothing, and the others are run all
+/// the same, as in Redis; but where the server lacks what it needs, none of them is.
+fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<bool> {
+    let start = call.replies.position();
+    let savepoint = call.txn.savepoint();
+    call.replies.speak(call.connection.protocol);
+    call.txn.charge(work::COMMAND)?;
+    let result = body_of(command.number)(&mut call);
+    call.replies.recover(start)?;
+    match &result {
+        Err(error) if error.is_for_want() => return Err(error.clone()),
         Err(error) => {
-            context.replies.truncate(start);
-            context.replies.error(&error.to_string());
+            call.txn.roll_back(savepoint);
+            call.replies.truncate(start);
+            call.replies.error(&error.to_string());
+            call.replies.recover(start)?;
         }
         Ok(()) => {}
     }
-    context.session.check_work()?;
-    Ok(context.replies.recover(start)?)
+    Ok(result.is_ok())
 }
 
-/// The shards of all keys that a transaction names or watches; `None` is all that there are.
-fn shards(
-    queue: &Queue,
-    watched: &HashMap<(usize, Vec<u8>), bool>,
-    session: &Session<'_>,
-) -> Result<Option<ShardSet>> {
-    if queue.requests.iter().any(|(command, _)| needs_all(command)) {
-        return Ok(None);
+impl Queue {
+    /// Whether one of its commands has this flag.
+    fn is_any(&self, flag: Flag) -> bool {
+        self.requests.iter().any(|(command, _)| command.flags.contains(flag))
     }
-    let mut shards = ShardSet::default();
-    for (command, kept) in &queue.requests {
-        let request = kept.request();
-        let places = command.key_places(&request);
-        places.for_each(|place| shards.add(session.shard_of(&request[place])));
+
+    /// All keys that it names, and those that are watched; `None` if a command may touch any.
+    fn keys<'k, E: Engine>(
+        &'k self,
+        watched: &'k Watched<E>,
+    ) -> std::result::Result<Option<Buffer<&'k [u8]>>, NoMemory> {
+        let needs_all =
+            |command: CommandRef| !command.keys.is_any() && command.spec.group != Group::Connection;
+        if self.requests.iter().any(|(command, _)| needs_all(command)) {
+            return Ok(None);
+        }
+        let mut keys = Buffer::default();
+        for (command, kept) in &self.requests {
+            let request = kept.request();
+            let word = |place| request.words_from(place).next().unwrap_or_default();
+            command.key_places(&request).try_for_each(|place| keys.push(word(place)))?;
+        }
+        watched.keys().try_for_each(|(_, key)| keys.push(key))?;
+        Ok(Some(keys))
     }
-    watched.keys().for_each(|(_, key)| shards.add(session.shard_of(key)));
-    Ok(Some(shards))
 }
 
 /// What a command is answered that cannot be run: an `EXEC` then ends the transaction.
-pub fn rejected(
+pub fn rejected<E: Engine>(
     command: CommandRef,
     error: CommandError,
-    context: &mut Context<'_, '_>,
+    context: &mut Context<'_, E>,
 ) -> CommandError {
     if command.name != "EXEC" {
         return error;
     }
-    context.connection.transaction = Transaction::default();
+    *context.transaction = Transaction::default();
     aborted_by(&error)
 }
 
@@ -294,9 +360,4 @@ fn aborted_by(error: &CommandError) -> CommandError {
     let reason = error.to_string();
     let reason = reason.strip_prefix("ERR ").unwrap_or(&reason);
     CommandError::new(Code::ExecAbort, format!("Transaction discarded because of: {reason}"))
-}
-
-/// Whether a command may look at any key.
-fn needs_all(command: CommandRef) -> bool {
-    !command.keys.is_any() && command.spec.group != Group::Connection
 }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::command::{self, CommandError, ConnectionState, Context};
-use crate::engine::local::{Engine, Session};
+use crate::command::{self, CommandError, ConnectionState, Context, Transaction};
+use crate::engine::Engine;
 use crate::journal::Fsync;
 use crate::limits::{
     CLIENT_STACK_BYTES, IDLE_BUFFER_BYTES, LINGER_BYTES_MAX, LINGER_MS_MAX, POLLS_MAX, POLLS_MORE,
@@ -34,12 +34,13 @@ use crate::util::rate_limit::RateLimit;
 const TICK: Duration = Duration::from_millis(TICK_MS);
 
 /// A connected client.
-#[derive(Debug)]
-pub struct Connection<'a> {
+pub struct Connection<'a, E: Engine> {
     control: &'a Control,
     client: &'a Arc<Client>,
-    session: Session<'a>,
+    engine: &'a E,
+    session: E::Session,
     state: ConnectionState,
+    transaction: Transaction<E>,
     requests: RequestReader,
     telnet: Telnet,
     output: Output<'a>,
@@ -90,15 +91,17 @@ enum Received {
     NoMemory,
 }
 
-impl<'a> Connection<'a> {
+impl<'a, E: Engine> Connection<'a, E> {
     /// The connection of `client`.
-    pub fn new(client: &'a Arc<Client>, engine: &'a Engine, control: &'a Control) -> Self {
+    pub fn new(client: &'a Arc<Client>, engine: &'a E, control: &'a Control) -> Self {
         let config = &control.config;
         let state = ConnectionState::new(config.password().is_none());
         Self {
             control,
             client,
-            session: Session::new(engine).with_value_bytes_max(config.max_value),
+            engine,
+            session: E::Session::default(),
+            transaction: Transaction::default(),
             limits: limits(&state, control),
             state,
             requests: RequestReader::default(),
@@ -166,7 +169,7 @@ impl<'a> Connection<'a> {
 
     /// Executes the complete requests in the buffer.
     fn burst(&mut self) -> io::Result<Burst> {
-        let Self { control, client, .. } = *self;
+        let Self { control, client, engine, .. } = *self;
         let mut before = Instant::now();
         client.seen(before);
         loop {
@@ -185,9 +188,9 @@ impl<'a> Connection<'a> {
                 client.last_command.store(number, Ordering::Relaxed);
             }
             if control.pause.is_on()
-                && let Some(kind) = command::held_up_by(&asked, &self.state)
+                && let Some(kind) = command::held_up_by(&asked, &self.state, &self.transaction)
             {
-                self.stats.sent += self.output.send(&mut self.session, false)?;
+                self.stats.sent += self.output.send(engine, &mut self.session, false)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
                 if client.is_cut_off() {
                     return Err(Errno::CONNABORTED.into());
@@ -196,7 +199,9 @@ impl<'a> Connection<'a> {
             }
             let start = self.output.batch.replies.position();
             let mut context = Context {
+                engine,
                 session: &mut self.session,
+                transaction: &mut self.transaction,
                 replies: &mut self.output.batch.replies,
                 connection: &mut self.state,
                 client,
@@ -211,8 +216,8 @@ impl<'a> Connection<'a> {
             if self.state.suppresses_reply() {
                 self.output.batch.replies.truncate(start);
             }
-            let point = self.session.take_mark();
-            if !self.session.is_committed(point) {
+            let point = engine.take_commit_point(&mut self.session);
+            if !engine.is_committed(point) {
                 self.output.batch.must_commit(start, point);
             }
             if self.limits.is_unauthenticated == self.state.authenticated {
@@ -226,7 +231,7 @@ impl<'a> Connection<'a> {
                 true => UNAUTHENTICATED_ARGUMENT_BYTES_MAX,
                 false => REPLY_BYTES_MAX,
             };
-            if self.output.batch.replies.len() > most || self.session.is_commit_due() {
+            if self.output.batch.replies.len() > most || engine.is_commit_due(&self.session) {
                 return Ok(Burst::Full);
             }
         }
@@ -258,14 +263,11 @@ impl<'a> Connection<'a> {
     /// that commits them may send them.
     fn send(&mut self, may_queue: bool) -> io::Result<()> {
         self.add_statistics();
-        self.stats.sent += self.output.send(&mut self.session, may_queue)?;
+        self.stats.sent += self.output.send(self.engine, &mut self.session, may_queue)?;
         Ok(())
     }
 
     fn add_statistics(&mut self) {
-        let lookups = self.session.take_lookups();
-        self.stats.hits += lookups.hits;
-        self.stats.misses += lookups.misses;
         self.client.did(&self.stats);
         self.control.statistics.add(self.client.id, &mut self.stats);
     }
@@ -279,7 +281,7 @@ impl<'a> Connection<'a> {
             _ => drop(self.begun.get_or_insert_with(Instant::now)),
         }
         self.client.pending_bytes.store(pending, Ordering::Relaxed);
-        let kept = self.state.transaction.length().map_or(0, |length| length + 1);
+        let kept = self.transaction.length().map_or(0, |length| length + 1);
         self.client.kept.store(kept, Ordering::Relaxed);
         let buffers = self.requests.capacity() + self.output.batch.replies.capacity();
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
@@ -481,7 +483,7 @@ impl Read for SpinReader<'_> {
     }
 }
 
-impl Drop for Connection<'_> {
+impl<E: Engine> Drop for Connection<'_, E> {
     fn drop(&mut self) {
         // After a panic, too: the monitor queue keeps the connection open.
         if let Some(monitor) = &self.state.monitor {

@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::command;
 use crate::config::Config;
-use crate::engine::local::Engine;
+use crate::engine::Engine;
 use crate::limits::{CLIENT_STACK_BYTES, DRAIN_MS_MAX, LISTEN_BACKLOG};
 use crate::net::connection::Connection;
 use crate::net::idle_threads::IdleThreads;
@@ -116,19 +116,18 @@ fn listen_on(wanted: SocketAddr) -> io::Result<Listener> {
 }
 
 /// The running server.
-#[derive(Debug)]
-pub struct Server {
+pub struct Server<E: Engine> {
     control: Arc<Control>,
-    engine: Arc<Engine>,
+    engine: Arc<E>,
     /// Closed where there is no other file descriptor, to accept a client with its number and reject it.
     spare: Mutex<Option<File>>,
     /// Threads whose clients have left.
-    idle_threads: IdleThreads<Leave>,
+    idle_threads: IdleThreads<Leave<E>>,
 }
 
-impl Server {
+impl<E: Engine> Server<E> {
     /// A server of `engine`'s data that does not accept yet.
-    pub fn new(config: Config, engine: Engine) -> Arc<Self> {
+    pub fn new(config: Config, engine: E) -> Arc<Self> {
         let control = Control::new(config, command::names().len());
         Arc::new(Self {
             control: Arc::new(control),
@@ -177,7 +176,7 @@ impl Server {
     }
 
     /// The engine, to be closed after [`run`](Self::run).
-    pub fn engine(&self) -> &Arc<Engine> {
+    pub fn engine(&self) -> &Arc<E> {
         &self.engine
     }
 
@@ -260,7 +259,7 @@ impl Server {
     }
 
     /// Starts a thread that serves this client, and then others; or gives the client back.
-    fn start_thread(&self, leave: Leave) -> Result<(), (Leave, io::Error)> {
+    fn start_thread(&self, leave: Leave<E>) -> Result<(), (Leave<E>, io::Error)> {
         let name = format!("client-{}", leave.client.id);
         let thread = thread::Builder::new().name(name).stack_size(CLIENT_STACK_BYTES);
         let server = Arc::clone(&leave.server);
@@ -293,7 +292,7 @@ impl Server {
         log::debug!("client {id} at {peer}: connected");
         let serve = || {
             self.prepare(&client.stream)?;
-            Connection::new(client, &self.engine, &self.control).serve()
+            Connection::new(client, &*self.engine, &self.control).serve()
         };
         match panic::catch_unwind(AssertUnwindSafe(serve)) {
             Ok(Ok(())) => log::debug!("client {id} at {peer}: left"),
@@ -349,13 +348,12 @@ fn spare() -> Option<File> {
 }
 
 /// Takes a client off the list once it was served, or could not be.
-#[derive(Debug)]
-struct Leave {
-    server: Arc<Server>,
+struct Leave<E: Engine> {
+    server: Arc<Server<E>>,
     client: Arc<Client>,
 }
 
-impl Drop for Leave {
+impl<E: Engine> Drop for Leave<E> {
     fn drop(&mut self) {
         // A list of the clients may keep the stream open a little longer: the peer need not wait for that.
         let _ = self.client.stream.shutdown(Shutdown::Both);

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::command;
-use crate::engine::local::Engine;
+use crate::engine::{Admin, Status};
 use crate::limits::{METRICS_MS_MAX, METRICS_REQUEST_BYTES_MAX, METRICS_THREADS};
 use crate::net::listener::Listener;
 use crate::server::{Control, Event, Totals};
@@ -23,14 +23,14 @@ use crate::util::sync::abort_on_panic;
 /// Serves each of `listeners` on some threads, so that one slow client does not hold the others up.
 pub fn start(
     control: &Arc<Control>,
-    engine: &Arc<Engine>,
+    engine: &Arc<dyn Admin>,
     listeners: Vec<Listener>,
 ) -> io::Result<()> {
     for listener in listeners.into_iter().map(Arc::new) {
         for _ in 0..METRICS_THREADS {
             let (control, engine) = (Arc::clone(control), Arc::clone(engine));
             let listener = Arc::clone(&listener);
-            let work = move || serve(&listener.socket, &control, &engine);
+            let work = move || serve(&listener.socket, &control, &*engine);
             thread::Builder::new().name("metrics".to_owned()).spawn(|| abort_on_panic(work))?;
         }
     }
@@ -38,7 +38,7 @@ pub fn start(
 }
 
 /// Serves `listener` until the server stops.
-pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
+pub fn serve(listener: &TcpListener, control: &Control, engine: &dyn Admin) {
     static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
     while !control.is_stopping() {
         let answered = match listener.accept() {
@@ -64,7 +64,7 @@ pub fn serve(listener: &TcpListener, control: &Control, engine: &Engine) {
     }
 }
 
-fn answer(mut stream: &TcpStream, control: &Control, engine: &Engine) -> io::Result<()> {
+fn answer(mut stream: &TcpStream, control: &Control, engine: &dyn Admin) -> io::Result<()> {
     let time = Duration::from_millis(METRICS_MS_MAX);
     stream.set_write_timeout(Some(time))?;
     let head = read_head(stream, Instant::now() + time)?;
@@ -99,7 +99,7 @@ fn read_head(mut stream: &TcpStream, deadline: Instant) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn reply(head: &[u8], control: &Control, engine: &Engine) -> (&'static str, String) {
+fn reply(head: &[u8], control: &Control, engine: &dyn Admin) -> (&'static str, String) {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -113,21 +113,21 @@ fn reply(head: &[u8], control: &Control, engine: &Engine) -> (&'static str, Stri
 }
 
 /// Healthy means that writes are taken.
-fn health(engine: &Engine) -> (&'static str, String) {
-    match engine.trouble() {
+fn health(engine: &dyn Admin) -> (&'static str, String) {
+    match engine.status().fault {
         Some(reason) => ("503 Service Unavailable", format!("read-only: {reason}\n")),
         None => ("200 OK", "ok\n".to_owned()),
     }
 }
 
 /// All metrics in Prometheus's text format.
-fn metrics(control: &Control, engine: &Engine) -> String {
+fn metrics(control: &Control, engine: &dyn Admin) -> String {
     let mut text = String::new();
-    let totals = control.statistics.totals();
-    for (name, help, value) in gauges(control, engine) {
+    let (totals, status) = (control.statistics.totals(), engine.status());
+    for (name, help, value) in gauges(control, &status) {
         put(&mut text, name, "gauge", help, [(String::new(), value)]);
     }
-    for (name, help, value) in counters(control, engine, &totals) {
+    for (name, help, value) in counters(control, &status, &totals) {
         put(&mut text, name, "counter", help, [(String::new(), value)]);
     }
     let called =
@@ -159,24 +159,24 @@ fn put(
 /// A metric without labels: its name, what it means, its value.
 type Metric = (&'static str, &'static str, f64);
 
-fn gauges(control: &Control, engine: &Engine) -> Vec<Metric> {
-    let compaction = engine.compaction_status();
+fn gauges(control: &Control, status: &Status) -> Vec<Metric> {
+    let compaction = &status.compaction;
     vec![
         ("uptime_seconds", "Since the start.", control.started.elapsed().as_secs_f64()),
         ("connected_clients", "Clients connected.", control.clients.count() as f64),
         ("max_clients", "Most clients admitted at once.", control.clients.most() as f64),
         ("threads", "Threads of the process.", process::threads() as f64),
-        ("keys", "Keys, as far as they are on disk.", engine.committed_keys() as f64),
+        ("keys", "Keys, as far as they are on disk.", status.committed_keys as f64),
         ("memory_used_bytes", "Memory allocated.", memory::used_bytes() as f64),
         ("memory_peak_bytes", "Most memory allocated.", memory::peak_bytes() as f64),
         ("memory_resident_bytes", "Memory resident.", process::resident_bytes() as f64),
         ("memory_max_bytes", "Bound of memory, 0 if there is none.", memory::limit() as f64),
-        ("file_bytes", "Length of the data file.", engine.bytes() as f64),
-        ("file_dead_bytes", "Garbage in the data file.", engine.dead_bytes() as f64),
+        ("file_bytes", "Length of the data file.", status.file_bytes as f64),
+        ("file_dead_bytes", "Garbage in the data file.", status.garbage_bytes as f64),
         (
             "writes_refused",
             "1 while the data file takes no writes.",
-            f64::from(u8::from(engine.trouble().is_some())),
+            f64::from(u8::from(status.fault.is_some())),
         ),
         (
             "compaction_running",
@@ -191,7 +191,7 @@ fn gauges(control: &Control, engine: &Engine) -> Vec<Metric> {
     ]
 }
 
-fn counters(control: &Control, engine: &Engine, totals: &Totals) -> Vec<Metric> {
+fn counters(control: &Control, status: &Status, totals: &Totals) -> Vec<Metric> {
     let times = |event| control.statistics.times(event) as f64;
     let [user, system] = process::processor_time();
     vec![
@@ -208,11 +208,11 @@ fn counters(control: &Control, engine: &Engine, totals: &Totals) -> Vec<Metric> 
         ("panicked_clients_total", "Connections ended by a panic.", times(Event::Panicked)),
         ("keyspace_hits_total", "Keys read that were there.", totals.hits as f64),
         ("keyspace_misses_total", "Keys read that were not.", totals.misses as f64),
-        ("expired_keys_total", "Keys removed because they had expired.", engine.expired() as f64),
+        ("expired_keys_total", "Keys removed because they had expired.", status.expired as f64),
         ("received_bytes_total", "Bytes received.", totals.received as f64),
         ("sent_bytes_total", "Bytes sent.", totals.sent as f64),
         ("errors_total", "Error replies to requests.", totals.errors() as f64),
-        ("file_healed_total", "How often the data file was healed.", engine.healed() as f64),
+        ("file_healed_total", "How often the data file was healed.", status.repairs as f64),
         ("cpu_user_seconds_total", "Processor time.", user.as_secs_f64()),
         ("cpu_system_seconds_total", "Processor time in the system.", system.as_secs_f64()),
     ]

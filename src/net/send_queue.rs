@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::command::CommandError;
-use crate::engine::local::Session;
+use crate::engine::Engine;
 use crate::journal::{CommitCallback, CommitPoint, WriteRefused};
 use crate::limits::{
     CLIENT_SPARE_BYTES_MAX, CLIENT_STACK_BYTES, DELIVERED_BYTES_MAX, MONITOR_QUEUE_BYTES_MAX,
@@ -107,7 +107,12 @@ impl<'a> Output<'a> {
 
     /// Commits what the replies show, and sends them; if `may_queue`, leaves that to the thread that commits the same.
     /// Returns the number of bytes.
-    pub fn send(&mut self, session: &mut Session<'_>, may_queue: bool) -> io::Result<u64> {
+    pub fn send<E: Engine>(
+        &mut self,
+        engine: &E,
+        session: &mut E::Session,
+        may_queue: bool,
+    ) -> io::Result<u64> {
         let bytes = self.batch.replies.len();
         let highest = self.batch.uncommitted.iter().map(|(_, _, point)| *point);
         let highest = highest.max_by_key(|point| point.sequence);
@@ -120,13 +125,13 @@ impl<'a> Output<'a> {
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
             self.queue.put(&mut self.batch);
-            if session.leave(point, &self.callback) {
+            if engine.on_commit(session, point, &self.callback) {
                 return Ok(bytes as u64);
             }
             self.queue.take(&mut self.batch);
         }
         // Commit even if the replies before cannot be sent: other clients read what was written.
-        let committed = self.batch.refuse_uncommitted(|point| session.commit(point));
+        let committed = self.batch.refuse_uncommitted(|point| engine.commit(session, point));
         self.finish()?;
         committed?;
         if self.batch.replies.is_empty() {

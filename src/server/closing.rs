@@ -6,7 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Stop;
-use crate::engine::local::Engine;
+use crate::engine::Admin;
+use crate::engine::local::LocalEngine;
 use crate::journal::WriteRefused;
 use crate::limits::{DRAIN_MS_MAX, REWRITE_MS_MAX, STOP_MS_MAX};
 
@@ -23,7 +24,7 @@ pub enum CloseError {
 
 /// Closes the engine, which was asked to stop at `asked`. A disk that does not answer is given up soon; a rewrite is
 /// waited for while it makes progress, because memory may hold the only copy of the data.
-pub fn close(engine: &Arc<Engine>, how: Stop, asked: Instant) -> Result<(), CloseError> {
+pub fn close(engine: &Arc<LocalEngine>, how: Stop, asked: Instant) -> Result<(), CloseError> {
     let (sender, end) = mpsc::channel();
     let closing = Arc::clone(engine);
     let work = move || drop(sender.send(close_in_any_time(&closing, how)));
@@ -42,7 +43,7 @@ pub fn close(engine: &Arc<Engine>, how: Stop, asked: Instant) -> Result<(), Clos
                 engine.wait_for_compaction(Duration::from_millis(200));
                 return Ok(closed?);
             }
-            Err(_) if engine.trouble().is_none() => return Err(CloseError::Hung),
+            Err(_) if engine.status().fault.is_none() => return Err(CloseError::Hung),
             Err(_) => {
                 let before = std::mem::replace(&mut progress, engine.progress());
                 if asked.elapsed() > Duration::from_millis(REWRITE_MS_MAX) && progress == before {
@@ -54,7 +55,7 @@ pub fn close(engine: &Arc<Engine>, how: Stop, asked: Instant) -> Result<(), Clos
     }
 }
 
-fn close_in_any_time(engine: &Engine, how: Stop) -> Result<(), WriteRefused> {
+fn close_in_any_time(engine: &LocalEngine, how: Stop) -> Result<(), WriteRefused> {
     match how {
         Stop::Save => engine.close(),
         Stop::NoSave => engine.close_without_healing(),

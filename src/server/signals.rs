@@ -9,12 +9,12 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 use super::{Control, Stop};
-use crate::engine::local::Engine;
+use crate::engine::Admin;
 use crate::util::logging;
 
 /// What signals act on once it runs.
-#[derive(Clone, Debug, Default)]
-pub struct Signals(Arc<OnceLock<(Arc<Control>, Arc<Engine>)>>);
+#[derive(Clone, Default)]
+pub struct Signals(Arc<OnceLock<(Arc<Control>, Arc<dyn Admin>)>>);
 
 impl Signals {
     /// Begins to handle signals. Until a server is [attached](Self::attach) one that stops it ends the process: nothing
@@ -30,7 +30,7 @@ impl Signals {
     }
 
     /// From here on signals act on this server.
-    pub fn attach(&self, control: &Arc<Control>, engine: &Arc<Engine>) {
+    pub fn attach(&self, control: &Arc<Control>, engine: &Arc<dyn Admin>) {
         let _ = self.0.set((Arc::clone(control), Arc::clone(engine)));
     }
 

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::engine::Entry;
 use crate::util::sync::lock;
 
 const STRIPES: usize = 16;
@@ -123,6 +124,17 @@ pub struct BurstStats {
     pub received: u64,
     /// Bytes sent.
     pub sent: u64,
+}
+
+impl BurstStats {
+    /// Counts a look-up, a hit or a miss, and passes its result through.
+    pub(crate) fn lookup<'e>(&mut self, entry: Option<&'e Entry>) -> Option<&'e Entry> {
+        match entry {
+            Some(_) => self.hits += 1,
+            None => self.misses += 1,
+        }
+        entry
+    }
 }
 
 /// Rates per second, as of the last sample.

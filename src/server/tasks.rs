@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Control;
-use crate::engine::local::{Engine, Session};
+use crate::engine::Admin;
+use crate::engine::local::LocalEngine;
 use crate::limits::{EXPIRY_TICK_MS, SETTLE_TICK_MS};
 use crate::util::memory;
 use crate::util::rate_limit::RateLimit;
@@ -16,8 +17,8 @@ use crate::util::sync::abort_on_panic;
 
 /// Starts the threads: one watches the journal and repairs it, one compacts the file, one removes expired keys, one
 /// frees undo, one takes the samples of each second.
-pub fn start(control: &Arc<Control>, engine: &Arc<Engine>) -> io::Result<()> {
-    let spawn = |name: &str, work: fn(&Control, &Engine)| {
+pub fn start(control: &Arc<Control>, engine: &Arc<LocalEngine>) -> io::Result<()> {
+    let spawn = |name: &str, work: fn(&Control, &LocalEngine)| {
         let (control, engine) = (Arc::clone(control), Arc::clone(engine));
         let run = move || {
             loop {
@@ -35,7 +36,7 @@ pub fn start(control: &Arc<Control>, engine: &Arc<Engine>) -> io::Result<()> {
 }
 
 /// Marks the file where it is idle, syncs it each second, and repairs it at once.
-fn watch_journal(engine: &Engine) {
+fn watch_journal(engine: &LocalEngine) {
     const HALF_A_SECOND: Duration = Duration::from_millis(500);
     static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(10));
     let path = engine.path().display();
@@ -43,7 +44,7 @@ fn watch_journal(engine: &Engine) {
     loop {
         for _ in 0..2 {
             if engine.wait_for_trouble(HALF_A_SECOND) {
-                if let (Some(reason), false) = (engine.trouble(), is_logged)
+                if let (Some(reason), false) = (engine.status().fault, is_logged)
                     && LOGGED.allow()
                 {
                     is_logged = true;
@@ -54,7 +55,7 @@ fn watch_journal(engine: &Engine) {
                 }
                 repair(engine);
             }
-            if is_logged && engine.trouble().is_none() {
+            if is_logged && engine.status().fault.is_none() {
                 is_logged = false;
                 log::info!("{path}: well again, writes are taken");
             }
@@ -66,7 +67,7 @@ fn watch_journal(engine: &Engine) {
 
 /// Tries until the file takes writes. The pause after a failed repair is twice as long as the repair took, so that a
 /// rewrite that fails late does not keep the disk busy.
-fn repair(engine: &Engine) {
+fn repair(engine: &LocalEngine) {
     const PAUSE: Duration = Duration::from_millis(100);
     const PAUSE_MAX: Duration = Duration::from_secs(30);
     static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(10));
@@ -84,14 +85,14 @@ fn repair(engine: &Engine) {
 }
 
 /// Removes the keys that have expired. Where the journal refuses writes they stay, and are not seen.
-fn remove_expired(engine: &Engine) {
+fn remove_expired(engine: &LocalEngine) {
     thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
     engine.tick();
-    let _ = Session::new(engine).remove_expired();
+    let _ = engine.remove_expired();
 }
 
 /// Frees the undo of committed changes: not on the journal's thread, which has deadlines.
-fn free_undo(engine: &Engine) {
+fn free_undo(engine: &LocalEngine) {
     thread::sleep(Duration::from_millis(SETTLE_TICK_MS));
     engine.settle();
 }
