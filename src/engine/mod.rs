@@ -311,4 +311,3 @@ pub struct CompactionStatus {
     /// When everything was last known to be durable, at first the start: Unix time in seconds.
     pub saved_s: u64,
 }
-

@@ -58,6 +58,6 @@ pub fn close(engine: &Arc<LocalEngine>, how: Stop, asked: Instant) -> Result<(),
 fn close_in_any_time(engine: &LocalEngine, how: Stop) -> Result<(), WriteRefused> {
     match how {
         Stop::Save => engine.close(),
-        Stop::NoSave => engine.close_without_healing(),
+        Stop::NoSave => engine.close_without_repair(),
     }
 }

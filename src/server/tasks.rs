@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Control;
 use crate::engine::Admin;
 use crate::engine::local::LocalEngine;
-use crate::limits::{EXPIRY_TICK_MS, SETTLE_TICK_MS};
+use crate::limits::{EXPIRY_TICK_MS, UNDO_TICK_MS};
 use crate::util::memory;
 use crate::util::rate_limit::RateLimit;
 use crate::util::sync::abort_on_panic;
@@ -43,7 +43,7 @@ fn watch_journal(engine: &LocalEngine) {
     let (mut before, mut is_logged) = (0, false);
     loop {
         for _ in 0..2 {
-            if engine.wait_for_trouble(HALF_A_SECOND) {
+            if engine.wait_for_fault(HALF_A_SECOND) {
                 if let (Some(reason), false) = (engine.status().fault, is_logged)
                     && LOGGED.allow()
                 {
@@ -75,7 +75,7 @@ fn repair(engine: &LocalEngine) {
     loop {
         thread::sleep(pause);
         let started = Instant::now();
-        match engine.heal() {
+        match engine.repair() {
             Ok(()) => return,
             Err(error) if LOGGED.allow() => log::warn!("still read-only: {error}"),
             Err(_) => {}
@@ -88,13 +88,13 @@ fn repair(engine: &LocalEngine) {
 fn remove_expired(engine: &LocalEngine) {
     thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
     engine.tick();
-    let _ = engine.remove_expired();
+    let _ = engine.delete_expired();
 }
 
 /// Frees the undo of committed changes: not on the journal's thread, which has deadlines.
 fn free_undo(engine: &LocalEngine) {
-    thread::sleep(Duration::from_millis(SETTLE_TICK_MS));
-    engine.settle();
+    thread::sleep(Duration::from_millis(UNDO_TICK_MS));
+    engine.free_all_undo();
 }
 
 /// Takes the samples of each second: the commands per second, and the peak of memory.

@@ -20,7 +20,7 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::io::Errno;
 
-use crate::engine::local::entry::Entry;
+use crate::engine::Entry;
 use crate::engine::local::store::Store;
 use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile};
 use crate::journal::load::{Located, Source, for_each_record};

@@ -235,8 +235,7 @@ impl LocalEngine {
     fn is_compaction_due(&self) -> bool {
         let live = self.live_bytes();
         let flushed = self.kept_flush().map_or(0, |flush| flush.bytes);
-        self.journal.bytes() > live + live / 2 + flushed + DEAD_BYTES_MAX
-            && self.fault().is_none()
+        self.journal.bytes() > live + live / 2 + flushed + DEAD_BYTES_MAX && self.fault().is_none()
     }
 
     /// Gives up what flushes removed once their hour is over, or where the disk has no room for it: then the file,
@@ -327,7 +326,8 @@ impl Compactor {
 
     /// How compaction stands.
     pub fn status(&self) -> CompactionStatus {
-        let Status { is_requested, is_running, has_failed, took, saved_s, .. } = *lock(&self.status);
+        let Status { is_requested, is_running, has_failed, took, saved_s, .. } =
+            *lock(&self.status);
         CompactionStatus { is_requested, is_running, has_failed, took, saved_s }
     }
 

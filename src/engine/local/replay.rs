@@ -137,4 +137,3 @@ impl Loading {
 fn flush(time_s: Option<u64>, bytes: u64) -> Option<Flush> {
     time_s.filter(|_| bytes > 0).map(|time_s| Flush { time_s, bytes })
 }
-

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
+use super::LocalEngine;
 use super::locks::Locks;
 use super::txn::{LocalSession, LocalTxn};
-use super::LocalEngine;
 use crate::engine::{Engine, TxnError};
 use crate::limits::{EXPIRED_AT_ONCE, SHARDS};
 

@@ -53,11 +53,7 @@ pub struct LocalTxn<'e> {
 
 impl<'e> LocalTxn<'e> {
     /// A transaction that has changed nothing yet.
-    pub fn new(
-        engine: &'e LocalEngine,
-        session: &'e mut LocalSession,
-        locks: Locks<'e>,
-    ) -> Self {
+    pub fn new(engine: &'e LocalEngine, session: &'e mut LocalSession, locks: Locks<'e>) -> Self {
         Self { engine, session, locks, permit: None, now_ms: 0, work_ns: 0 }
     }
 

@@ -177,7 +177,9 @@ impl TxnLog {
     ) -> Result<(), NoMemory> {
         if !existed {
             match &part {
-                Part::Bytes(bytes) if offset == 0 => return self.set(key, View::Short(bytes), None),
+                Part::Bytes(bytes) if offset == 0 => {
+                    return self.set(key, View::Short(bytes), None);
+                }
                 Part::OfValue(value, range) if *range == (0..value.len()) => {
                     return self.set(key, *value, None);
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::shard::Shard;
 use super::store::Store;
-use super::{LocalEngine, Loading};
+use super::{Loading, LocalEngine};
 use crate::engine::{Admin, Entry, Key, VerifyError};
 use crate::journal::Recovery;
 use crate::util::clock::unix_time_ms;
@@ -16,7 +16,8 @@ impl LocalEngine {
         const TRIES: usize = 20;
         for _ in 0..TRIES {
             self.save()?;
-            let unreadable = |error: crate::journal::Error| VerifyError::Different(error.to_string());
+            let unreadable =
+                |error: crate::journal::Error| VerifyError::Different(error.to_string());
             let recovery = Recovery::look_at(self.path()).map_err(unreadable)?;
             let store = Store::default().with_databases(self.databases());
             let mut loading = Loading::new(store, recovery.bytes());
