@@ -29,7 +29,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::{Config, PasswordFileError};
-use engine::local::Engine;
+use engine::Admin;
+use engine::local::LocalEngine;
 use engine::local::store::Store;
 use journal::Recovery;
 use net::listener::{self, BindError, Server};
@@ -91,7 +92,7 @@ pub fn run(mut config: Config) -> Result<(), Error> {
         None => Vec::new(),
     };
     let store = Store::default().with_databases(usize::from(config.databases));
-    let engine = Engine::start_with(recovery, config.fsync, store)?;
+    let engine = LocalEngine::start_with(recovery, config.fsync, store)?;
     let keys = engine.keys();
     memory::set_limit(config.maxmemory);
 
@@ -102,9 +103,10 @@ pub fn run(mut config: Config) -> Result<(), Error> {
     config.metrics_port = metrics_addresses.first().map(SocketAddr::port);
     let server = Server::new(config, engine);
     let (control, engine) = (server.control(), server.engine());
-    signals.attach(control, engine);
+    let admin: Arc<dyn Admin> = Arc::clone(engine) as _;
+    signals.attach(control, &admin);
     tasks::start(control, engine)?;
-    metrics::start(control, engine, metrics)?;
+    metrics::start(control, &admin, metrics)?;
     server.start(&listeners)?;
     announce(&control.config, &addresses, &metrics_addresses, keys, started);
 
