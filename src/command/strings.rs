@@ -7,7 +7,7 @@ use super::spec::{
 };
 use super::{Call, CommandError, integer, is};
 use crate::engine::{Entry, Key, Txn};
-use crate::limits::VALUE_BYTES_MAX;
+use crate::limits::{VALUE_BYTES_MAX, work};
 use crate::protocol::reply::Replies;
 use crate::protocol::request::Request;
 use crate::text::quoted;
@@ -325,7 +325,9 @@ pub fn mget<T: Txn>(call: &mut Call<'_, T>) -> Result {
     for key in call.request.words_from(1) {
         let (entry, replies) = call.read(call.key_of(key))?;
         show(replies, entry);
-        if replies.is_lost() {
+        let is_lost = replies.is_lost();
+        call.txn.charge(work::KEY)?;
+        if is_lost {
             break;
         }
     }
