@@ -363,7 +363,7 @@ fn obstacle<E: Engine>(command: CommandRef, context: &Context<'_, E>) -> Option<
     })
 }
 
-/// Tells those who want to know what became of a request: the counters, the slow log, who watches.
+/// Reports what became of a request to the counters, the slow log and the monitors.
 pub fn record(
     outcome: &Outcome,
     request: &Request<'_>,

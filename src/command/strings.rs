@@ -155,11 +155,11 @@ pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// What SET takes after the value: whoever types one of these did not forget quotes.
+/// What SET takes after the value: a line with one of these has its quotes.
 const SET_OPTIONS: &[&str] =
     &["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL", "IFEQ", "IFNE"];
 
-/// What a person meant who typed `SET nom Jean Dupont`.
+/// The error for `SET nom Jean Dupont`, typed without quotes: it shows the line with them.
 fn unquoted(request: &Request<'_>, error: CommandError) -> CommandError {
     const VALUE_BYTES_MAX: usize = 128;
     let length: usize = request.words_from(2).map(|word| word.len() + 1).sum();

@@ -1,5 +1,5 @@
-//! Transactions: `MULTI` begins to keep requests, `EXEC` runs them all at one moment, if nobody changed a key that
-//! `WATCH` named.
+//! Transactions: `MULTI` begins to keep requests, `EXEC` runs them all at one moment, unless a key that `WATCH`
+//! named was modified.
 //!
 //! They are one transaction of the engine: no other client sees half, and no crash leaves half. Whether writes are taken,
 //! and whether memory is at its bound, is asked once, for all of them. A request that fails changes nothing, and the
