@@ -334,3 +334,91 @@ fn is_same(one: Option<&Value>, two: Option<&Value>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::lookup;
+    use crate::protocol::reader::RequestReader;
+    use crate::protocol::request::Limits;
+    use crate::protocol::telnet::Telnet;
+
+    const LONG: usize = VALUE_BLOCK_BYTES + 1;
+
+    /// Does `work` with the request that a line is.
+    fn with_request<T>(line: &str, work: impl FnOnce(CommandRef, &Request<'_>) -> T) -> T {
+        let (mut reader, line) = (RequestReader::default(), format!("{line}\r\n"));
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            reader.fill(&mut rest).unwrap();
+        }
+        let request = reader.next(&Limits::default(), &mut Telnet::default());
+        let request = request.unwrap().unwrap();
+        work(lookup(&request[0]).unwrap(), &request)
+    }
+
+    #[test]
+    fn long_values_are_made_before_the_transaction_and_keys_are_not() {
+        let long = "v".repeat(LONG);
+        let line = format!("MSET {long} short key {long} {long} {long}");
+        with_request(&line, |command, request| {
+            let values = LongArguments::of(command, request);
+            let made: Vec<_> = values.values.iter().map(|(place, _)| *place).collect();
+            assert_eq!(made, [4, 6]);
+            assert!(matches!(values.get(4), Ok(View::Long(value)) if value.length() == LONG));
+        });
+        for line in [format!("APPEND key {long}"), format!("GET {long}"), "SET a b".to_owned()] {
+            with_request(&line, |command, request| {
+                assert!(LongArguments::of(command, request).values.is_empty());
+            });
+        }
+    }
+
+    #[test]
+    fn the_result_of_a_detour_is_used_for_the_same_stored_value_only() {
+        let text = "v".repeat(LONG);
+        let value = || Value::copy_of(text.as_bytes()).unwrap();
+        let (Value::Long(one), Value::Long(other)) = (value(), value()) else { panic!() };
+        with_request(&format!("DELIFEQ key {text}"), |_, request| {
+            let mut detour = Detour::default();
+            let work = Work::Compare { stored: Arc::clone(&one), argument: 2 };
+            assert!(detour.leave(work).is_again());
+            detour.carry_out(request).unwrap();
+            assert_eq!(detour.compared(&one), Some(true));
+            assert_eq!(detour.compared(&other), None);
+        });
+    }
+
+    #[test]
+    fn a_long_argument_is_written_into_a_copy() {
+        let text = "v".repeat(LONG);
+        with_request(&format!("APPEND key {text}"), |_, request| {
+            for stored in [None, Some("abc")] {
+                let value = |text: &str| Value::copy_of(text.as_bytes()).unwrap();
+                let splice = || {
+                    let (mut detour, old) = (Detour::default(), stored.map(value));
+                    let offset = old.as_ref().map_or(0, |old| old.view().len());
+                    let _ = detour.leave(Work::Splice(Splice { old, argument: 2, offset }));
+                    detour.carry_out(request).unwrap();
+                    detour
+                };
+                let new = splice().spliced(stored.map(value).as_ref()).unwrap();
+                assert!(new.view().to_vec() == [stored.unwrap_or(""), &text].concat().as_bytes());
+                assert!(splice().spliced(Some(&value("abd"))).is_none());
+            }
+        });
+    }
+
+    #[test]
+    fn work_is_done_with_the_keys_locked_after_some_tries_and_in_exec() {
+        assert!(!Detour::shared().may_leave());
+        let mut detour = Detour::default();
+        with_request("PING", |_, request| {
+            for _ in 0..TRIES {
+                assert!(detour.may_leave());
+                detour.carry_out(request).unwrap();
+            }
+        });
+        assert!(!detour.may_leave());
+    }
+}

@@ -479,7 +479,7 @@ fn end<T: Txn>(call: &mut Call<'_, T>, wanted: &Wanted) -> usize {
         }
         count += 1;
     }
-    // Who waits for a pause to end waits no longer.
+    // A client that was ended must not wait for the end of a pause.
     call.control.pause.wake();
     count
 }

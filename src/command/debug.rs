@@ -99,7 +99,7 @@ pub fn debug<T: Txn>(call: &mut Call<'_, T>) -> Result {
             call.replies.integer(i64::from(matches));
             return Ok(());
         }
-        // What these do in Redis has no counterpart here, and nobody could tell.
+        // What these do in Redis has no counterpart here that a client could see.
         (word, 2 | 3) if ["JMAP", "CHANGE-REPL-ID"].iter().any(|name| is(word, name)) => {}
         (word, _) => return Err(CommandError::unknown_subcommand(word, "DEBUG")),
     }

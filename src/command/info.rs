@@ -125,7 +125,7 @@ fn persistence<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
         call.admin.status();
     let went = |well: bool| if well { "ok" } else { "err" };
     let took_s = status.took.map_or(-1, |took| took.as_secs() as i64);
-    // Asked for is begun, for whoever waits until it is over.
+    // A client that waits for the end must not see a gap between request and start.
     let running = u8::from(status.is_requested || status.is_running);
     let scheduled = u8::from(status.is_requested && status.is_running);
     put(text, format_args!("loading:0"));
@@ -142,9 +142,9 @@ fn persistence<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
     if let Some(reason) = fault {
         put(text, format_args!("coffre_last_write_error:{reason}"));
     }
-    put(text, format_args!("aof_current_size:{}", file_bytes));
-    put(text, format_args!("coffre_dead_bytes:{}", garbage_bytes));
-    put(text, format_args!("coffre_times_healed:{}", repairs));
+    put(text, format_args!("aof_current_size:{file_bytes}"));
+    put(text, format_args!("coffre_dead_bytes:{garbage_bytes}"));
+    put(text, format_args!("coffre_times_healed:{repairs}"));
     Ok(())
 }
 

@@ -254,19 +254,14 @@ fn run_alone<E: Engine>(
     context: &mut Context<'_, E>,
 ) -> Result<(), CommandError> {
     let Context { engine, session, replies, connection, client, control, stats, .. } = context;
-    let start = replies.position();
-    let (database, stats_before) = (connection.database, **stats);
+    let before = Before::of(replies, connection, stats);
     let long = LongArguments::of(command, request);
     let mut detour = Detour::default();
     let mut keys = Buffer::default();
     let scope = scope(command, request, &mut keys).map_err(|NoMemory| CommandError::NO_MEMORY)?;
     loop {
         let result = engine.run(session, scope, |txn| {
-            // What a run before this one left behind.
-            let _ = replies.recover(start);
-            replies.truncate(start);
-            connection.database = database;
-            **stats = stats_before;
+            before.restore(replies, connection, stats);
             let mut call = Call {
                 txn,
                 request,
@@ -289,6 +284,36 @@ fn run_alone<E: Engine>(
             }
             result => return result,
         }
+    }
+}
+
+/// What a transaction that is run again begins with, like the first time.
+struct Before {
+    /// Where its replies begin.
+    position: usize,
+    database: usize,
+    protocol: Protocol,
+    stats: BurstStats,
+}
+
+impl Before {
+    fn of(replies: &Replies, connection: &ConnectionState, stats: &BurstStats) -> Self {
+        let ConnectionState { database, protocol, .. } = *connection;
+        Self { position: replies.position(), database, protocol, stats: *stats }
+    }
+
+    fn restore(
+        &self,
+        replies: &mut Replies,
+        connection: &mut ConnectionState,
+        stats: &mut BurstStats,
+    ) {
+        // Whether a reply of the run before was lost says nothing of this run.
+        let _ = replies.recover(self.position);
+        replies.truncate(self.position);
+        connection.database = self.database;
+        connection.protocol = self.protocol;
+        *stats = self.stats;
     }
 }
 
@@ -338,7 +363,7 @@ fn obstacle<E: Engine>(command: CommandRef, context: &Context<'_, E>) -> Option<
     })
 }
 
-/// Tells those who want to know what became of a request: the counters, the slow log, who watches.
+/// Reports what became of a request to the counters, the slow log and the monitors.
 pub fn record(
     outcome: &Outcome,
     request: &Request<'_>,

@@ -148,7 +148,7 @@ pub const LATENCY_HISTOGRAM: Spec =
         .flags(&[Admin])
         .summary("Returns how long each command took: none is kept.");
 
-/// `LATENCY HISTOGRAM [command ...]`: nobody keeps one.
+/// `LATENCY HISTOGRAM [command ...]`: no times are kept.
 pub fn latency_histogram<T: Txn>(call: &mut Call<'_, T>) -> Result {
     call.replies.map(0);
     Ok(())

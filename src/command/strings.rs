@@ -7,7 +7,7 @@ use super::spec::{
 };
 use super::{Call, CommandError, integer, is};
 use crate::engine::{Entry, Key, Txn};
-use crate::limits::VALUE_BYTES_MAX;
+use crate::limits::{VALUE_BYTES_MAX, work};
 use crate::protocol::reply::Replies;
 use crate::protocol::request::Request;
 use crate::text::quoted;
@@ -155,11 +155,11 @@ pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// What SET takes after the value: whoever types one of these did not forget quotes.
+/// What SET takes after the value: a line with one of these has its quotes.
 const SET_OPTIONS: &[&str] =
     &["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL", "IFEQ", "IFNE"];
 
-/// What a person meant who typed `SET nom Jean Dupont`.
+/// The error for `SET nom Jean Dupont`, typed without quotes: it shows the line with them.
 fn unquoted(request: &Request<'_>, error: CommandError) -> CommandError {
     const VALUE_BYTES_MAX: usize = 128;
     let length: usize = request.words_from(2).map(|word| word.len() + 1).sum();
@@ -325,7 +325,9 @@ pub fn mget<T: Txn>(call: &mut Call<'_, T>) -> Result {
     for key in call.request.words_from(1) {
         let (entry, replies) = call.read(call.key_of(key))?;
         show(replies, entry);
-        if replies.is_lost() {
+        let is_lost = replies.is_lost();
+        call.txn.charge(work::KEY)?;
+        if is_lost {
             break;
         }
     }

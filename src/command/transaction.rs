@@ -1,5 +1,5 @@
-//! Transactions: `MULTI` begins to keep requests, `EXEC` runs them all at one moment, if nobody changed a key that
-//! `WATCH` named.
+//! Transactions: `MULTI` begins to keep requests, `EXEC` runs them all at one moment, unless a key that `WATCH`
+//! named was modified.
 //!
 //! They are one transaction of the engine: no other client sees half, and no crash leaves half. Whether writes are taken,
 //! and whether memory is at its bound, is asked once, for all of them. A request that fails changes nothing, and the
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use super::error::Code;
 use super::spec::{Flag, Group, Spec};
 use super::table::body_of;
-use super::{Call, CommandError, CommandRef, Context, Detour, LongArguments, Outcome, record};
+use super::{
+    Before, Call, CommandError, CommandRef, Context, Detour, LongArguments, Outcome, record,
+};
 use crate::engine::{Engine, Key, Scope, Txn};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
 use crate::protocol::request::{QueuedRequest, Request};
@@ -243,7 +245,7 @@ fn run_queue<E: Engine>(
 ) -> Result {
     let no_memory = |NoMemory| CommandError::NO_MEMORY;
     let Context { engine, session, replies, connection, client, control, stats, .. } = context;
-    let (start, database, stats_before) = (replies.position(), connection.database, **stats);
+    let before = Before::of(replies, connection, stats);
     let mut long = Buffer::with_capacity(queue.requests.len()).map_err(no_memory)?;
     for (command, kept) in &queue.requests {
         long.push(LongArguments::of(command, &kept.request())).map_err(no_memory)?;
@@ -251,11 +253,7 @@ fn run_queue<E: Engine>(
     let keys = queue.keys::<E>(watched).map_err(no_memory)?;
     let scope = keys.as_ref().map_or(Scope::All, |keys| Scope::Many(keys));
     engine.run(session, scope, |txn| {
-        // What a run before this one left behind.
-        let _ = replies.recover(start);
-        replies.truncate(start);
-        connection.database = database;
-        **stats = stats_before;
+        before.restore(replies, connection, stats);
         ran.clear();
         let mut is_modified = false;
         // All are looked at: the reply tells of each.

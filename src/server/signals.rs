@@ -14,7 +14,9 @@ use crate::util::logging;
 
 /// What signals act on once it runs.
 #[derive(Clone, Default)]
-pub struct Signals(Arc<OnceLock<(Arc<Control>, Arc<dyn Admin>)>>);
+pub struct Signals(Arc<OnceLock<Target>>);
+
+type Target = (Arc<Control>, Arc<dyn Admin>);
 
 impl Signals {
     /// Begins to handle signals. Until a server is [attached](Self::attach) one that stops it ends the process: nothing
