@@ -18,7 +18,6 @@ use super::{
 use crate::protocol::reply::Protocol;
 use crate::protocol::request::Request;
 use crate::server::{Client, Event, Paused};
-use crate::util::memory;
 use crate::util::rate_limit::RateLimit;
 
 type Result = std::result::Result<(), CommandError>;
@@ -289,7 +288,7 @@ pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
         4.. if is(&request[2], "ID") => {
             let id = |word: &[u8]| integer(word).ok().and_then(|id| u64::try_from(id).ok());
             let mut ids = Vec::new();
-            let room = memory::try_to(|| ids.try_reserve_exact(request.len()));
+            let room = ids.try_reserve_exact(request.len());
             room.map_err(|_| CommandError::NO_MEMORY)?;
             for word in request.words_from(3) {
                 ids.push(id(word).ok_or(CommandError::err("Invalid client ID"))?);
@@ -302,7 +301,7 @@ pub fn list(context: &mut Context<'_, '_>, request: &Request<'_>) -> Result {
     let mut text = Vec::new();
     for client in context.control.clients.all().iter().filter(|client| wanted.is(client)) {
         let line = line(client);
-        memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NO_MEMORY)?;
+        text.try_reserve(line.len()).map_err(|_| CommandError::NO_MEMORY)?;
         text.extend_from_slice(line.as_bytes());
     }
     context.replies.verbatim(&text);

@@ -28,7 +28,7 @@ use std::ptr;
 use std::slice;
 
 use crate::limits::VALUE_BLOCK_BYTES;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 use crate::value::{Value, View};
 
 /// A key and its value. The lowest 48 bits of an address are all there are to it, where programs have their memory.
@@ -121,7 +121,7 @@ impl Entry {
         let key_bytes = u32::try_from(key.len()).map_err(|_| NoMemory)?;
         let count = words(key_start + key.len() + more);
         let mut memory: Vec<u64> = Vec::new();
-        memory::try_to(|| memory.try_reserve_exact(count))?;
+        memory.try_reserve_exact(count)?;
         memory.resize(count, 0);
         let words = Box::into_raw(memory.into_boxed_slice());
         let start = words.cast::<u64>();

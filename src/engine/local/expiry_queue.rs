@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 /// The times at which the keys of a shard expire.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Due {
 
     /// Makes room for so many more.
     pub fn make_room(&mut self, count: usize) -> Result<(), NoMemory> {
-        memory::try_to(|| self.times.try_reserve(count))
+        Ok(self.times.try_reserve(count)?)
     }
 
     /// How many there is room for.

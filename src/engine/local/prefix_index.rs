@@ -58,7 +58,7 @@ impl Index {
 
     fn merged(&self, keys: &KeyList) -> Result<KeyList, NoMemory> {
         let mut news: Vec<&[u8]> = Vec::new();
-        crate::util::memory::try_to(|| news.try_reserve_exact(keys.len()))?;
+        news.try_reserve_exact(keys.len())?;
         news.extend(keys.iter_from(0));
         news.sort_unstable();
         let mut merged = KeyList::default();

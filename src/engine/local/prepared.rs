@@ -15,7 +15,7 @@ use crate::journal::records::Records;
 use crate::journal::snapshot::{piece, write_piece};
 use crate::limits::{CLIENT_SPARE_BYTES_MAX, KEYS_AT_ONCE, VALUE_BLOCK_BYTES, work};
 use crate::text::quoted_bytes;
-use crate::util::memory;
+use crate::util::memory::NoMemory;
 use crate::value::{Long, Value, View};
 
 /// How often a change is prepared without the lock.
@@ -322,7 +322,7 @@ impl Session<'_> {
         records: &mut Records,
     ) -> Result<Vec<Set>, WriteError> {
         let mut sets = Vec::new();
-        memory::try_to(|| sets.try_reserve_exact(pairs.len()))?;
+        sets.try_reserve_exact(pairs.len()).map_err(NoMemory::from)?;
         for (number, (key, value)) in pairs.enumerate() {
             self.check_write(value)?;
             let length = key.len() + value.len();
@@ -378,7 +378,7 @@ impl Session<'_> {
         keys: impl ExactSizeIterator<Item = &'k [u8]>,
     ) -> Result<usize, WriteError> {
         let mut named: Vec<(Place, &[u8])> = Vec::new();
-        memory::try_to(|| named.try_reserve_exact(keys.len()))?;
+        named.try_reserve_exact(keys.len()).map_err(NoMemory::from)?;
         named.extend(keys.map(|key| (self.place(key), key)));
         // By shard, each locked and worked on once; a key named twice is removed once.
         named.sort_unstable_by_key(|(place, key)| (place.shard(), place.hash(), *key));
@@ -390,7 +390,7 @@ impl Session<'_> {
             return self.update(key, remove);
         }
         let mut shards = Vec::new();
-        memory::try_to(|| shards.try_reserve_exact(named.len()))?;
+        shards.try_reserve_exact(named.len()).map_err(NoMemory::from)?;
         shards.extend(named.iter().map(|(place, _)| place.shard()));
         self.hold(shards.into_iter(), |session| session.remove_all(named))
     }

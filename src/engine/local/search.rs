@@ -8,7 +8,7 @@ use crate::engine::local::entry::Entry;
 use crate::engine::local::key_arena::KeyList;
 use crate::engine::local::store::Shard;
 use crate::limits::{KEYS_AT_ONCE, SCAN_WINDOW, SHARDS, work};
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 impl Session<'_> {
     /// Hands `visit` every key of this database that exists throughout and begins with `prefix`, with no shard locked.
@@ -223,7 +223,7 @@ impl Window {
     ) -> Result<Self, NoMemory> {
         let mut hashes = Vec::new();
         for hash in shard.hashes(database).filter(|hash| order(*hash) >= from) {
-            memory::try_to(|| hashes.try_reserve(1))?;
+            hashes.try_reserve(1)?;
             hashes.push(hash);
         }
         let is_last = hashes.len() <= SCAN_WINDOW;

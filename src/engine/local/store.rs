@@ -311,14 +311,14 @@ impl Shard {
     ) -> Result<(), NoMemory> {
         let hashing = self.hashing.clone();
         // What takes the changes back must be written down too.
-        memory::try_to(|| self.undo.try_reserve(count))?;
+        self.undo.try_reserve(count)?;
         let (removed, timed) = (self.removed, self.timed);
         let table = self.table(database);
         if expires_ms.is_some() || timed > 0 || table.due.count() > 0 {
             table.due.make_room(count + timed)?;
         }
         let hash = |entry: &Entry| hashing.hash_one(entry.key());
-        memory::try_to(|| table.entries.try_reserve(count + removed, hash))
+        Ok(table.entries.try_reserve(count + removed, hash)?)
     }
 
     /// Makes sure that `count` entries, which are about to be removed or replaced, could be put back. What was taken

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::engine::local::store::Place;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 /// Held by who watches; knows whether one of the keys was changed.
 #[derive(Debug, Default)]
@@ -45,10 +45,10 @@ impl Watchers {
             });
             self.many = FEW.max(2 * self.by_place.len());
         }
-        memory::try_to(|| self.by_place.try_reserve(1))?;
+        self.by_place.try_reserve(1)?;
         let watchers = self.by_place.entry(place).or_default();
         watchers.retain(|(_, watch)| watch.strong_count() > 0);
-        memory::try_to(|| watchers.try_reserve(1))?;
+        watchers.try_reserve(1)?;
         watchers.push((exists, Arc::downgrade(watch)));
         Ok(())
     }
