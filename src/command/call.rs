@@ -201,7 +201,7 @@ impl LongArguments {
             // Held until the value is allocated, and counted by itself.
             let _claim = memory::claim(word.len()).ok_or(CommandError::MAX_MEMORY)?;
             let value = Value::copy_of(word).map_err(TxnError::from)?;
-            memory::try_to(|| self.values.try_reserve(1)).map_err(TxnError::from)?;
+            self.values.try_reserve(1).map_err(|_| CommandError::NO_MEMORY)?;
             self.values.push((n, value));
         }
         Ok(())

@@ -19,7 +19,6 @@ use crate::engine::{Engine, Txn};
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
 use crate::server::{Client, Event, Paused};
-use crate::util::memory;
 use crate::util::rate_limit::RateLimit;
 
 type Result = std::result::Result<(), CommandError>;
@@ -291,8 +290,7 @@ pub fn list<T: Txn>(call: &mut Call<'_, T>) -> Result {
         4.. if is(&call.request[2], "ID") => {
             let id = |word: &[u8]| integer(word).ok().and_then(|id| u64::try_from(id).ok());
             let mut ids = Vec::new();
-            let room = memory::try_to(|| ids.try_reserve_exact(call.request.len()));
-            room.map_err(|_| CommandError::NO_MEMORY)?;
+            ids.try_reserve_exact(call.request.len()).map_err(|_| CommandError::NO_MEMORY)?;
             for word in call.request.words_from(3) {
                 ids.push(id(word).ok_or(CommandError::err("Invalid client ID"))?);
             }
@@ -304,7 +302,7 @@ pub fn list<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let mut text = Vec::new();
     for client in call.control.clients.all().iter().filter(|client| wanted.is(client)) {
         let line = line(client);
-        memory::try_to(|| text.try_reserve(line.len())).map_err(|_| CommandError::NO_MEMORY)?;
+        text.try_reserve(line.len()).map_err(|_| CommandError::NO_MEMORY)?;
         text.extend_from_slice(line.as_bytes());
     }
     call.replies.verbatim(&text);

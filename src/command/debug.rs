@@ -15,7 +15,7 @@ use crate::command::glob::Pattern;
 use crate::config::{Debug, is_of_this_machine};
 use crate::engine::{Entry, Key, PanicAt, Txn};
 use crate::text;
-use crate::util::memory;
+use crate::util::memory::{self, NoMemory};
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
@@ -125,10 +125,10 @@ fn object<T: Txn>(call: &mut Call<'_, T>) -> Result {
 fn digest<T: Txn>(call: &mut Call<'_, T>) -> Result<String> {
     let mut sum = 0_u64;
     for database in 0..call.admin.databases() {
-        let (mut keys, mut listed) = (Vec::new(), Ok(()));
+        let (mut keys, mut listed) = (Vec::<Vec<u8>>::new(), Ok(()));
         call.txn.keys(database, b"", &mut |key| {
             if listed.is_ok() {
-                let room = memory::try_to(|| keys.try_reserve(1));
+                let room = keys.try_reserve(1).map_err(NoMemory::from);
                 let copy = room.and_then(|()| memory::copy(key, key.len()));
                 listed = copy.map(|copy| keys.push(copy));
             }

@@ -133,7 +133,7 @@ impl Lengths {
             return Err(CommandError::NO_MEMORY);
         }
         let mut table = Vec::new();
-        memory::try_to(|| table.try_reserve_exact(count)).map_err(|_| CommandError::NO_MEMORY)?;
+        table.try_reserve_exact(count).map_err(|_| CommandError::NO_MEMORY)?;
         table.resize(count, 0);
         let mut lengths = Self { table, rows, width, longest: 0 };
         for (i, a) in one.iter().enumerate() {

@@ -104,7 +104,7 @@ pub fn keep<E: Engine>(
         queue.bytes -= kept.bytes();
         return Err(CommandError::NO_MEMORY);
     }
-    memory::try_to(|| queue.requests.try_reserve(1)).map_err(|_| CommandError::NO_MEMORY)?;
+    queue.requests.try_reserve(1).map_err(|_| CommandError::NO_MEMORY)?;
     queue.requests.push((command, kept));
     context.replies.status("QUEUED");
     Ok(true)
@@ -157,8 +157,7 @@ pub fn watch<E: Engine>(context: &mut Context<'_, E>, request: &Request<'_>) -> 
             return Err(CommandError::err("too many keys are watched, or too long ones"));
         }
         let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NO_MEMORY)?;
-        memory::try_to(|| transaction.watched.try_reserve(1))
-            .map_err(|_| CommandError::NO_MEMORY)?;
+        transaction.watched.try_reserve(1).map_err(|_| CommandError::NO_MEMORY)?;
         let Entry::Vacant(place) = transaction.watched.entry((database, copy)) else { continue };
         let bytes = transaction.watched_bytes + key.len() + ENTRY_BYTES;
         if bytes > WATCH_BYTES_MAX {

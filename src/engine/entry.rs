@@ -26,7 +26,7 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::limits::VALUE_BLOCK_BYTES;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 use crate::value::{Value, View};
 
 /// A key, its value, and when they expire.
@@ -134,7 +134,7 @@ impl Entry {
         let key_bytes = u32::try_from(key.len()).map_err(|_| NoMemory)?;
         let count = words(key_start + key.len() + more);
         let mut memory: Vec<u64> = Vec::new();
-        memory::try_to(|| memory.try_reserve_exact(count))?;
+        memory.try_reserve_exact(count)?;
         memory.resize(count, 0);
         let start = NonNull::from(Box::leak(memory.into_boxed_slice())).cast::<u64>();
         // SAFETY: `start` points to `count` words of ours, of which the first takes both lengths, and the key

@@ -6,7 +6,7 @@ use super::format::{Checksum, SELECT_BYTES_MAX, Seal, write_select, write_time};
 use super::new_file::Segment;
 use super::records::Records;
 use crate::limits::JOURNAL_SPARE_BYTES_MAX;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 /// What a command or a transaction adds to the file: all of it or nothing.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Pending {
         let Addition { records, count, databases, garbage, flush } = addition;
         let tail = self.records.tail();
         if tail.capacity() - tail.len() < 2 * SELECT_BYTES_MAX {
-            memory::try_to(|| tail.try_reserve(2 * SELECT_BYTES_MAX))?;
+            tail.try_reserve(2 * SELECT_BYTES_MAX)?;
         }
         let before = (self.records.len(), self.count, self.database, self.overhead);
         self.select(databases.0);

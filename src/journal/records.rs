@@ -100,7 +100,7 @@ impl Records {
     /// Makes [room](Self::room) for `bytes` more. A large record gets a piece of its own.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), NoMemory> {
         if bytes < LARGE_RECORD_BYTES {
-            return memory::try_to(|| self.tail().try_reserve(bytes));
+            return Ok(self.tail().try_reserve(bytes)?);
         }
         let piece = memory::copy(&[], bytes)?;
         match self.pieces.last_mut() {
@@ -149,15 +149,15 @@ impl Records {
         {
             let tail = self.tail();
             if tail.capacity() - tail.len() < one.len() {
-                memory::try_to(|| tail.try_reserve(one.len()))?;
+                tail.try_reserve(one.len())?;
             }
             tail.extend_from_slice(one);
             return Ok(());
         }
         let copied: usize =
             other.pieces.iter().filter(|piece| piece.is_small()).map(Piece::len).sum();
-        memory::try_to(|| self.pieces.try_reserve(2 * other.pieces.len() + 1))?;
-        memory::try_to(|| self.tail().try_reserve(copied))?;
+        self.pieces.try_reserve(2 * other.pieces.len() + 1)?;
+        self.tail().try_reserve(copied)?;
         for piece in &mut other.pieces {
             match piece {
                 Piece::Text(text) if text.len() < LARGE_RECORD_BYTES => {

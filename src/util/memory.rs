@@ -76,11 +76,6 @@ pub fn thread_exit() {
     flush_thread_count();
 }
 
-/// Gives a refusal of any collection the one type that it has here.
-pub fn try_to<T, E: Into<NoMemory>>(ask: impl FnOnce() -> Result<T, E>) -> Result<T, NoMemory> {
-    ask().map_err(Into::into)
-}
-
 /// Ends the process, as a refused small allocation of `T` does.
 pub fn refused<T>() -> ! {
     handle_alloc_error(Layout::new::<T>())

@@ -13,9 +13,7 @@ mod primitives;
 
 use std::process::abort;
 
-pub use primitives::{
-    Condvar, Mutex, MutexGuard, atomic, lock, thread, try_lock, wait, wait_timeout,
-};
+pub use primitives::{Condvar, Mutex, MutexGuard, atomic, lock, thread, wait, wait_timeout};
 
 fn die() -> ! {
     log::error!("a thread panicked inside a lock: the process ends, a restart replays the journal");

@@ -114,7 +114,9 @@ pub fn dump(client: &mut Client) -> State {
 /// What an engine in this process holds.
 pub fn state(session: &mut Session<'_>) -> State {
     let mut state = State::new();
-    for database in 0..session.engine().databases() {
+    // Most of 256 databases are empty, and some tests load thousands of files.
+    let counts = session.counts();
+    for (database, _) in counts.iter().enumerate().filter(|(_, counts)| counts.keys > 0) {
         session.within(database, |session| {
             let mut keys = Vec::new();
             session.keys(b"", |key| keys.push(key.to_vec())).unwrap();

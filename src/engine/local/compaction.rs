@@ -22,7 +22,7 @@ use crate::limits::{
 };
 use crate::text::quoted_bytes;
 use crate::util::clock::unix_time_s;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 use crate::util::rate_limit::RateLimit;
 use crate::util::sync::{lock, wait_timeout};
 
@@ -69,7 +69,7 @@ struct Pieces {
 impl Pieces {
     fn push(&mut self, entry: &Entry, range: Range<usize>) -> Result<(), NoMemory> {
         let (key, value) = (entry.key(), entry.value());
-        memory::try_to(|| self.bytes.try_reserve(key.len() + range.len()))?;
+        self.bytes.try_reserve(key.len() + range.len())?;
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         let last = (range.end == value.len()).then(|| entry.expires_ms());
@@ -431,7 +431,7 @@ impl<'a> Compaction<'a> {
         for (key_end, offset, end, last) in pieces.ends {
             let (key, piece) = (&pieces.bytes[start..key_end], &pieces.bytes[key_end..end]);
             let most = 2 * quoted_bytes(key) + quoted_bytes(piece) + RECORD_REST_BYTES;
-            memory::try_to(|| lines.try_reserve(most)).map_err(io::Error::from)?;
+            lines.try_reserve(most).map_err(NoMemory::from).map_err(io::Error::from)?;
             let records = write_piece(key, offset, piece, last, &mut lines);
             self.draft.add(&lines, records)?;
             self.draft.seal_if_full()?;

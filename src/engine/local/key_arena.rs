@@ -1,6 +1,6 @@
 //! Copies of many keys in one buffer: no allocation for each.
 
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 /// Copies of keys, in order.
 #[derive(Debug, Default)]
@@ -13,8 +13,8 @@ pub struct KeyArena {
 impl KeyArena {
     /// Adds a key at the end; an error if there is no memory for it.
     pub fn push(&mut self, key: &[u8]) -> Result<(), NoMemory> {
-        memory::try_to(|| self.bytes.try_reserve(key.len()))?;
-        memory::try_to(|| self.starts.try_reserve(1))?;
+        self.bytes.try_reserve(key.len())?;
+        self.starts.try_reserve(1)?;
         self.starts.push(self.bytes.len());
         self.bytes.extend_from_slice(key);
         Ok(())

@@ -224,7 +224,7 @@ impl Window {
     fn open(database: usize, number: usize, from: u64, shard: &Shard) -> Result<Self, NoMemory> {
         let mut hashes = Vec::new();
         for hash in shard.hashes(database).filter(|hash| order(*hash) >= from) {
-            memory::try_to(|| hashes.try_reserve(1))?;
+            hashes.try_reserve(1)?;
             hashes.push(hash);
         }
         let is_last = hashes.len() <= SCAN_WINDOW;

@@ -12,7 +12,7 @@ use super::prefix_index::PrefixIndex;
 use super::store::Hashing;
 use super::undo::Undo;
 use crate::engine::Entry;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Table {
             return Ok(Undo::Replaced(old));
         }
         let rehash = |entry: &Entry| hashing.hash_one(entry.key());
-        memory::try_to(|| self.entries.try_reserve(1, rehash))?;
+        self.entries.try_reserve(1, rehash)?;
         Ok(self.add(hash, entry, hashing))
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::store::KeySlot;
-use crate::util::memory::{self, NoMemory};
+use crate::util::memory::NoMemory;
 
 /// What a connection remembers of a key that it watches.
 #[derive(Debug)]
@@ -51,10 +51,10 @@ impl Watchers {
             });
             self.sweep_at = SLOTS_MIN.max(2 * self.by_slot.len());
         }
-        memory::try_to(|| self.by_slot.try_reserve(1))?;
+        self.by_slot.try_reserve(1)?;
         let watchers = self.by_slot.entry(slot).or_default();
         watchers.retain(is_watching);
-        memory::try_to(|| watchers.try_reserve(1))?;
+        watchers.try_reserve(1)?;
         let is_modified = Arc::new(AtomicBool::new(false));
         watchers.push(Watcher { existed, is_modified: Arc::downgrade(&is_modified) });
         Ok(Watched { existed, is_modified })

@@ -1,7 +1,7 @@
 //! The primitives of [`sync`](super) under the model checker, for the tests of the feature `model`: those of
 //! `shuttle` where the journal uses them, and still the standard library's elsewhere, so each function takes both.
 
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
@@ -15,8 +15,6 @@ pub trait Lock {
         Self: 'a;
     /// See [`lock`].
     fn acquire(&self) -> Self::Guard<'_>;
-    /// See [`try_lock`].
-    fn try_acquire(&self) -> Option<Self::Guard<'_>>;
 }
 
 /// A condition variable of either kind, for its guards.
@@ -40,14 +38,6 @@ macro_rules! primitives {
 
             fn acquire(&self) -> $guard<'_, T> {
                 self.lock().unwrap_or_else(PoisonError::into_inner)
-            }
-
-            fn try_acquire(&self) -> Option<$guard<'_, T>> {
-                match self.try_lock() {
-                    Ok(guard) => Some(guard),
-                    Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-                    Err(TryLockError::WouldBlock) => None,
-                }
             }
         }
 
@@ -75,20 +65,11 @@ impl<M: Lock> Lock for Arc<M> {
     fn acquire(&self) -> Self::Guard<'_> {
         M::acquire(self)
     }
-
-    fn try_acquire(&self) -> Option<Self::Guard<'_>> {
-        M::try_acquire(self)
-    }
 }
 
 /// Locks `mutex`.
 pub fn lock<M: Lock>(mutex: &M) -> M::Guard<'_> {
     mutex.acquire()
-}
-
-/// The same, or `None` where another thread has it locked.
-pub fn try_lock<M: Lock>(mutex: &M) -> Option<M::Guard<'_>> {
-    mutex.try_acquire()
 }
 
 /// Waits on `condvar`.

@@ -1,6 +1,5 @@
 //! The primitives of [`sync`](super) outside of the model checker: those of the standard library.
 
-use std::sync::TryLockError;
 use std::time::Duration;
 
 pub use std::sync::{Condvar, Mutex, MutexGuard, atomic};
@@ -12,15 +11,6 @@ use super::die;
 /// half changed.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|_| die())
-}
-
-/// The same, or `None` where another thread has it locked.
-pub fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::WouldBlock) => None,
-        Err(TryLockError::Poisoned(_)) => die(),
-    }
 }
 
 /// Waits on `condvar`, as [`lock`] does.
