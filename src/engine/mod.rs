@@ -55,9 +55,6 @@ pub trait Engine: Admin + Sized + 'static {
         point: CommitPoint,
         callback: &Arc<dyn CommitCallback>,
     ) -> bool;
-
-    /// Whether accesses of this session count for `OBJECT IDLETIME`.
-    fn set_tracks_access(&self, session: &mut Self::Session, tracks_access: bool);
 }
 
 /// One transaction: reads see its own changes.

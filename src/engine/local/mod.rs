@@ -313,10 +313,6 @@ impl Engine for LocalEngine {
         }
         is_registered
     }
-
-    fn set_tracks_access(&self, session: &mut LocalSession, tracks_access: bool) {
-        session.is_untracked = !tracks_access;
-    }
 }
 
 impl Admin for LocalEngine {

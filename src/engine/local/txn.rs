@@ -31,8 +31,6 @@ pub struct LocalSession {
     pub(super) undo_bytes: usize,
     /// Where its last `SCAN` is.
     pub(super) window: Window,
-    /// Its accesses do not count.
-    pub(super) is_untracked: bool,
     log: TxnLog,
     changes: Vec<Change>,
     released: Vec<Undo>,
@@ -196,11 +194,9 @@ impl Txn for LocalTxn<'_> {
     }
 
     fn get(&mut self, key: Key<'_>) -> Result<Option<&Entry>, TxnError> {
-        if !self.session.is_untracked {
-            let now_s = self.engine.age_s.load(Ordering::Relaxed);
-            let slot = self.locks.slot(key);
-            self.locks.shard(slot.shard()).access(slot, now_s);
-        }
+        let now_s = self.engine.age_s.load(Ordering::Relaxed);
+        let slot = self.locks.slot(key);
+        self.locks.shard(slot.shard()).access(slot, now_s);
         self.peek(key)
     }
 
