@@ -21,7 +21,7 @@ pub mod server;
 pub mod text;
 pub mod tools;
 pub mod util;
-mod value;
+pub mod value;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use coffre::engine::local::{Engine, Session};
+use coffre::engine::local::LocalEngine;
 use coffre::journal::{Error, Fsync};
 
+use crate::handle::{Access, Handle};
 use crate::harness::{State, folder, recover};
 
 /// A data file in pieces: its header and base, then the batches after it with their seals.
@@ -22,28 +23,24 @@ impl Sample {
     /// empty base.
     fn new() -> Self {
         let (_folder, file) = folder();
-        let engine = Engine::start(recover(&file).unwrap(), Fsync::Always).unwrap();
-        let mut session = Session::new(&engine);
-        let commit = |session: &mut Session<'_>| {
-            let mark = session.take_mark();
-            session.commit(mark).unwrap();
-        };
+        let engine = LocalEngine::start(recover(&file).unwrap(), Fsync::Always).unwrap();
+        let mut session = Handle::new(&engine);
         session.set(b"ville", "Orléans".as_bytes()).unwrap();
         session.set(b"fleuve", b"Loire").unwrap();
-        commit(&mut session);
+        session.commit().unwrap();
         session.append(b"ville", b" sur Loire").unwrap();
-        commit(&mut session);
+        session.commit().unwrap();
         session.set(b"", b"\0\xff\n\"#= 1 1 00000000 0\"").unwrap();
-        session.del([&b"fleuve"[..], b"rien"].into_iter()).unwrap();
-        commit(&mut session);
+        session.del(&[&b"fleuve"[..], b"rien"]).unwrap();
+        session.commit().unwrap();
         session.flush(true).unwrap();
-        commit(&mut session);
+        session.commit().unwrap();
         session.set_range(b"trou", 3, b"x").unwrap();
         session.set(b"a", &[b'v'; 300]).unwrap();
-        commit(&mut session);
+        session.commit().unwrap();
         for number in 0..5 {
             session.append(b"log", format!("{number},").as_bytes()).unwrap();
-            commit(&mut session);
+            session.commit().unwrap();
         }
         engine.close().unwrap();
         let mut batches = pieces(&fs::read(&file).unwrap());
@@ -123,12 +120,12 @@ pub fn as_format_1(head: &[u8], batches: &[Vec<u8>]) -> (Vec<u8>, Vec<Vec<u8>>) 
     (header.to_string().into_bytes(), sealed.collect())
 }
 
-fn start(file: &Path) -> Result<Engine, Error> {
-    Engine::start(recover(file)?, Fsync::No)
+fn start(file: &Path) -> Result<LocalEngine, Error> {
+    LocalEngine::start(recover(file)?, Fsync::No)
 }
 
-fn state(engine: &Engine) -> State {
-    crate::harness::state(&mut Session::new(engine))
+fn state(engine: &LocalEngine) -> State {
+    crate::harness::state(&mut Handle::new(engine))
 }
 
 /// What a server would hold that starts on these bytes, or why it would not; then the file must be
@@ -198,10 +195,9 @@ fn cut_anywhere(sample: &Sample) {
             assert!(!aside.exists(), "cut at {length}");
         }
         // One more write, and two restarts.
-        let mut session = Session::new(&engine);
+        let mut session = Handle::new(&engine);
         session.set(b"after", b"1").unwrap();
-        let mark = session.take_mark();
-        session.commit(mark).unwrap();
+        session.commit().unwrap();
         expected.insert(b"after".to_vec(), b"1".to_vec());
         drop(session);
         drop(engine);
@@ -296,11 +292,10 @@ fn a_hole_above_the_mark_is_a_torn_tail_even_with_good_batches_after_it() {
     let base = sample.of(&[]);
     fs::write(&file, &base).unwrap();
     let engine = start(&file).unwrap();
-    let mut session = Session::new(&engine);
+    let mut session = Handle::new(&engine);
     for number in 0..3 {
         session.set(format!("key:{number}").as_bytes(), b"some value").unwrap();
-        let mark = session.take_mark();
-        session.commit(mark).unwrap();
+        session.commit().unwrap();
     }
     drop(session);
     drop(engine);
@@ -556,14 +551,13 @@ fn a_client_cannot_forge_a_durable_mark() {
     let header = Header::parse(text.lines().next().unwrap().as_bytes()).unwrap();
     let seal = Seal::close(999_999, 0, 999_998, Checksum::new(header.id)).to_string();
     let words: Vec<_> = seal.trim_end().split(' ').map(str::as_bytes).collect();
-    let mut session = Session::new(&engine);
+    let mut session = Handle::new(&engine);
     for word in &words {
         session.set(word, b"1").unwrap();
     }
-    session.del(words.iter().copied()).unwrap();
+    session.del(&words).unwrap();
     session.set(seal.trim_end().as_bytes(), seal.trim_end().as_bytes()).unwrap();
-    let mark = session.take_mark();
-    session.commit(mark).unwrap();
+    session.commit().unwrap();
     drop(session);
     drop(engine);
     // A torn tail after it is still one.

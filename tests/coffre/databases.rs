@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use coffre::engine::local::{Engine, Session};
+use coffre::engine::local::LocalEngine;
 use coffre::journal::{Fsync, SwitchError};
 
+use crate::handle::{Access, Handle};
 use crate::harness::{Client, Reply, Server, dump, folder, recover, run_to_end, state, wait_until};
 
 /// Writes to several databases what is told by records of each kind, and a value of so many bytes.
@@ -143,21 +144,16 @@ fn a_file_with_more_of_them_is_refused_and_kept() {
     assert!(said.contains("line 1") && said.contains("a database is a number below 256"), "{said}");
 }
 
-fn commit(session: &mut Session<'_>) {
-    let mark = session.take_mark();
-    session.commit(mark).unwrap();
-}
-
 /// What was copied of a database before it became another's would come back in the wrong one.
 #[test]
 fn a_compaction_during_which_databases_are_swapped_begins_again() {
     let (_folder, file) = folder();
-    let engine = Engine::start(recover(&file).unwrap(), Fsync::No).unwrap();
-    let mut session = Session::new(&engine);
+    let engine = LocalEngine::start(recover(&file).unwrap(), Fsync::No).unwrap();
+    let mut session = Handle::new(&engine);
     for number in 0..2000 {
         session.set(format!("key:{number}").as_bytes(), &[b'v'; 200]).unwrap();
     }
-    commit(&mut session);
+    session.commit().unwrap();
     for round in 0..40 {
         let mut compaction = engine.compaction().unwrap();
         let mut steps = 0;
@@ -176,13 +172,13 @@ fn a_compaction_during_which_databases_are_swapped_begins_again() {
         assert!(matches!(rest, Err(SwitchError::Swapped)), "{rest:?}");
         drop(compaction);
         engine.compact().unwrap();
-        commit(&mut session);
+        session.commit().unwrap();
         if round % 10 == 0 {
             let expected = state(&mut session);
             let copy = file.with_extension("copy");
             fs::copy(&file, &copy).unwrap();
-            let found = Engine::start(recover(&copy).unwrap(), Fsync::No).unwrap();
-            assert!(state(&mut Session::new(&found)) == expected, "round {round}");
+            let found = LocalEngine::start(recover(&copy).unwrap(), Fsync::No).unwrap();
+            assert!(state(&mut Handle::new(&found)) == expected, "round {round}");
         }
     }
 }

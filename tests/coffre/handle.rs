@@ -7,26 +7,43 @@ use coffre::value::View;
 
 /// A connection's view of an engine, without the connection.
 pub struct Handle<'e> {
-    pub engine: &'e LocalEngine,
+    engine: &'e LocalEngine,
     session: LocalSession,
-    pub database: usize,
+    /// The database that is selected.
+    database: usize,
 }
 
-/// The writes that tests make, on a database of their choice.
-pub trait Writes {
-    /// Makes one on the keys of `scope`.
-    fn write<T>(
+/// Part of a transaction on all keys, with the database that is selected.
+pub struct Part<'t, 'e>(pub &'t mut LocalTxn<'e>, pub usize);
+
+/// The writes and reads of tests, on the keys of one database.
+pub trait Access {
+    fn database(&self) -> usize;
+
+    fn select(&mut self, database: usize);
+
+    fn run<T>(
         &mut self,
         scope: Scope<'_>,
-        write: impl FnMut(&mut LocalTxn<'_>) -> Result<T, TxnError>,
+        body: impl FnMut(&mut LocalTxn<'_>) -> Result<T, TxnError>,
     ) -> Result<T, TxnError>;
 
-    fn set(&mut self, key: Key<'_>, value: &[u8], expires_ms: Option<u64>) -> Result<(), TxnError> {
-        self.write(Scope::One(key.bytes), |txn| txn.put(key, View::Short(value), expires_ms))
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), TxnError> {
+        self.set_until(key, value, None)
     }
 
-    fn del(&mut self, database: usize, keys: &[&[u8]]) -> Result<usize, TxnError> {
-        self.write(Scope::Many(keys), |txn| {
+    fn set_until(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expires_ms: Option<u64>,
+    ) -> Result<(), TxnError> {
+        self.on(key, |txn, key| txn.put(key, View::Short(value), expires_ms))
+    }
+
+    fn del(&mut self, keys: &[&[u8]]) -> Result<usize, TxnError> {
+        let database = self.database();
+        self.run(Scope::Many(keys), |txn| {
             let mut count = 0;
             for bytes in keys {
                 count += usize::from(txn.delete(Key { database, bytes })?);
@@ -35,41 +52,57 @@ pub trait Writes {
         })
     }
 
-    fn append(&mut self, key: Key<'_>, value: &[u8]) -> Result<usize, TxnError> {
-        self.write(Scope::One(key.bytes), |txn| {
+    fn append(&mut self, key: &[u8], value: &[u8]) -> Result<usize, TxnError> {
+        self.on(key, |txn, key| {
             let length = txn.get(key)?.map_or(0, |old| old.value().len());
             txn.splice(key, length, value)
         })
     }
 
-    fn set_range(&mut self, key: Key<'_>, offset: usize, value: &[u8]) -> Result<usize, TxnError> {
-        self.write(Scope::One(key.bytes), |txn| match value.is_empty() {
+    fn set_range(&mut self, key: &[u8], offset: usize, value: &[u8]) -> Result<usize, TxnError> {
+        self.on(key, |txn, key| match value.is_empty() {
             true => Ok(txn.get(key)?.map_or(0, |old| old.value().len())),
             false => txn.splice(key, offset, value),
         })
     }
 
-    fn expire(&mut self, key: Key<'_>, expires_ms: Option<u64>) -> Result<bool, TxnError> {
-        self.write(Scope::One(key.bytes), |txn| txn.expire(key, expires_ms))
+    fn expire(&mut self, key: &[u8], expires_ms: Option<u64>) -> Result<bool, TxnError> {
+        self.on(key, |txn, key| txn.expire(key, expires_ms))
     }
 
-    fn clear(&mut self, database: Option<usize>) -> Result<(), TxnError> {
-        self.write(Scope::All, |txn| txn.clear(database))
+    /// Deletes the keys of this database, or of all.
+    fn flush(&mut self, all: bool) -> Result<(), TxnError> {
+        let database = (!all).then_some(self.database());
+        self.run(Scope::All, |txn| txn.clear(database))
     }
 
     fn swap(&mut self, one: usize, two: usize) -> Result<(), TxnError> {
-        self.write(Scope::All, |txn| txn.swap(one, two))
+        self.run(Scope::All, |txn| txn.swap(one, two))
+    }
+
+    fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
+        self.on(key, |txn, key| Ok(txn.get(key)?.map(|old| old.value().to_vec()))).unwrap()
+    }
+
+    /// Visits the keys of this database that begin with `prefix`.
+    fn keys(&mut self, prefix: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<(), TxnError> {
+        let database = self.database();
+        self.run(Scope::Each, |txn| txn.keys(database, prefix, visit))
+    }
+
+    fn on<T>(
+        &mut self,
+        key: &[u8],
+        mut body: impl FnMut(&mut LocalTxn<'_>, Key<'_>) -> Result<T, TxnError>,
+    ) -> Result<T, TxnError> {
+        let key = Key { database: self.database(), bytes: key };
+        self.run(Scope::One(key.bytes), |txn| body(txn, key))
     }
 }
 
 impl<'e> Handle<'e> {
     pub fn new(engine: &'e LocalEngine) -> Self {
         Self { engine, session: LocalSession::default(), database: 0 }
-    }
-
-    /// A key of the database that is selected.
-    pub fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
-        Key { database: self.database, bytes }
     }
 
     pub fn take_commit_point(&mut self) -> CommitPoint {
@@ -85,37 +118,40 @@ impl<'e> Handle<'e> {
         let point = self.take_commit_point();
         self.commit_to(point)
     }
-
-    pub fn get(&mut self, key: Key<'_>) -> Option<Vec<u8>> {
-        self.write(Scope::One(key.bytes), |txn| Ok(txn.get(key)?.map(|old| old.value().to_vec())))
-            .unwrap()
-    }
 }
 
-impl Writes for Handle<'_> {
-    fn write<T>(
+impl Access for Handle<'_> {
+    fn database(&self) -> usize {
+        self.database
+    }
+
+    fn select(&mut self, database: usize) {
+        self.database = database;
+    }
+
+    fn run<T>(
         &mut self,
         scope: Scope<'_>,
-        write: impl FnMut(&mut LocalTxn<'_>) -> Result<T, TxnError>,
+        body: impl FnMut(&mut LocalTxn<'_>) -> Result<T, TxnError>,
     ) -> Result<T, TxnError> {
-        self.engine.run(&mut self.session, scope, write)
+        self.engine.run(&mut self.session, scope, body)
     }
 }
 
-/// Writes that are parts of one transaction on all keys.
-pub struct Part<'t, 'e>(pub &'t mut LocalTxn<'e>);
+impl Access for Part<'_, '_> {
+    fn database(&self) -> usize {
+        self.1
+    }
 
-impl Writes for Part<'_, '_> {
-    fn write<T>(
+    fn select(&mut self, database: usize) {
+        self.1 = database;
+    }
+
+    fn run<T>(
         &mut self,
         _: Scope<'_>,
-        mut write: impl FnMut(&mut LocalTxn<'_>) -> Result<T, TxnError>,
+        mut body: impl FnMut(&mut LocalTxn<'_>) -> Result<T, TxnError>,
     ) -> Result<T, TxnError> {
-        let savepoint = self.0.savepoint();
-        let written = write(self.0);
-        if written.is_err() {
-            self.0.roll_back(savepoint);
-        }
-        written
+        body(self.0)
     }
 }

@@ -41,6 +41,7 @@ mod differential;
 mod durability;
 mod expiry;
 mod gated_disk;
+mod handle;
 mod harness;
 mod healing;
 mod histories;

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::local::{Engine, Loading, Session};
+use coffre::engine::local::{Loading, LocalEngine};
 use coffre::journal::format::Seal;
 use coffre::journal::{Error, Fsync, Recovery};
 
+use crate::handle::{Access, Handle};
 use crate::corruption::{as_format_1, pieces};
 use crate::harness::{State, on_request, state};
 use crate::simulated_disk::SimulatedDisk;
@@ -37,8 +38,8 @@ impl Sample {
         let mut random = fastrand::Rng::with_seed(seed);
         let disk = SimulatedDisk::new(seed);
         let recovery = Recovery::on(Arc::new(disk.clone()), path()).unwrap();
-        let engine = Engine::start(recovery, Fsync::Always).unwrap();
-        let mut session = Session::new(&engine);
+        let engine = LocalEngine::start(recovery, Fsync::Always).unwrap();
+        let mut session = Handle::new(&engine);
         let (mut states, mut base) = (vec![State::new(), State::new()], 1);
         for number in 0..12 {
             if number == 6 && seed.is_multiple_of(2) {
@@ -52,15 +53,14 @@ impl Sample {
                 let value: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(..)).collect();
                 match random.u8(..10) {
                     0 if number > 3 => session.flush(true).unwrap(),
-                    1..3 => drop(session.del([&key[..]].into_iter()).unwrap()),
+                    1..3 => drop(session.del(&[&key[..]]).unwrap()),
                     3..6 => drop(session.append(&key, &value).unwrap()),
                     _ => session.set(&key, &value).unwrap(),
                 }
             }
             // One more, so that each batch differs.
             session.append(b"n", &[b'0' + number]).unwrap();
-            let mark = session.take_mark();
-            session.commit(mark).unwrap();
+            session.commit().unwrap();
             states.push(state(&mut session));
         }
         engine.close().unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use coffre::command;
 use coffre::config::Arguments;
-use coffre::engine::local::Engine;
+use coffre::engine::local::LocalEngine;
 use coffre::journal::Fsync;
 use coffre::net::connection::Connection;
 use coffre::server::Control;
@@ -147,7 +147,7 @@ fn input(corpus: &[Vec<u8>], random: &mut fastrand::Rng) -> Vec<u8> {
 
 /// A server without threads: each connection is served by who plays its client.
 struct Played {
-    engine: Engine,
+    engine: LocalEngine,
     control: Control,
     listener: TcpListener,
 }
@@ -157,7 +157,7 @@ impl Played {
         let flags = ["coffre", "--max-value", "1mb", "--slowlog-log-slower-than", "0"];
         let config = Arguments::parse_from(flags).config;
         Self {
-            engine: Engine::start(recover(file).unwrap(), Fsync::No).unwrap(),
+            engine: LocalEngine::start(recover(file).unwrap(), Fsync::No).unwrap(),
             control: Control::new(config, command::names().len()),
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
         }

@@ -6,30 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coffre::engine::local::entry::Entry;
+use coffre::engine::{Admin, Txn};
 use coffre::engine::local::store::{Hashing, Store};
-use coffre::engine::local::{Change, Engine, Expires, Session, WriteError};
+use coffre::engine::local::LocalEngine;
 use coffre::journal::disk::Disk;
 use coffre::journal::{Fsync, Recovery};
 use coffre::util::clock::unix_time_ms;
 
+use crate::handle::{Access, Handle};
 use crate::gated_disk::{GatedDisk, Gates};
 use crate::harness::{state, wait_until};
 use crate::simulated_disk::{Plan, SimulatedDisk};
 
-fn start(disk: Arc<dyn Disk>) -> Engine {
+fn start(disk: Arc<dyn Disk>) -> LocalEngine {
     start_with(disk, Fsync::Always)
 }
 
-fn start_with(disk: Arc<dyn Disk>, fsync: Fsync) -> Engine {
+fn start_with(disk: Arc<dyn Disk>, fsync: Fsync) -> LocalEngine {
     let recovery = Recovery::on(disk, "/donnees.txt".into()).unwrap();
     // The same key is in the same shard in every run.
-    Engine::start_with(recovery, fsync, Store::new(Hashing::Repeatable(1))).unwrap()
-}
-
-fn commit(session: &mut Session<'_>) {
-    let mark = session.take_mark();
-    session.commit(mark).unwrap();
+    LocalEngine::start_with(recovery, fsync, Store::new(Hashing::Repeatable(1))).unwrap()
 }
 
 const IO_ERROR: i32 = 5;
@@ -61,9 +57,9 @@ fn write_while_syncing(
     sync_code: i32,
 ) {
     let engine = start_with(Arc::new(disk.clone()), fsync);
-    let mut session = Session::new(&engine);
-    session.set(b"before", b"1").unwrap();
-    commit(&mut session);
+    let mut handle = Handle::new(&engine);
+    handle.set(b"before", b"1").unwrap();
+    handle.commit().unwrap();
     let Gates { append, sync } = &*disk.gates;
     append.shut();
     sync.shut();
@@ -74,10 +70,10 @@ fn write_while_syncing(
         });
         sync.await_call();
         let writer = scope.spawn(|| {
-            let mut session = Session::new(&engine);
-            session.set(b"during", b"1").unwrap();
-            let mark = session.take_mark();
-            session.commit(mark).is_ok()
+            let mut handle = Handle::new(&engine);
+            handle.set(b"during", b"1").unwrap();
+            let mark = handle.take_commit_point();
+            handle.commit_to(mark).is_ok()
         });
         append.await_call();
         let end_sync = || {
@@ -102,13 +98,13 @@ fn write_while_syncing(
     });
     // What was under way when the sync failed could not be held back.
     disk.disk.take_write_after_failed_sync();
-    engine.heal().unwrap();
-    session.set(b"after", b"1").unwrap();
-    commit(&mut session);
+    engine.repair().unwrap();
+    handle.set(b"after", b"1").unwrap();
+    handle.commit().unwrap();
     engine.save().unwrap();
-    drop(session);
+    drop(handle);
     drop(engine);
-    let found = state(&mut Session::new(&start(Arc::new(disk.disk.power_cut()))));
+    let found = state(&mut Handle::new(&start(Arc::new(disk.disk.power_cut()))));
     assert!(found.contains_key(&b"before"[..]) && found.contains_key(&b"after"[..]));
     assert!(found.contains_key(&b"during"[..]) || !is_written);
 }
@@ -118,17 +114,17 @@ fn write_while_syncing(
 fn a_compaction_gives_up_when_a_write_fails_while_it_waits_to_end() {
     let disk = GatedDisk::new();
     let engine = start(Arc::new(disk.clone()));
-    let mut session = Session::new(&engine);
-    session.set(b"k", b"abc").unwrap();
-    commit(&mut session);
+    let mut handle = Handle::new(&engine);
+    handle.set(b"k", b"abc").unwrap();
+    handle.commit().unwrap();
 
     disk.gates.append.shut();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let mut session = Session::new(&engine);
-            session.del([&b"k"[..]].into_iter()).unwrap();
-            let mark = session.take_mark();
-            session.commit(mark).is_err()
+            let mut handle = Handle::new(&engine);
+            handle.del(&[&b"k"[..]]).unwrap();
+            let mark = handle.take_commit_point();
+            handle.commit_to(mark).is_err()
         });
         disk.gates.append.await_call();
         let mut compaction = engine.compaction().unwrap();
@@ -141,15 +137,15 @@ fn a_compaction_gives_up_when_a_write_fails_while_it_waits_to_end() {
         assert!(compaction.finish().is_err());
         assert!(writer.join().unwrap(), "the write was refused");
     });
-    engine.heal().unwrap();
-    session.append(b"k", b"d").unwrap();
-    commit(&mut session);
-    let memory = state(&mut session);
+    engine.repair().unwrap();
+    handle.append(b"k", b"d").unwrap();
+    handle.commit().unwrap();
+    let memory = state(&mut handle);
     assert_eq!(memory[&b"k"[..]], b"abcd");
     engine.close().unwrap();
-    drop(session);
+    drop(handle);
     drop(engine);
-    assert_eq!(state(&mut Session::new(&start(Arc::new(disk)))), memory);
+    assert_eq!(state(&mut Handle::new(&start(Arc::new(disk)))), memory);
 }
 
 /// A reply that shows keys of many shards has the mark of the latest. That must not hide that another
@@ -159,38 +155,38 @@ fn keys_that_were_refused_while_they_were_listed_are_not_shown() {
     let disk = SimulatedDisk::new(1);
     let engine = start(Arc::new(disk.clone()));
     let key = |start: &str, number: i32| format!("{start}:{number}").into_bytes();
-    let mut writer = Session::new(&engine);
+    let mut writer = Handle::new(&engine);
     for number in 0..2_000 {
         writer.set(&key("key", number), b"1").unwrap();
     }
-    commit(&mut writer);
-    let mut refused = Session::new(&engine);
+    writer.commit().unwrap();
+    let mut refused = Handle::new(&engine);
     for number in 0..2_000 {
         refused.set(&key("refused", number), b"1").unwrap();
     }
-    let mark = refused.take_mark();
+    let mark = refused.take_commit_point();
     let (mut listed, mut healed) = (0, false);
-    let mut reader = Session::new(&engine);
+    let mut reader = Handle::new(&engine);
     reader
-        .keys(b"", |key| {
+        .keys(b"", &mut |key| {
             listed += usize::from(key.starts_with(b"refused"));
             if std::mem::replace(&mut healed, true) {
                 return;
             }
             let at = disk.calls() + 1;
             disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
-            assert!(refused.commit(mark).is_err());
+            assert!(refused.commit_to(mark).is_err());
             disk.set_plan(Plan::default());
-            engine.heal().unwrap();
+            engine.repair().unwrap();
             for number in 0..2_000 {
                 writer.set(format!("key:{number}").as_bytes(), b"2").unwrap();
             }
-            commit(&mut writer);
+            writer.commit().unwrap();
         })
         .unwrap();
     assert!(listed > 0, "the first shard held some");
-    let mark = reader.take_mark();
-    assert!(reader.commit(mark).is_err());
+    let mark = reader.take_commit_point();
+    assert!(reader.commit_to(mark).is_err());
 }
 
 /// A search by prefix that did not see a key whose removal was refused is refused, though the key is back before
@@ -199,33 +195,33 @@ fn keys_that_were_refused_while_they_were_listed_are_not_shown() {
 fn a_search_that_missed_a_key_that_is_back_is_refused() {
     let disk = SimulatedDisk::new(1);
     let engine = start(Arc::new(disk.clone()));
-    let mut writer = Session::new(&engine);
+    let mut writer = Handle::new(&engine);
     let keys: Vec<_> = (0..2_000).map(|number| format!("key:{number}").into_bytes()).collect();
     for key in &keys {
         writer.set(key, b"1").unwrap();
     }
-    commit(&mut writer);
-    let mut remover = Session::new(&engine);
+    writer.commit().unwrap();
+    let mut remover = Handle::new(&engine);
     let (kept, removed) = keys.split_at(1_000);
-    remover.del(removed.iter().map(Vec::as_slice)).unwrap();
-    let mark = remover.take_mark();
+    remover.del(&removed.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    let mark = remover.take_commit_point();
     let (mut listed, mut failed) = (0, false);
-    let mut reader = Session::new(&engine);
+    let mut reader = Handle::new(&engine);
     reader
-        .keys(b"key:", |_| {
+        .keys(b"key:", &mut |_| {
             listed += 1;
             if !std::mem::replace(&mut failed, true) {
                 let at = disk.calls() + 1;
                 disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
-                assert!(remover.commit(mark).is_err());
+                assert!(remover.commit_to(mark).is_err());
                 disk.set_plan(Plan::default());
-                engine.heal().unwrap();
+                engine.repair().unwrap();
             }
         })
         .unwrap();
     assert!((kept.len()..keys.len()).contains(&listed), "{listed}");
-    let mark = reader.take_mark();
-    assert!(reader.commit(mark).is_err());
+    let mark = reader.take_commit_point();
+    assert!(reader.commit_to(mark).is_err());
 }
 
 /// Whoever was slow through one failure, its healing and another failure is not taken for committed.
@@ -233,26 +229,26 @@ fn a_search_that_missed_a_key_that_is_back_is_refused() {
 fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
     let disk = SimulatedDisk::new(1);
     let engine = start(Arc::new(disk.clone()));
-    let fails = |session: &mut Session<'_>| {
+    let fails = |handle: &mut Handle<'_>| {
         let at = disk.calls() + 1;
         disk.set_plan(Plan { failing: Some((at, at + 1, 28)), ..Plan::default() });
-        let mark = session.take_mark();
-        assert!(session.commit(mark).is_err());
+        let mark = handle.take_commit_point();
+        assert!(handle.commit_to(mark).is_err());
         disk.set_plan(Plan::default());
     };
-    let (mut quick, mut slow) = (Session::new(&engine), Session::new(&engine));
+    let (mut quick, mut slow) = (Handle::new(&engine), Handle::new(&engine));
     slow.set(b"refused", b"1").unwrap();
     quick.set(b"x", b"1").unwrap();
     fails(&mut quick);
-    engine.heal().unwrap();
+    engine.repair().unwrap();
     for _ in 0..5 {
         quick.set(b"x", b"2").unwrap();
-        commit(&mut quick);
+        quick.commit().unwrap();
     }
     quick.set(b"x", b"3").unwrap();
     fails(&mut quick);
-    let mark = slow.take_mark();
-    assert!(slow.commit(mark).is_err());
+    let mark = slow.take_commit_point();
+    assert!(slow.commit_to(mark).is_err());
     assert!(!state(&mut quick).contains_key(&b"refused"[..]));
 }
 
@@ -260,27 +256,25 @@ fn a_write_that_was_refused_is_not_acknowledged_after_a_second_failure() {
 #[test]
 fn a_key_that_was_seen_expired_is_not_alive_again() {
     let engine = start(Arc::new(SimulatedDisk::new(1)));
-    let mut session = Session::new(&engine);
+    let mut handle = Handle::new(&engine);
     let expires_ms = unix_time_ms() + 2_000;
-    let always = |_: Option<&Entry>| Ok::<_, WriteError>(true);
-    session.set_if(b"k", b"1", Expires::At(Some(expires_ms)), always).unwrap();
-    let mut seen = Session::new(&engine);
+    handle.set_until(b"k", b"1", Some(expires_ms)).unwrap();
+    let mut seen = Handle::new(&engine);
     let is_locked = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             wait_until("it is locked", || is_locked.load(Ordering::SeqCst));
-            let exists = |old: Option<&Entry>| Ok::<_, WriteError>((Change::Keep, old.is_some()));
-            Session::new(&engine).update(b"k", exists).unwrap()
+            Handle::new(&engine).expire(b"k", None).unwrap()
         });
-        let locked = seen.at_one_moment(|seen| {
-            assert!(seen.now_ms() < expires_ms);
+        let locked = seen.on(b"k", |txn, key| {
+            assert!(txn.now_ms() < expires_ms);
             is_locked.store(true, Ordering::SeqCst);
             wait_until("it expires", || unix_time_ms() > expires_ms);
-            assert!(seen.has(b"k"), "the time stands still while the locks are held");
-            Ok::<_, WriteError>(())
+            assert!(txn.get(key)?.is_some(), "the time stands still while the locks are held");
+            Ok(())
         });
         locked.unwrap();
-        assert!(!seen.has(b"k"));
+        assert!(seen.get(b"k").is_none());
         assert!(!writer.join().unwrap());
     });
 }
@@ -290,38 +284,38 @@ fn a_key_that_was_seen_expired_is_not_alive_again() {
 fn a_refused_write_leaves_no_trace_in_the_counts() {
     let disk = SimulatedDisk::new(1);
     let engine = start(Arc::new(disk.clone()));
-    let mut session = Session::new(&engine);
+    let mut handle = Handle::new(&engine);
     let value = vec![b'v'; 4 << 20];
-    session.set(b"a", &value).unwrap();
-    session.set(b"b", b"1").unwrap();
-    commit(&mut session);
-    engine.settle();
-    let before = engine.dead_bytes();
-    let refused = |session: &mut Session<'_>| {
+    handle.set(b"a", &value).unwrap();
+    handle.set(b"b", b"1").unwrap();
+    handle.commit().unwrap();
+    engine.free_all_undo();
+    let before = engine.status().garbage_bytes;
+    let refused = |handle: &mut Handle<'_>| {
         let at = disk.calls() + 1;
         disk.set_plan(Plan { failing: Some((at, at + 1, NO_SPACE)), ..Plan::default() });
-        let mark = session.take_mark();
-        assert!(session.commit(mark).is_err());
+        let mark = handle.take_commit_point();
+        assert!(handle.commit_to(mark).is_err());
         disk.set_plan(Plan::default());
-        engine.heal().unwrap();
-        engine.settle();
+        engine.repair().unwrap();
+        engine.free_all_undo();
     };
-    session.del([&b"a"[..], b"b"].into_iter()).unwrap();
-    refused(&mut session);
-    session.swap(0, 1).unwrap();
-    refused(&mut session);
-    session.flush(true).unwrap();
-    refused(&mut session);
-    assert_eq!(engine.dead_bytes(), before);
+    handle.del(&[&b"a"[..], b"b"]).unwrap();
+    refused(&mut handle);
+    handle.swap(0, 1).unwrap();
+    refused(&mut handle);
+    handle.flush(true).unwrap();
+    refused(&mut handle);
+    assert_eq!(engine.status().garbage_bytes, before);
     // Enough garbage for a compaction, which would keep the file for a flush.
     for _ in 0..12 {
-        session.set(b"a", &value).unwrap();
-        commit(&mut session);
+        handle.set(b"a", &value).unwrap();
+        handle.commit().unwrap();
     }
-    engine.settle();
+    engine.free_all_undo();
     engine.tend_compaction(Duration::ZERO);
     let files = disk.files();
-    assert!(engine.bytes() < 20 << 20, "it was compacted");
+    assert!(engine.status().file_bytes < 20 << 20, "it was compacted");
     assert_eq!(files.len(), 1, "{files:?}");
 }
 
@@ -331,19 +325,19 @@ fn a_flush_is_kept_as_long_as_the_disk_has_room() {
     for (room, kept) in [(u64::MAX, 1), (1 << 20, 0)] {
         let disk = SimulatedDisk::new(1);
         let engine = start(Arc::new(disk.clone()));
-        let mut session = Session::new(&engine);
-        session.set(b"before", b"1").unwrap();
-        session.flush(true).unwrap();
-        commit(&mut session);
+        let mut handle = Handle::new(&engine);
+        handle.set(b"before", b"1").unwrap();
+        handle.flush(true).unwrap();
+        handle.commit().unwrap();
         disk.set_room(room);
         let value = vec![b'v'; 4 << 20];
         for _ in 0..12 {
-            session.set(b"a", &value).unwrap();
-            commit(&mut session);
+            handle.set(b"a", &value).unwrap();
+            handle.commit().unwrap();
         }
-        engine.settle();
+        engine.free_all_undo();
         engine.tend_compaction(Duration::ZERO);
-        assert!(engine.bytes() < 20 << 20, "it was compacted");
+        assert!(engine.status().file_bytes < 20 << 20, "it was compacted");
         let is_kept = |path: &PathBuf| path.to_string_lossy().contains(".flushed-");
         assert_eq!(disk.files().iter().filter(|path| is_kept(path)).count(), kept, "room {room}");
     }
@@ -353,21 +347,21 @@ fn a_flush_is_kept_as_long_as_the_disk_has_room() {
 #[test]
 fn a_key_that_was_touched_meanwhile_is_not_idle() {
     let engine = start(Arc::new(SimulatedDisk::new(1)));
-    let mut session = Session::new(&engine);
-    session.set(b"k", b"1").unwrap();
+    let mut handle = Handle::new(&engine);
+    handle.set(b"k", b"1").unwrap();
     let is_locked = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let asker = scope.spawn(|| {
             wait_until("it is locked", || is_locked.load(Ordering::SeqCst));
-            Session::new(&engine).idle_s(b"k")
+            Handle::new(&engine).on(b"k", |txn, key| txn.idle_s(key)).unwrap()
         });
-        let touched = session.at_one_moment(|session| {
+        let touched = handle.on(b"k", |txn, key| {
             is_locked.store(true, Ordering::SeqCst);
             // The asker waits for the lock by then, most likely; and the next second has begun.
             std::thread::sleep(Duration::from_millis(1_200));
             engine.tick();
-            assert!(session.touch(b"k"));
-            Ok::<_, WriteError>(())
+            assert!(txn.get(key)?.is_some());
+            Ok(())
         });
         touched.unwrap();
         assert_eq!(asker.join().unwrap(), Some(0));

@@ -17,7 +17,7 @@ use clap::Parser;
 use coffre::command::commands;
 use coffre::command::glob::Pattern;
 use coffre::config::Arguments;
-use coffre::engine::local::Engine;
+use coffre::engine::local::LocalEngine;
 use coffre::engine::local::store::Store;
 use coffre::journal::{Fsync, Recovery};
 use coffre::net::listener::{Listener, Server, listen};
@@ -293,7 +293,7 @@ const NOT_OF_KEYS: &[(&str, &str)] = &[
 
 /// A server in this process, and the gate of its disk.
 struct World {
-    server: Arc<Server>,
+    server: Arc<Server<LocalEngine>>,
     port: u16,
     gates: Arc<Gates>,
     run: Option<thread::JoinHandle<()>>,
@@ -307,7 +307,7 @@ impl World {
         let gates = Arc::clone(&disk.gates);
         let recovery = Recovery::on(Arc::new(disk), "/donnees.txt".into()).unwrap();
         let store = Store::default().with_databases(16);
-        let engine = Engine::start_with(recovery, Fsync::Always, store).unwrap();
+        let engine = LocalEngine::start_with(recovery, Fsync::Always, store).unwrap();
         let listeners: Vec<Arc<Listener>> =
             listen(&config, 0).unwrap().into_iter().map(Arc::new).collect();
         let port = listeners[0].address.port();
@@ -531,7 +531,7 @@ fn metrics_count_no_key_before_it_is_on_disk() {
     let address = listener.local_addr().unwrap();
     let server = Arc::clone(&world.server);
     let serve = thread::spawn(move || {
-        coffre::net::metrics::serve(&listener, server.control(), server.engine());
+        coffre::net::metrics::serve(&listener, server.control(), &**server.engine());
     });
     let ask = || {
         let mut stream = TcpStream::connect(address).unwrap();

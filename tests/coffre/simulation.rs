@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::local::entry::Entry;
+use coffre::engine::{Admin, Scope, Txn, TxnError};
 use coffre::engine::local::store::{Hashing, Store};
-use coffre::engine::local::{Change, Compaction, Engine, Expires, Session, WriteError};
+use coffre::engine::local::{Compaction, LocalEngine};
 use coffre::journal::format::Seal;
 use coffre::journal::{Error, Fsync, Recovery};
 
+use crate::handle::{Access, Handle, Part};
 use crate::harness::on_request;
 use crate::simulated_disk::{Lies, Plan, SimulatedDisk};
 
@@ -31,20 +32,21 @@ const DATABASES: usize = 3;
 const FAR_MS: u64 = 33_177_117_420_000;
 
 /// All there is.
-fn model(engine: &Engine) -> Model {
-    let mut session = Session::new(engine);
+fn model(engine: &LocalEngine) -> Model {
+    let mut handle = Handle::new(engine);
     let mut all = Model::new();
     for database in 0..DATABASES {
-        assert!(session.select(database));
+        handle.select(database);
         let mut keys = Vec::new();
-        session.keys(b"", |key| keys.push(key.to_vec())).unwrap();
+        handle
+            .run(Scope::Each, |txn| txn.keys(database, b"", &mut |key| keys.push(key.to_vec())))
+            .unwrap();
         for key in keys {
-            let held = |entry: Option<&Entry>| {
-                let entry = entry.unwrap();
-                (entry.value().to_vec(), entry.expires_ms())
-            };
-            let value = session.entry(&key, held);
-            all.insert((database, key), value);
+            let held = handle.on(&key, |txn, key| {
+                let entry = txn.peek(key)?.unwrap();
+                Ok((entry.value().to_vec(), entry.expires_ms()))
+            });
+            all.insert((database, key), held.unwrap());
         }
     }
     all
@@ -156,7 +158,7 @@ impl Simulation {
 
     /// Recovers, through crashes and failing calls; `Err(Refused)` where a damaged file must not be
     /// used.
-    fn start(&mut self, may_rot: bool) -> Outcome<Result<Engine, Refused>> {
+    fn start(&mut self, may_rot: bool) -> Outcome<Result<LocalEngine, Refused>> {
         // Only where a mark covers everything: elsewhere damage may look like a crash.
         let rots = may_rot && self.is_marked() && self.random.u8(..6) == 0;
         if rots {
@@ -193,9 +195,9 @@ impl Simulation {
         unreachable!("attempts do not end")
     }
 
-    fn recover(&self) -> Result<Engine, Error> {
+    fn recover(&self) -> Result<LocalEngine, Error> {
         let recovery = Recovery::on(Arc::new(self.disk.clone()), self.path.clone())?;
-        Engine::start_with(recovery, self.fsync, Store::new(Hashing::Repeatable(self.seed)))
+        LocalEngine::start_with(recovery, self.fsync, Store::new(Hashing::Repeatable(self.seed)))
     }
 
     /// Whether a mark covers every record.
@@ -207,26 +209,26 @@ impl Simulation {
         !text.is_empty() && seals.iter().all(|seal| seal.records == 0 || seal.number <= marked)
     }
 
-    fn work(&mut self, engine: &Engine) -> Outcome<()> {
-        let mut session = Session::new(engine);
+    fn work(&mut self, engine: &LocalEngine) -> Outcome<()> {
+        let mut handle = Handle::new(engine);
         let mut compaction: Option<Compaction<'_>> = None;
         let mut idle = 0;
         for _ in 0..self.random.usize(1..25) {
             match self.random.u8(..12) {
                 0..6 => {
                     let steps = self.random.usize(..200);
-                    self.write(engine, &mut session, &mut compaction, steps)?;
+                    self.write(engine, &mut handle, &mut compaction, steps)?;
                 }
                 6 => {
                     engine.sync_second();
-                    if self.fsync == Fsync::Everysec && engine.trouble().is_none() {
+                    if self.fsync == Fsync::Everysec && engine.fault().is_none() {
                         self.oracle.synced();
                     }
                 }
                 7 => {
                     idle = engine.mark_idle(idle);
                     idle = engine.mark_idle(idle);
-                    engine.settle();
+                    engine.free_all_undo();
                 }
                 8 => compaction = engine.compaction().ok(),
                 9 => {
@@ -234,9 +236,9 @@ impl Simulation {
                         self.oracle.synced();
                     }
                 }
-                10 if engine.trouble().is_some() => {
+                10 if engine.fault().is_some() => {
                     drop(compaction.take());
-                    if engine.heal().is_ok() {
+                    if engine.repair().is_ok() {
                         self.oracle.synced();
                     }
                 }
@@ -265,8 +267,8 @@ impl Simulation {
         // Once the disk is well, so is the engine.
         if !self.disk.has_stopped() && self.random.bool() {
             self.disk.set_plan(Plan::default());
-            engine.heal().map_err(|error| format!("a well disk does not heal it: {error}"))?;
-            self.write(engine, &mut session, &mut None, 0)?;
+            engine.repair().map_err(|error| format!("a well disk does not heal it: {error}"))?;
+            self.write(engine, &mut handle, &mut None, 0)?;
             engine.save().map_err(|reason| format!("a well disk refuses: {reason}"))?;
             self.oracle.synced();
         }
@@ -276,8 +278,8 @@ impl Simulation {
     /// Writes a group and commits it, while a compaction goes on.
     fn write(
         &mut self,
-        engine: &Engine,
-        session: &mut Session<'_>,
+        engine: &LocalEngine,
+        handle: &mut Handle<'_>,
         compaction: &mut Option<Compaction<'_>>,
         steps: usize,
     ) -> Outcome<()> {
@@ -286,11 +288,11 @@ impl Simulation {
         let mut refused = false;
         for _ in 0..count {
             refused |= match self.random.u8(..5) {
-                0 => !self.random_transaction(session, &mut next),
-                _ => !random_write(&mut self.random, session, &mut next),
+                0 => !self.random_transaction(handle, &mut next),
+                _ => !random_write(&mut self.random, handle, &mut next),
             };
         }
-        let mark = session.take_mark();
+        let point = handle.take_commit_point();
         for _ in 0..steps {
             match compaction.as_mut().map(Compaction::step) {
                 Some(Ok(true)) => {}
@@ -298,15 +300,15 @@ impl Simulation {
                 None | Some(Ok(false)) => break,
             }
         }
-        let committed = session.commit(mark).is_ok() && !refused;
-        if refused && engine.trouble().is_none() {
+        let committed = handle.commit_to(point).is_ok() && !refused;
+        if refused && engine.fault().is_none() {
             return Err("a write was refused without trouble".to_owned());
         }
         if committed {
             let old = std::mem::replace(&mut self.oracle.acknowledged, next);
             match self.fsync {
                 // In trouble only what changes nothing is acknowledged: it settles nothing either.
-                Fsync::Always if engine.trouble().is_none() => self.oracle.synced(),
+                Fsync::Always if engine.fault().is_none() => self.oracle.synced(),
                 _ => self.oracle.possible.push(old),
             }
         } else {
@@ -315,38 +317,33 @@ impl Simulation {
         Ok(())
     }
 
-    /// Several writes at one moment, and among them one that takes back what it did; `false` if they were refused.
-    fn random_transaction(&mut self, session: &mut Session<'_>, model: &mut Model) -> bool {
-        let (random, splits) = (&mut self.random, self.broken.splits_transactions);
+    /// Several writes in one transaction, and among them one that is rolled back; `false` if they were refused.
+    fn random_transaction(&mut self, handle: &mut Handle<'_>, model: &mut Model) -> bool {
+        let random = &mut self.random;
         let count = random.usize(2..5);
         let failing = random.usize(..8);
-        let mut work = |session: &mut Session<'_>| {
+        if self.broken.splits_transactions {
+            return (0..count)
+                .all(|_| random_write(random, handle, model) && handle.commit().is_ok());
+        }
+        let written = handle.run(Scope::All, |txn| {
             for number in 0..count {
                 if number == failing {
-                    let failed = session.at_one_moment(|session| {
-                        random_write(random, session, &mut model.clone());
-                        Err::<(), _>(WriteError::TooLong)
-                    });
-                    assert!(failed.is_err());
+                    let savepoint = txn.savepoint();
+                    random_write(random, &mut Part(txn, 0), &mut model.clone());
+                    txn.roll_back(savepoint);
                 }
-                if !random_write(random, session, model) {
-                    return Err(WriteError::TooLong);
-                }
-                if splits {
-                    let mark = session.take_mark();
-                    session.commit(mark)?;
+                if !random_write(random, &mut Part(txn, 0), model) {
+                    return Err(TxnError::TooMuchWork);
                 }
             }
             Ok(())
-        };
-        match splits {
-            true => work(session).is_ok(),
-            false => session.at_one_moment(&mut work).is_ok(),
-        }
+        });
+        written.is_ok()
     }
 
     /// The process ends, or the power does.
-    fn end(&mut self, engine: Engine) -> Outcome<()> {
+    fn end(&mut self, engine: LocalEngine) -> Outcome<()> {
         if self.disk.take_write_after_failed_sync() {
             return Err("a file of which a sync failed got more bytes".to_owned());
         }
@@ -372,10 +369,10 @@ impl Simulation {
     }
 }
 
-/// One write to the session and to the model; `false` if it was refused.
-fn random_write(random: &mut fastrand::Rng, session: &mut Session<'_>, model: &mut Model) -> bool {
+/// One write to the engine and to the model; `false` if it was refused.
+fn random_write(random: &mut fastrand::Rng, access: &mut impl Access, model: &mut Model) -> bool {
     let database = random.usize(..DATABASES);
-    assert!(session.select(database));
+    access.select(database);
     let key = vec![random.u8(b'a'..b'g')];
     let place = (database, key.clone());
     let length = if random.u8(..16) == 0 { random.usize(..600) } else { random.usize(..20) };
@@ -384,11 +381,11 @@ fn random_write(random: &mut fastrand::Rng, session: &mut Session<'_>, model: &m
     match random.u8(..24) {
         0 => {
             model.clear();
-            session.flush(true).is_ok()
+            access.flush(true).is_ok()
         }
         1 => {
             model.retain(|(other, _), _| *other != database);
-            session.flush(false).is_ok()
+            access.flush(false).is_ok()
         }
         2 => {
             let other = random.usize(..DATABASES);
@@ -401,16 +398,16 @@ fn random_write(random: &mut fastrand::Rng, session: &mut Session<'_>, model: &m
             model.extend(
                 old.into_iter().map(|((number, key), held)| ((swapped(number), key), held)),
             );
-            session.swap(database, other).is_ok()
+            access.swap(database, other).is_ok()
         }
         3..6 => {
             model.remove(&place);
             model.remove(&(database, b"a".to_vec()));
-            session.del([&key[..], b"a"].into_iter()).is_ok()
+            access.del(&[&key[..], b"a"]).is_ok()
         }
         6..9 => {
             model.entry(place).or_default().0.extend_from_slice(&value);
-            session.append(&key, &value).is_ok()
+            access.append(&key, &value).is_ok()
         }
         9..12 => {
             let offset = random.usize(..30);
@@ -419,19 +416,16 @@ fn random_write(random: &mut fastrand::Rng, session: &mut Session<'_>, model: &m
                 old.resize(old.len().max(offset + value.len()), 0);
                 old[offset..offset + value.len()].copy_from_slice(&value);
             }
-            session.set_range(&key, offset, &value).is_ok()
+            access.set_range(&key, offset, &value).is_ok()
         }
         12..15 => {
             if let Some(held) = model.get_mut(&place) {
                 held.1 = expires_ms;
             }
-            let expire = |_: Option<&Entry>| Ok::<_, WriteError>((Change::Expire(expires_ms), ()));
-            session.update(&key, expire).is_ok()
+            access.expire(&key, expires_ms).is_ok()
         }
         _ => {
-            let done = session
-                .set_if(&key, &value, Expires::At(expires_ms), |_| Ok::<_, WriteError>(true))
-                .is_ok();
+            let done = access.set_until(&key, &value, expires_ms).is_ok();
             model.insert(place, (value, expires_ms));
             done
         }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
-use coffre::engine::local::{Loading, Session};
+use coffre::engine::local::Loading;
+use coffre::engine::{Key, Scope, Txn};
 
+use crate::handle::{Access, Handle};
 use crate::harness::{Client, Reply};
 use crate::resp::request;
 
@@ -112,23 +114,26 @@ pub fn dump(client: &mut Client) -> State {
 }
 
 /// What an engine in this process holds.
-pub fn state(session: &mut Session<'_>) -> State {
+pub fn state(handle: &mut Handle<'_>) -> State {
     let mut state = State::new();
     // Most of 256 databases are empty, and some tests load thousands of files.
-    let counts = session.counts();
+    let counts = handle.run(Scope::Each, |txn| txn.counts()).unwrap();
     for (database, _) in counts.iter().enumerate().filter(|(_, counts)| counts.keys > 0) {
-        session.within(database, |session| {
-            let mut keys = Vec::new();
-            session.keys(b"", |key| keys.push(key.to_vec())).unwrap();
-            for key in keys {
-                session.look(&key, |entry| {
-                    let entry = entry.unwrap();
-                    state.put(database, &key, entry.value().to_vec(), entry.expires_ms());
-                });
-            }
-        });
+        let mut keys = Vec::new();
+        let mut list = |key: &[u8]| keys.push(key.to_vec());
+        handle.run(Scope::Each, |txn| txn.keys(database, b"", &mut list)).unwrap();
+        for bytes in &keys {
+            let key = Key { database, bytes };
+            handle
+                .run(Scope::One(bytes), |txn| {
+                    let entry = txn.peek(key)?.unwrap();
+                    state.put(database, bytes, entry.value().to_vec(), entry.expires_ms());
+                    Ok(())
+                })
+                .unwrap();
+        }
     }
-    session.take_mark();
+    handle.take_commit_point();
     state
 }
 
