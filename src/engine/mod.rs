@@ -227,8 +227,11 @@ pub trait Admin: Send + Sync {
     /// Whether writes are taken.
     fn check_writes(&self) -> Result<(), WriteRefused>;
 
-    /// How the engine is, for `INFO` and metrics.
+    /// How the engine is, for `INFO` and metrics. It waits for no transaction: a command calls it in its own.
     fn status(&self) -> Status;
+
+    /// Number of keys when all that was written was last durable. Not to be called in a transaction.
+    fn committed_keys(&self) -> usize;
 
     /// Makes everything written so far durable.
     fn save(&self) -> Result<(), WriteRefused>;
@@ -278,8 +281,6 @@ pub enum VerifyError {
 /// How an engine is.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Number of keys when all that was written was last durable.
-    pub committed_keys: usize,
     /// Keys deleted because they had expired.
     pub expired: u64,
     /// Why writes are refused, if they are.

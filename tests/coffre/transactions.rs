@@ -336,6 +336,7 @@ fn everything_can_be_looked_at_after_a_write() {
         "INFO",
         "INFO keyspace",
         "INFO all",
+        "LASTSAVE",
         "OBJECT ENCODING k",
         "OBJECT IDLETIME k",
         "MEMORY USAGE k",
