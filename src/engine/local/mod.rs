@@ -115,11 +115,6 @@ impl LocalEngine {
         self.journal.path()
     }
 
-    /// Number of keys in memory, committed or not.
-    pub fn keys(&self) -> usize {
-        self.store.keys()
-    }
-
     /// Goes up while a new file is being written: that tells a slow disk from one that hangs.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
