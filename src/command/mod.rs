@@ -259,12 +259,14 @@ fn run_alone<E: Engine>(
     let mut detour = Detour::default();
     let mut keys = Buffer::default();
     let scope = scope(command, request, &mut keys).map_err(|NoMemory| CommandError::NO_MEMORY)?;
+    let keys = if let Scope::Many(keys) = scope { keys } else { &[] };
     loop {
         let result = engine.run(session, scope, |txn| {
             before.restore(replies, connection, stats);
             let mut call = Call {
                 txn,
                 request,
+                keys,
                 replies,
                 connection,
                 client,
@@ -341,6 +343,9 @@ fn scope<'k>(
     }
     keys.reserve_exact(count)?;
     command.key_places(request).try_for_each(|place| keys.push(word(place)))?;
+    if matches!(command.name, "DEL" | "UNLINK") {
+        keys.sort_and_dedup();
+    }
     Ok(Scope::Many(keys))
 }
 

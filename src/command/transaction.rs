@@ -272,6 +272,7 @@ fn run_queue<E: Engine>(
             let call = Call {
                 txn,
                 request: &kept.request(),
+                keys: &[],
                 replies,
                 connection,
                 client,
