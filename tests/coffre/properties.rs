@@ -608,8 +608,7 @@ fn commands_answer_as_a_plain_map_would() {
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
-    server.kill();
-    assert_eq!(dump(&mut Server::start(&file).client()), last.into_inner());
+    assert_eq!(dump(&mut server.restart(&file).client()), last.into_inner());
 }
 
 proptest! {
