@@ -295,13 +295,14 @@ struct Before {
     position: usize,
     database: usize,
     protocol: Protocol,
+    tracks_access: bool,
     stats: BurstStats,
 }
 
 impl Before {
     fn of(replies: &Replies, connection: &ConnectionState, stats: &BurstStats) -> Self {
-        let ConnectionState { database, protocol, .. } = *connection;
-        Self { position: replies.position(), database, protocol, stats: *stats }
+        let ConnectionState { database, protocol, tracks_access, .. } = *connection;
+        Self { position: replies.position(), database, protocol, tracks_access, stats: *stats }
     }
 
     fn restore(
@@ -313,8 +314,10 @@ impl Before {
         // Whether a reply of the run before was lost says nothing of this run.
         let _ = replies.recover(self.position);
         replies.truncate(self.position);
+        replies.speak(self.protocol);
         connection.database = self.database;
         connection.protocol = self.protocol;
+        connection.tracks_access = self.tracks_access;
         *stats = self.stats;
     }
 }

@@ -288,6 +288,53 @@ fn many_keys_at_once_are_all_changed_or_none() {
     assert_eq!(client.line("EXISTS here"), Reply::Integer(1));
 }
 
+/// What acts on more than keys is done once, however often the engine runs the transaction, and not at all if that does
+/// nothing.
+#[test]
+fn what_acts_on_more_than_keys_is_done_once() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let (mut client, mut other) = (server.client(), server.client());
+    for round in 1..=6 {
+        let (mut victim, mut watched) = (server.client(), server.client());
+        let [id, watched_id] =
+            [&mut victim, &mut watched].map(|client| match client.line("CLIENT ID") {
+                Reply::Integer(id) => id,
+                other => panic!("{other:?}"),
+            });
+        wait_until("no compaction is under way", || {
+            info_of(&mut client, "persistence", "aof_rewrite_in_progress") == "0"
+        });
+        let lines = [
+            "MULTI",
+            "INCR n",
+            &format!("CLIENT KILL ID {id}"),
+            "BGREWRITEAOF",
+            "GET n",
+            &format!("CLIENT KILL ID {id}"),
+            "EXEC",
+        ];
+        let replies = burst(&mut client, &lines.map(str::to_owned));
+        let started = "Background append only file rewriting started".to_owned();
+        let expected = [
+            Reply::Integer(round),
+            Reply::Integer(1),
+            Reply::Status(started),
+            Reply::bulk(&round.to_string()),
+            Reply::Integer(0),
+        ];
+        assert_eq!(replies.last(), Some(&Reply::Array(expected.into())));
+        assert_eq!(victim.try_reply(), None);
+        client.line("WATCH n");
+        other.line("SET m 1");
+        other.line(&format!("SET n {round}"));
+        let lines =
+            ["MULTI", "GET m", &format!("CLIENT KILL ID {watched_id}"), "EXEC"].map(str::to_owned);
+        assert_eq!(burst(&mut client, &lines).pop(), Some(Reply::Nil));
+        assert_eq!(watched.line("PING"), Reply::pong());
+    }
+}
+
 /// A key named twice has the last value, and a condition is asked of all.
 #[test]
 fn several_keys_are_set_in_their_order() {

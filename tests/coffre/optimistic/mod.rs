@@ -45,6 +45,8 @@ pub struct Optimistic {
     keeps_expired: AtomicBool,
     expired: AtomicU64,
     saved_s: AtomicU64,
+    /// A compaction is asked for: there is nothing to compact, and it ends at the next tick.
+    is_compacting: AtomicBool,
     transactions: AtomicU64,
     /// How often one was run again because something had changed.
     conflicts: AtomicU64,
@@ -79,6 +81,7 @@ impl Optimistic {
             keeps_expired: AtomicBool::new(false),
             expired: AtomicU64::new(0),
             saved_s: AtomicU64::new(unix_time_s()),
+            is_compacting: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
             commits: Mutex::default(),
@@ -172,10 +175,11 @@ impl Admin for Optimistic {
 
     fn status(&self) -> Status {
         let saved_s = self.saved_s.load(Ordering::Relaxed);
+        let is_running = self.is_compacting.load(Ordering::Relaxed);
         let took = Some(Duration::ZERO);
         Status {
             expired: self.expired.load(Ordering::Relaxed),
-            compaction: CompactionStatus { took, saved_s, ..CompactionStatus::default() },
+            compaction: CompactionStatus { is_running, took, saved_s, ..Default::default() },
             ..Status::default()
         }
     }
@@ -190,10 +194,8 @@ impl Admin for Optimistic {
         Ok(())
     }
 
-    /// Nothing is ever superseded: it is over at once.
     fn request_compaction(&self) -> bool {
-        self.saved_s.store(unix_time_s(), Ordering::Relaxed);
-        true
+        !self.is_compacting.swap(true, Ordering::Relaxed)
     }
 
     fn schedule_compaction(&self) {
@@ -246,6 +248,9 @@ impl Hosted for Optimistic {
         let sweep = move || {
             loop {
                 thread::sleep(Duration::from_millis(EXPIRY_TICK_MS));
+                if engine.is_compacting.swap(false, Ordering::Relaxed) {
+                    engine.saved_s.store(unix_time_s(), Ordering::Relaxed);
+                }
                 if !engine.keeps_expired.load(Ordering::Relaxed) {
                     engine.sweep();
                 }
