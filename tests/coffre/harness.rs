@@ -87,8 +87,8 @@ impl Server {
             }
         });
         // A server of this executable is a test, of which the test's own lines tell first.
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let ready = lines.filter(|line| line.contains("coffre ready on ")).next();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let ready = lines.find(|line| line.contains("coffre ready on "));
         let port = ready.and_then(|ready| ready.rsplit(':').next()?.trim().parse().ok());
         let mut server = Self { child, port: 0, log, logger: Some(logger) };
         match port {

@@ -11,6 +11,7 @@
 //!
 //! Lock order: `commits`, then `store`.
 
+mod conflicts;
 mod store;
 mod suite;
 mod txn;
