@@ -133,6 +133,16 @@ fn what_expires_or_comes_is_a_change_to_who_watches() {
         two.line(line);
     }
     assert!(exec(&mut one));
+    // Nor is it one for a key that does not exist what becomes of all others.
+    let words = |word: fn(u32) -> String| (0..500).map(word).collect::<String>();
+    one.line(&format!("WATCH{}", words(|number| format!(" none:{number}"))));
+    two.line("SELECT 0");
+    let pairs = words(|number| format!(" key:{number} 1"));
+    assert_eq!(two.line(&format!("MSET{pairs}")), Reply::ok());
+    for line in ["SWAPDB 0 1", "SWAPDB 0 1", "FLUSHDB"] {
+        assert_eq!(two.line(line), Reply::ok());
+    }
+    assert!(exec(&mut one));
 }
 
 #[test]
