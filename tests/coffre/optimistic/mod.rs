@@ -262,7 +262,7 @@ impl Hosted for Optimistic {
 
     fn close(self: &Arc<Self>, _how: Stop, _asked: Instant) -> Result<(), Error> {
         let (transactions, conflicts) = (&self.transactions, &self.conflicts);
-        log::info!("{transactions:?} transactions, {conflicts:?} conflicts");
+        log::info!("optimistic engine: {transactions:?} transactions, {conflicts:?} conflicts");
         Ok(())
     }
 }
