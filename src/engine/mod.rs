@@ -27,7 +27,8 @@ pub trait Engine: Admin + Sized + 'static {
     /// none where it returns an error.
     ///
     /// An engine that finds a conflict at the end runs `body` again: whatever it does outside of the transaction must
-    /// begin anew each time.
+    /// begin anew each time. A body that neither reads nor changes keys is run once. It may see keys of different moments
+    /// before a conflict is found, and return an error because of that: then it is run again, too.
     fn run<T, E: From<TxnError>>(
         &self,
         session: &mut Self::Session,

@@ -1,7 +1,12 @@
 //! The tests of commands and connections, run once more: on servers with the optimistic engine.
 //!
 //! This executable is those servers, too: run with `COFFRE_TEST_ENGINE=optimistic`, its tests start it again with the
-//! test [`serve`] only, and the flags of the server after `--`.
+//! test [`serve`] only, and the flags of the server after `--`. So it can be asked for much longer whether the engine is
+//! strictly serializable:
+//!
+//! ```text
+//! COFFRE_TEST_ENGINE=optimistic COFFRE_HISTORY_SECONDS=60 cargo test --test coffre a_history -- --skip a_disk
+//! ```
 
 use std::collections::BTreeSet;
 use std::env;
