@@ -303,24 +303,28 @@ fn run_queue<E: Engine>(
         }
         Ok::<_, CommandError>(())
     })?;
-    if !after.is_empty() {
-        run_after(queue, &after, ran, context);
+    match after.is_empty() {
+        true => Ok(()),
+        false => run_after(queue, &after, ran, context),
     }
-    Ok(())
 }
 
-/// Runs requests that follow the transaction, each given by its number and the place of its reply.
+/// Runs requests that follow the transaction, each given by its number and the place of its reply. Where there is no
+/// memory for the replies, what was done is not told, and what is left is not done.
 fn run_after<E: Engine>(
     queue: &Queue,
     after: &[(usize, usize)],
     ran: &mut Buffer<Ran>,
     context: &mut Context<'_, E>,
-) {
+) -> Result {
     let Context { engine, session, replies, connection, client, control, stats, .. } = context;
     let others = std::mem::take(&mut **replies);
     let mut copied = 0;
     for (index, place) in after {
         replies.copy(&others, copied..*place);
+        if replies.is_lost() {
+            break;
+        }
         copied = *place;
         let (start, started) = (replies.position(), Instant::now());
         let (command, kept) = &queue.requests[*index];
@@ -346,7 +350,15 @@ fn run_after<E: Engine>(
         }
         ran[*index] = Ran { failed: !matches!(done, Ok(true)), took: started.elapsed() };
     }
-    replies.copy(&others, copied..others.position());
+    if !replies.is_lost() {
+        replies.copy(&others, copied..others.position());
+    }
+    if replies.is_lost() {
+        // The replies before this one go out all the same.
+        **replies = others;
+        return Err(CommandError::NO_MEMORY);
+    }
+    Ok(())
 }
 
 /// Runs one request of a transaction; `false` if it failed. One that fails changes nothing, and the others are run all
