@@ -29,15 +29,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::{Config, PasswordFileError};
-use engine::Admin;
 use engine::local::LocalEngine;
 use engine::local::store::Store;
+use engine::{Admin, Engine};
 use journal::Recovery;
 use net::listener::{self, BindError, Server};
 use net::metrics;
 use server::closing::{self, CloseError};
 use server::signals::Signals;
-use server::tasks;
+use server::{Stop, tasks};
 use text::counted;
 use util::{memory, process};
 
@@ -74,44 +74,89 @@ impl Error {
     }
 }
 
-/// Runs a server until it is told to stop.
+/// An engine that a server can be run on: how it begins, and how it ends.
+pub trait Hosted: Engine {
+    /// An engine that is known to be there, and was not changed.
+    type Opened;
+
+    /// Looks whether the engine can be started; nothing is changed yet.
+    fn open(config: &Config) -> Result<Self::Opened, Error>;
+
+    /// Starts it, and puts what it has chosen itself into the configuration.
+    fn start(opened: Self::Opened, config: &mut Config) -> Result<Self, Error>;
+
+    /// Starts the threads that work for it while no client calls.
+    fn start_tasks(self: &Arc<Self>) -> io::Result<()>;
+
+    /// Ends it, which was asked for at `asked`; no client is connected any more.
+    fn close(self: &Arc<Self>, how: Stop, asked: Instant) -> Result<(), Error>;
+}
+
+impl Hosted for LocalEngine {
+    type Opened = Recovery;
+
+    fn open(config: &Config) -> Result<Recovery, Error> {
+        Ok(Recovery::begin(&config.file)?)
+    }
+
+    fn start(recovery: Recovery, config: &mut Config) -> Result<Self, Error> {
+        let store = Store::default().with_databases(usize::from(config.databases));
+        let engine = Self::start_with(recovery, config.fsync, store)?;
+        config.file = engine.path().to_owned();
+        Ok(engine)
+    }
+
+    fn start_tasks(self: &Arc<Self>) -> io::Result<()> {
+        tasks::start(self)
+    }
+
+    fn close(self: &Arc<Self>, how: Stop, asked: Instant) -> Result<(), Error> {
+        Ok(closing::close(self, how, asked)?)
+    }
+}
+
+/// Runs a server on the engine of one machine until it is told to stop.
+pub fn run(config: Config) -> Result<(), Error> {
+    run_on::<LocalEngine>(config)
+}
+
+/// Runs a server on any engine until it is told to stop.
 ///
 /// What can fail without a trace comes first: the file is locked and checked, the addresses are
 /// taken, the data is loaded; then the file is made ready, and only then do clients get in.
-pub fn run(mut config: Config) -> Result<(), Error> {
+pub fn run_on<E: Hosted>(mut config: Config) -> Result<(), Error> {
     let started = Instant::now();
     config.read_password()?;
     let signals = Signals::handle()?;
     limit_clients(&mut config);
 
-    let recovery = Recovery::begin(&config.file)?;
+    let opened = E::open(&config)?;
     let listeners: Vec<_> =
         listener::listen(&config, config.port)?.into_iter().map(Arc::new).collect();
     let metrics = match config.metrics_port {
         Some(port) => listener::listen(&config, port)?,
         None => Vec::new(),
     };
-    let store = Store::default().with_databases(usize::from(config.databases));
-    let engine = LocalEngine::start_with(recovery, config.fsync, store)?;
-    let keys = engine.keys();
+    let engine = E::start(opened, &mut config)?;
+    let keys = engine.committed_keys();
     memory::set_limit(config.maxmemory);
 
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     let metrics_addresses: Vec<_> = metrics.iter().map(|listener| listener.address).collect();
-    config.file = engine.path().to_owned();
     config.port = addresses.first().map_or(config.port, SocketAddr::port);
     config.metrics_port = metrics_addresses.first().map(SocketAddr::port);
     let server = Server::new(config, engine);
     let (control, engine) = (server.control(), server.engine());
     let admin: Arc<dyn Admin> = Arc::clone(engine) as _;
     signals.attach(control, &admin);
-    tasks::start(control, engine)?;
+    engine.start_tasks()?;
+    tasks::start_sampling(control)?;
     metrics::start(control, &admin, metrics)?;
     server.start(&listeners)?;
     announce(&control.config, &addresses, &metrics_addresses, keys, started);
 
     let (how, asked) = server.run(&listeners);
-    closing::close(engine, how, asked)?;
+    engine.close(how, asked)?;
     log::info!("stopped; every acknowledged write is on disk");
     Ok(())
 }

@@ -173,6 +173,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
     /// The bytes of `range`, which is within the value, in pieces.
     pub fn pieces(self, range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
         let (short, blocks, first) = match self {

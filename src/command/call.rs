@@ -26,6 +26,8 @@ pub struct Call<'c, T> {
     pub txn: &'c mut T,
     /// Its words.
     pub request: &'c Request<'c>,
+    /// The keys that it names, of a command that names several and is alone in its transaction.
+    pub keys: &'c [&'c [u8]],
     /// Where its reply goes.
     pub replies: &'c mut Replies,
     /// What earlier commands of the connection set.

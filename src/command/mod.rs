@@ -259,12 +259,14 @@ fn run_alone<E: Engine>(
     let mut detour = Detour::default();
     let mut keys = Buffer::default();
     let scope = scope(command, request, &mut keys).map_err(|NoMemory| CommandError::NO_MEMORY)?;
+    let keys = if let Scope::Many(keys) = scope { keys } else { &[] };
     loop {
         let result = engine.run(session, scope, |txn| {
             before.restore(replies, connection, stats);
             let mut call = Call {
                 txn,
                 request,
+                keys,
                 replies,
                 connection,
                 client,
@@ -293,13 +295,14 @@ struct Before {
     position: usize,
     database: usize,
     protocol: Protocol,
+    tracks_access: bool,
     stats: BurstStats,
 }
 
 impl Before {
     fn of(replies: &Replies, connection: &ConnectionState, stats: &BurstStats) -> Self {
-        let ConnectionState { database, protocol, .. } = *connection;
-        Self { position: replies.position(), database, protocol, stats: *stats }
+        let ConnectionState { database, protocol, tracks_access, .. } = *connection;
+        Self { position: replies.position(), database, protocol, tracks_access, stats: *stats }
     }
 
     fn restore(
@@ -311,8 +314,10 @@ impl Before {
         // Whether a reply of the run before was lost says nothing of this run.
         let _ = replies.recover(self.position);
         replies.truncate(self.position);
+        replies.speak(self.protocol);
         connection.database = self.database;
         connection.protocol = self.protocol;
+        connection.tracks_access = self.tracks_access;
         *stats = self.stats;
     }
 }
@@ -341,6 +346,9 @@ fn scope<'k>(
     }
     keys.reserve_exact(count)?;
     command.key_places(request).try_for_each(|place| keys.push(word(place)))?;
+    if matches!(command.name, "DEL" | "UNLINK") {
+        keys.sort_and_dedup();
+    }
     Ok(Scope::Many(keys))
 }
 

@@ -4,7 +4,8 @@
 //! They are one transaction of the engine: no other client sees half, and no crash leaves half. Whether writes are taken,
 //! and whether memory is at its bound, is asked once, for all of them. A request that fails changes nothing, and the
 //! others are run all the same, as Redis does; but one that memory, time or the length of the reply does not allow ends
-//! the whole transaction, of which nothing is left then.
+//! the whole transaction, of which nothing is left then. The few that act on more than keys, and would not do the same
+//! again, follow the transaction: the engine may run it several times.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -81,6 +82,12 @@ impl<E: Engine> Transaction<E> {
 /// Whether a command is run though a transaction has begun.
 fn is_run_at_once(command: CommandRef) -> bool {
     matches!(command.full_name(), "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
+}
+
+/// Whether a command acts on more than keys and would not do the same again: `EXEC` runs it after its transaction, which
+/// the engine may run several times or not at all.
+fn is_run_after(command: CommandRef) -> bool {
+    matches!(command.full_name(), "auth" | "bgrewriteaof" | "bgsave" | "client|kill")
 }
 
 /// Keeps a request for `EXEC`, if a transaction has begun; says whether it did.
@@ -235,7 +242,7 @@ struct Ran {
     took: Duration,
 }
 
-/// Runs all requests in one transaction; says in `ran` how those went that were run.
+/// Runs all requests in one transaction, but for some that follow it; says in `ran` how those went that were run.
 fn run_queue<E: Engine>(
     queue: &Queue,
     watched: &Watched<E>,
@@ -251,9 +258,11 @@ fn run_queue<E: Engine>(
     }
     let keys = queue.keys::<E>(watched).map_err(no_memory)?;
     let scope = keys.as_ref().map_or(Scope::All, |keys| Scope::Many(keys));
+    let mut after = Buffer::default();
     engine.run(session, scope, |txn| {
         before.restore(replies, connection, stats);
         ran.clear();
+        after.clear();
         let mut is_modified = false;
         // All are looked at: the reply tells of each.
         for ((database, key), watched) in watched {
@@ -267,11 +276,17 @@ fn run_queue<E: Engine>(
             engine.check_writes().map_err(|refused| aborted_by(&refused.into()))?;
         }
         replies.array(queue.requests.len());
-        for ((command, kept), long) in queue.requests.iter().zip(long.iter()) {
+        for (index, ((command, kept), long)) in queue.requests.iter().zip(long.iter()).enumerate() {
+            if is_run_after(command) {
+                after.push((index, replies.position())).map_err(no_memory)?;
+                ran.push(Ran { failed: false, took: Duration::ZERO }).map_err(no_memory)?;
+                continue;
+            }
             let started = Instant::now();
             let call = Call {
                 txn,
                 request: &kept.request(),
+                keys: &[],
                 replies,
                 connection,
                 client,
@@ -286,8 +301,64 @@ fn run_queue<E: Engine>(
             ran.push(Ran { failed, took: started.elapsed() }).map_err(no_memory)?;
             done?;
         }
-        Ok(())
-    })
+        Ok::<_, CommandError>(())
+    })?;
+    match after.is_empty() {
+        true => Ok(()),
+        false => run_after(queue, &after, ran, context),
+    }
+}
+
+/// Runs requests that follow the transaction, each given by its number and the place of its reply. Where there is no
+/// memory for the replies, what was done is not told, and what is left is not done.
+fn run_after<E: Engine>(
+    queue: &Queue,
+    after: &[(usize, usize)],
+    ran: &mut Buffer<Ran>,
+    context: &mut Context<'_, E>,
+) -> Result {
+    let Context { engine, session, replies, connection, client, control, stats, .. } = context;
+    let others = std::mem::take(&mut **replies);
+    let mut copied = 0;
+    for (index, place) in after {
+        replies.copy(&others, copied..*place);
+        if replies.is_lost() {
+            break;
+        }
+        copied = *place;
+        let (start, started) = (replies.position(), Instant::now());
+        let (command, kept) = &queue.requests[*index];
+        let done = engine.run(session, Scope::Each, |txn| {
+            let call = Call {
+                txn,
+                request: &kept.request(),
+                keys: &[],
+                replies,
+                connection,
+                client,
+                control,
+                stats,
+                admin: *engine,
+                long: &LongArguments::default(),
+                detour: &mut Detour::shared(),
+            };
+            run(command, call)
+        });
+        if let Err(error) = &done {
+            replies.truncate(start);
+            replies.error(&error.to_string());
+        }
+        ran[*index] = Ran { failed: !matches!(done, Ok(true)), took: started.elapsed() };
+    }
+    if !replies.is_lost() {
+        replies.copy(&others, copied..others.position());
+    }
+    if replies.is_lost() {
+        // The replies before this one go out all the same.
+        **replies = others;
+        return Err(CommandError::NO_MEMORY);
+    }
+    Ok(())
 }
 
 /// Runs one request of a transaction; `false` if it failed. One that fails changes nothing, and the others are run all

@@ -27,7 +27,8 @@ pub trait Engine: Admin + Sized + 'static {
     /// none where it returns an error.
     ///
     /// An engine that finds a conflict at the end runs `body` again: whatever it does outside of the transaction must
-    /// begin anew each time.
+    /// begin anew each time. A body that neither reads nor changes keys is run once. It may see keys of different moments
+    /// before a conflict is found, and return an error because of that: then it is run again, too.
     fn run<T, E: From<TxnError>>(
         &self,
         session: &mut Self::Session,
@@ -227,8 +228,11 @@ pub trait Admin: Send + Sync {
     /// Whether writes are taken.
     fn check_writes(&self) -> Result<(), WriteRefused>;
 
-    /// How the engine is, for `INFO` and metrics.
+    /// How the engine is, for `INFO` and metrics. It waits for no transaction: a command calls it in its own.
     fn status(&self) -> Status;
+
+    /// Number of keys when all that was written was last durable. Not to be called in a transaction.
+    fn committed_keys(&self) -> usize;
 
     /// Makes everything written so far durable.
     fn save(&self) -> Result<(), WriteRefused>;
@@ -278,8 +282,6 @@ pub enum VerifyError {
 /// How an engine is.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Number of keys when all that was written was last durable.
-    pub committed_keys: usize,
     /// Keys deleted because they had expired.
     pub expired: u64,
     /// Why writes are refused, if they are.

@@ -124,7 +124,7 @@ fn health(engine: &dyn Admin) -> (&'static str, String) {
 fn metrics(control: &Control, engine: &dyn Admin) -> String {
     let mut text = String::new();
     let (totals, status) = (control.statistics.totals(), engine.status());
-    for (name, help, value) in gauges(control, &status) {
+    for (name, help, value) in gauges(control, &status, engine.committed_keys()) {
         put(&mut text, name, "gauge", help, [(String::new(), value)]);
     }
     for (name, help, value) in counters(control, &status, &totals) {
@@ -159,14 +159,14 @@ fn put(
 /// A metric without labels: its name, what it means, its value.
 type Metric = (&'static str, &'static str, f64);
 
-fn gauges(control: &Control, status: &Status) -> Vec<Metric> {
+fn gauges(control: &Control, status: &Status, keys: usize) -> Vec<Metric> {
     let compaction = &status.compaction;
     vec![
         ("uptime_seconds", "Since the start.", control.started.elapsed().as_secs_f64()),
         ("connected_clients", "Clients connected.", control.clients.count() as f64),
         ("max_clients", "Most clients admitted at once.", control.clients.most() as f64),
         ("threads", "Threads of the process.", process::threads() as f64),
-        ("keys", "Keys, as far as they are on disk.", status.committed_keys as f64),
+        ("keys", "Keys, as far as they are on disk.", keys as f64),
         ("memory_used_bytes", "Memory allocated.", memory::used_bytes() as f64),
         ("memory_peak_bytes", "Most memory allocated.", memory::peak_bytes() as f64),
         ("memory_resident_bytes", "Memory resident.", process::resident_bytes() as f64),

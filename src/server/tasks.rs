@@ -15,24 +15,30 @@ use crate::util::memory;
 use crate::util::rate_limit::RateLimit;
 use crate::util::sync::abort_on_panic;
 
-/// Starts the threads: one watches the journal and repairs it, one compacts the file, one removes expired keys, one
-/// frees undo, one takes the samples of each second.
-pub fn start(control: &Arc<Control>, engine: &Arc<LocalEngine>) -> io::Result<()> {
-    let spawn = |name: &str, work: fn(&Control, &LocalEngine)| {
-        let (control, engine) = (Arc::clone(control), Arc::clone(engine));
-        let run = move || {
-            loop {
-                work(&control, &engine);
-                memory::flush_thread_count();
-            }
-        };
-        thread::Builder::new().name(name.to_owned()).spawn(|| abort_on_panic(run)).map(drop)
+/// Starts the threads of the engine: one watches the journal and repairs it, one compacts the file, one removes expired
+/// keys, one frees undo.
+pub fn start(engine: &Arc<LocalEngine>) -> io::Result<()> {
+    spawn("journal", engine, watch_journal)?;
+    spawn("compaction", engine, |engine| engine.tend_compaction(Duration::from_millis(100)))?;
+    spawn("expiry", engine, remove_expired)?;
+    spawn("undo", engine, free_undo)
+}
+
+/// Starts the thread that takes the samples of each second.
+pub fn start_sampling(control: &Arc<Control>) -> io::Result<()> {
+    spawn("clock", control, sample)
+}
+
+/// Starts a thread that does `work` again and again.
+fn spawn<T: Send + Sync + 'static>(name: &str, on: &Arc<T>, work: fn(&T)) -> io::Result<()> {
+    let on = Arc::clone(on);
+    let run = move || {
+        loop {
+            work(&on);
+            memory::flush_thread_count();
+        }
     };
-    spawn("journal", |_, engine| watch_journal(engine))?;
-    spawn("compaction", |_, engine| engine.tend_compaction(Duration::from_millis(100)))?;
-    spawn("expiry", |_, engine| remove_expired(engine))?;
-    spawn("undo", |_, engine| free_undo(engine))?;
-    spawn("clock", |control, _| sample(control))
+    thread::Builder::new().name(name.to_owned()).spawn(|| abort_on_panic(run)).map(drop)
 }
 
 /// Marks the file where it is idle, syncs it each second, and repairs it at once.

@@ -80,6 +80,14 @@ impl<T> Buffer<T> {
     }
 }
 
+impl<T: Ord> Buffer<T> {
+    /// Sorts the items, and keeps each once.
+    pub fn sort_and_dedup(&mut self) {
+        self.0.sort_unstable();
+        self.0.dedup();
+    }
+}
+
 impl<T: Copy> Buffer<T> {
     /// A copy of `items`, with room for no more.
     pub fn copy_of(items: &[T]) -> Result<Self, NoMemory> {

@@ -42,8 +42,7 @@ fn appends_of_many_clients_are_all_there_once_and_in_order() {
         *expected += 1;
     }
     assert!(next.len() == CLIENTS && next.values().all(|count| *count == ROUNDS));
-    server.kill();
-    assert_eq!(dump(&mut Server::start(&file).client()), state);
+    assert_eq!(dump(&mut server.restart(&file).client()), state);
 }
 
 #[test]
@@ -115,8 +114,7 @@ fn a_flushall_among_writers_is_replayed_as_it_happened() {
         scope.spawn(move || (0..20).for_each(|_| assert_eq!(client.line("FLUSHALL"), Reply::ok())));
     });
     let before = dump(&mut server.client());
-    server.kill();
-    let server = Server::start(&file);
+    let server = server.restart(&file);
     assert_eq!(dump(&mut server.client()), before);
     assert_eq!(server.client().line("FLUSHALL"), Reply::ok());
     server.kill();

@@ -22,6 +22,31 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 pub const COFFRE: &str = env!("CARGO_BIN_EXE_coffre");
 
+/// The variable that names the engine of the servers, and its one value.
+pub const ENGINE: &str = "COFFRE_TEST_ENGINE";
+pub const OPTIMISTIC: &str = "optimistic";
+
+/// The program under test, which becomes a server with the flags that are added: coffre, or this executable as a server
+/// with another engine.
+pub fn program() -> Command {
+    match std::env::var(ENGINE) {
+        Err(_) => Command::new(COFFRE),
+        Ok(engine) => {
+            assert_eq!(engine, OPTIMISTIC, "{ENGINE} names no engine");
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            let serve = ["--ignored", "--exact", "--nocapture", "optimistic::suite::serve", "--"];
+            command.args(serve);
+            command
+        }
+    }
+}
+
+/// Whether a server keeps its keys in the data file, where a test may look, and finds them there when it is started
+/// again.
+pub fn is_durable() -> bool {
+    std::env::var_os(ENGINE).is_none()
+}
+
 /// A running coffre on a free port of 127.0.0.1.
 pub struct Server {
     child: Child,
@@ -38,7 +63,7 @@ impl Server {
 
     /// The same with more flags.
     pub fn with(file: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(COFFRE);
+        let mut command = program();
         command.args(["--port", "0", "--file"]).arg(file).args(flags);
         Self::spawn(command)
     }
@@ -61,9 +86,10 @@ impl Server {
                 sink.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        let port = ready.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        // A server of this executable is a test, of which the test's own lines tell first.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let ready = lines.find(|line| line.contains("coffre ready on "));
+        let port = ready.and_then(|ready| ready.rsplit(':').next()?.trim().parse().ok());
         let mut server = Self { child, port: 0, log, logger: Some(logger) };
         match port {
             Some(port) => {
@@ -95,6 +121,31 @@ impl Server {
 
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
+    }
+
+    /// `kill -9`, and a start on the same file, which finds all that was acknowledged. On an engine that
+    /// [keeps](is_durable) nothing it goes on instead.
+    pub fn restart(self, file: &Path) -> Self {
+        self.restart_with(file, &[])
+    }
+
+    /// The same with more flags.
+    pub fn restart_with(self, file: &Path, flags: &[&str]) -> Self {
+        if !is_durable() {
+            return self;
+        }
+        self.kill();
+        Self::with(file, flags)
+    }
+
+    /// The same after SIGTERM, which it must obey.
+    pub fn terminate_and_restart(self, file: &Path) -> Self {
+        if !is_durable() {
+            return self;
+        }
+        let (status, log) = self.terminate();
+        assert!(status.success(), "{log}");
+        Self::start(file)
     }
 
     /// `kill -9`, reaped.
@@ -335,8 +386,12 @@ pub fn processor_time(pid: u32) -> Duration {
 
 /// A command that runs coffre on a free port under limits of the shell: `ulimit` and its arguments.
 pub fn limited(file: &Path, limits: &str, flags: &[&str]) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit {limits} && exec \"$0\" --port 0 --file \"$@\""), COFFRE]);
-    command.arg(file).args(flags);
+    let (mut command, program) = (Command::new("sh"), program());
+    command.args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\"")]);
+    command.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.args(["--port", "0", "--file"]).arg(file).args(flags);
     command
 }

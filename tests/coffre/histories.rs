@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::harness::{Client, Reply, Server, folder, on_request, request};
+use crate::harness::{Client, Reply, Server, folder, is_durable, on_request, request};
 use crate::history_check::{
     ACCOUNTS, COUNTERS, Finals, Id, LEDGER, LISTS, Op, Outcome, PAIR, Prefix, REGISTERS, Step,
     Transfer, token, violations,
@@ -81,11 +81,14 @@ impl Life {
         }
     }
 
-    fn kill(self) {
+    /// Kills the server, or returns it if its keys are nowhere else.
+    fn end(self) -> Option<Server> {
         match self {
+            Self::Plain(server) if !is_durable() => return Some(server),
             Self::Plain(server) => server.kill(),
             Self::Traced(traced) => traced.kill(),
         }
+        None
     }
 }
 
@@ -160,7 +163,8 @@ impl<'r> Actor<'r> {
     }
 
     fn is_at_an_end(&self) -> bool {
-        self.client.is_none() || self.ops.len() >= OPERATIONS_MAX
+        let is_over = !is_durable() && self.round.is_over.load(Ordering::SeqCst);
+        self.client.is_none() || self.ops.len() >= OPERATIONS_MAX || is_over
     }
 
     /// Sends requests in one write and reads all replies. A connection that breaks is made again while the
@@ -657,8 +661,9 @@ fn pause(ms: u64) {
     thread::sleep(Duration::from_millis(ms));
 }
 
-/// One life of a server: clients at work, and what goes wrong meanwhile.
-fn live(round: &Round, file: &Path, seed: u64) -> Vec<Op> {
+/// One life of a server: clients at work, and what goes wrong meanwhile. The server is killed, unless that would be the
+/// end of its keys.
+fn live(round: &Round, file: &Path, seed: u64) -> (Vec<Op>, Option<Server>) {
     let mut random = fastrand::Rng::with_seed(seed);
     let fsync = ["always", "everysec", "no"][random.usize(..3)];
     let life = Life::begin(round.fault, file, fsync);
@@ -733,8 +738,9 @@ fn live(round: &Round, file: &Path, seed: u64) -> Vec<Op> {
             server.client().line("BGREWRITEAOF");
         }
         round.is_over.store(true, Ordering::SeqCst);
-        life.kill();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        let survivor = life.end();
+        let ops = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        (ops, survivor)
     })
 }
 
@@ -749,11 +755,14 @@ fn round(fault: Fault, lives: usize, seed: u64) -> Vec<String> {
         acknowledged: Default::default(),
         fault,
     };
-    let mut ops = Vec::new();
+    let lives = if is_durable() { lives } else { 1 };
+    let (mut ops, mut survivor) = (Vec::new(), None);
     for number in 0..lives {
-        ops.extend(live(&round, &file, seed + number as u64));
+        let life = live(&round, &file, seed + number as u64);
+        ops.extend(life.0);
+        survivor = life.1;
     }
-    let server = Server::start(&file);
+    let server = survivor.unwrap_or_else(|| Server::start(&file));
     let mut last = Actor::new(&round, WORKERS + MOVERS + ASKERS, server.port, seed);
     let finals = last.read_all().expect("the last reads");
     last.exchange(&[words_of(&["SELECT", "1"])]);

@@ -24,6 +24,7 @@
 //! - [`races`]: failures between two threads, at the gates of a [`gated_disk`]
 //! - [`mutations`]: the data file mutated at random
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
+//! - [`optimistic`]: a second engine, on which the tests of commands and connections run once more
 //! - [`startup`]: flags, exit codes, one server per file, signals
 //! - [`harness`]: a server and its clients, by the replies of [`resp`] and the whole [`state`] of each
 //! - [`real_clients`], [`injected_faults`], [`real_disks`]: need other programs, run by `.ci/run` with `--ignored`
@@ -49,6 +50,7 @@ mod history_check;
 mod injected_faults;
 mod mutations;
 mod offline;
+mod optimistic;
 mod overload;
 mod properties;
 mod protocol;

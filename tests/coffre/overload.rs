@@ -227,8 +227,8 @@ fn a_failed_allocation_is_an_error_reply() {
     assert_eq!(client.line(&format!("EXISTS key:{}", kept - 1)), Reply::Integer(1));
     assert_eq!(client.line("FLUSHALL"), Reply::ok());
     wait_until("there is memory again", || client.line("SET a 1") == Reply::ok());
-    assert!(server.terminate().0.success());
-    assert_eq!(Server::start(&file).client().line("GET a"), Reply::bulk("1"));
+    let server = server.terminate_and_restart(&file);
+    assert_eq!(server.client().line("GET a"), Reply::bulk("1"));
 }
 
 #[test]

@@ -515,10 +515,14 @@ impl Model {
                 if is_nx { flag(true) } else { Reply::ok() }
             }
             C::Append(key, value) => {
-                let (mut bytes, time_ms) = held(key).unwrap_or_default();
+                let old = held(key);
+                let is_changed = old.is_none() || !value.is_empty();
+                let (mut bytes, time_ms) = old.unwrap_or_default();
                 bytes.extend_from_slice(value.as_bytes());
                 let length = bytes.len();
-                self.store(database, key.as_bytes(), bytes, time_ms);
+                if is_changed {
+                    self.store(database, key.as_bytes(), bytes, time_ms);
+                }
                 count(length)
             }
             C::SetRange(key, offset, value) => {
@@ -604,8 +608,7 @@ fn commands_answer_as_a_plain_map_would() {
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
-    server.kill();
-    assert_eq!(dump(&mut Server::start(&file).client()), last.into_inner());
+    assert_eq!(dump(&mut server.restart(&file).client()), last.into_inner());
 }
 
 proptest! {

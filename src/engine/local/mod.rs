@@ -115,11 +115,6 @@ impl LocalEngine {
         self.journal.path()
     }
 
-    /// Number of keys in memory, committed or not.
-    pub fn keys(&self) -> usize {
-        self.store.keys()
-    }
-
     /// Goes up while a new file is being written: that tells a slow disk from one that hangs.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
@@ -245,18 +240,6 @@ impl LocalEngine {
     pub fn wait_for_compaction(&self, timeout: Duration) {
         self.compactor.wait_for_end(timeout);
     }
-
-    /// Number of keys when everything that had changed it was last committed: just now, or before a write that waits
-    /// for the disk. Waits for nothing.
-    fn committed_keys(&self) -> usize {
-        let mut session = LocalSession::default();
-        let counts = self.run(&mut session, Scope::Each, |txn| txn.counts());
-        if let (Ok(counts), true) = (counts, self.is_committed(session.point)) {
-            let keys = counts.iter().map(|counts| counts.keys).sum();
-            self.committed_keys.store(keys, Ordering::Relaxed);
-        }
-        self.committed_keys.load(Ordering::Relaxed)
-    }
 }
 
 impl Engine for LocalEngine {
@@ -326,7 +309,6 @@ impl Admin for LocalEngine {
 
     fn status(&self) -> Status {
         Status {
-            committed_keys: self.committed_keys(),
             expired: self.expired.load(Ordering::Relaxed),
             fault: self.fault(),
             file_bytes: self.journal.bytes(),
@@ -334,6 +316,17 @@ impl Admin for LocalEngine {
             repairs: self.journal.epoch(),
             compaction: self.compactor.status(),
         }
+    }
+
+    /// As of just now, or of before a write that waits for the disk: it does not wait for that.
+    fn committed_keys(&self) -> usize {
+        let mut session = LocalSession::default();
+        let counts = self.run(&mut session, Scope::Each, |txn| txn.counts());
+        if let (Ok(counts), true) = (counts, self.is_committed(session.point)) {
+            let keys = counts.iter().map(|counts| counts.keys).sum();
+            self.committed_keys.store(keys, Ordering::Relaxed);
+        }
+        self.committed_keys.load(Ordering::Relaxed)
     }
 
     fn save(&self) -> Result<(), WriteRefused> {

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
+use hashbrown::HashTable;
+
 use super::store::{Hashing, KeySlot};
 use super::table::Table;
 use super::undo::{Change, Undo};
@@ -94,10 +96,8 @@ impl Shard {
 
     /// The entries of a database whose keys have this hash.
     pub fn with_hash(&self, database: usize, hash: u64) -> impl Iterator<Item = &Entry> {
-        let candidates =
-            self.table(database).into_iter().flat_map(move |table| table.entries.iter_hash(hash));
-        // A table looks at a few bits of a hash only.
-        candidates.filter(move |entry| self.hashing.hash_one(entry.key()) == hash)
+        let table = self.table(database).into_iter();
+        table.flat_map(move |table| with_hash(&table.entries, hash, &self.hashing))
     }
 
     /// The hashes of all keys of a database.
@@ -252,16 +252,13 @@ impl Shard {
             Undo::Cleared(all) => {
                 self.sequences.fill(sequence);
                 self.watchers.notify_if(|watched| {
-                    watched.database() == slot.database()
-                        && all.0.iter_hash(watched.hash()).next().is_some()
+                    let mut found = with_hash(&all.0, watched.hash(), &self.hashing);
+                    watched.database() == slot.database() && found.next().is_some()
                 });
             }
             Undo::Swapped(other) => {
                 self.sequences.fill(sequence);
-                let exists = |database: usize, hash| {
-                    let table = self.tables.get(database);
-                    table.is_some_and(|table| table.entries.iter_hash(hash).next().is_some())
-                };
+                let exists = |database, hash| self.with_hash(database, hash).next().is_some();
                 let both = [slot.database(), *other];
                 self.watchers.notify_if(|watched| {
                     both.contains(&watched.database())
@@ -336,6 +333,15 @@ pub fn spliced(old: Option<View<'_>>, offset: usize, bytes: &[u8]) -> Result<Val
     value.reserve(offset, bytes.len())?;
     value.write(offset, bytes);
     Ok(value)
+}
+
+/// The entries whose keys have this hash: a table looks at a few bits of it only.
+fn with_hash<'t>(
+    entries: &'t HashTable<Entry>,
+    hash: u64,
+    hashing: &'t Hashing,
+) -> impl Iterator<Item = &'t Entry> {
+    entries.iter_hash(hash).filter(move |entry| hashing.hash_one(entry.key()) == hash)
 }
 
 #[cfg(test)]

@@ -141,9 +141,10 @@ impl<'e> LocalTxn<'e> {
         count: usize,
     ) -> Result<usize, TxnError> {
         let now_ms = self.now_ms();
-        let Some(table) = self.locks.shard(number).table(database) else { return Ok(0) };
+        let shard = self.locks.shard(number);
+        let Some(table) = shard.table(database) else { return Ok(0) };
         let is_due = |(time_ms, hash): (u64, u64)| {
-            let found = table.entries.iter_hash(hash);
+            let found = shard.with_hash(database, hash);
             let mut due = found.filter(move |entry| entry.expires_ms() == Some(time_ms));
             due.next().and_then(|entry| memory::copy(entry.key(), 0).ok())
         };
