@@ -240,7 +240,8 @@ impl TxnLog {
     pub fn delete(&mut self, key: Key<'_>) -> Result<(), NoMemory> {
         let Key { database, bytes: key } = key;
         let is_small = key.len() <= CLIENT_SPARE_BYTES_MAX;
-        if let (Some(start), true) = (self.del_start, is_small) {
+        let is_selected = self.state.databases.is_some_and(|(_, selected)| selected == database);
+        if let (Some(start), true) = (self.del_start, is_small && is_selected) {
             let before = self.records.len();
             if before - start <= DEL_LINE_BYTES_MAX {
                 let line = self.records.room();
