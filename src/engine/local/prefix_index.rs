@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::key_arena::KeyArena;
+use crate::util::buffer::Buffer;
+use crate::util::memory::{self, NoMemory};
 
 /// Below so many changes since the last search no index is given up.
 const CHANGES_MIN: usize = 1024;
@@ -24,16 +26,19 @@ pub struct PrefixIndex {
 
 impl PrefixIndex {
     /// An index of these keys.
-    pub fn new(keys: &KeyArena) -> Self {
-        let mut sorted: Vec<&[u8]> = keys.iter().collect();
+    pub fn new(keys: &KeyArena) -> Result<Self, NoMemory> {
+        let mut sorted = Buffer::with_capacity(keys.len())?;
+        keys.iter().try_for_each(|key| sorted.push(key))?;
         sorted.sort_unstable();
-        Self { keys: sorted.into_iter().map(Box::from).collect(), changes: 0 }
+        let keys: Result<_, NoMemory> = sorted.iter().map(|key| copy(key)).collect();
+        Ok(Self { keys: keys?, changes: 0 })
     }
 
-    /// A key is new.
-    pub fn insert(&mut self, key: &[u8]) {
+    /// A key is new. An error if there is no memory for it: the index lacks a key then, and is of no use.
+    pub fn insert(&mut self, key: &[u8]) -> Result<(), NoMemory> {
         self.changes += 1;
-        self.keys.insert(key.into());
+        self.keys.insert(copy(key)?);
+        Ok(())
     }
 
     /// A key is gone.
@@ -56,6 +61,10 @@ impl PrefixIndex {
     }
 }
 
+fn copy(key: &[u8]) -> Result<Box<[u8]>, NoMemory> {
+    Ok(memory::copy(key, 0)?.into_boxed_slice())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,7 +73,7 @@ mod tests {
     fn keys_are_found_by_their_prefix() {
         let mut arena = KeyArena::default();
         ["b", "ab", "", "a", "abc"].iter().for_each(|key| arena.push(key.as_bytes()).unwrap());
-        let mut index = PrefixIndex::new(&arena);
+        let mut index = PrefixIndex::new(&arena).unwrap();
         let found = |index: &mut PrefixIndex, prefix: &str| -> Vec<String> {
             let name = |key: &[u8]| String::from_utf8(key.to_vec()).unwrap();
             index.find(prefix.as_bytes()).map(name).collect()
@@ -72,7 +81,7 @@ mod tests {
         assert_eq!(found(&mut index, "a"), ["a", "ab", "abc"]);
         assert_eq!(found(&mut index, "abcd"), [""; 0]);
         assert_eq!(found(&mut index, ""), ["", "a", "ab", "abc", "b"]);
-        index.insert(b"abb");
+        index.insert(b"abb").unwrap();
         index.remove(b"ab");
         assert_eq!(found(&mut index, "ab"), ["abb", "abc"]);
     }
@@ -81,10 +90,10 @@ mod tests {
     fn an_index_that_nothing_searches_is_given_up() {
         let mut index = PrefixIndex::default();
         for _ in 0..CHANGES_MIN {
-            index.insert(b"key");
+            index.insert(b"key").unwrap();
         }
         assert!(!index.is_unused());
-        index.insert(b"key");
+        index.insert(b"key").unwrap();
         assert!(index.is_unused());
         assert_eq!(index.find(b"k").count(), 1);
         assert!(!index.is_unused());

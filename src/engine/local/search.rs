@@ -88,7 +88,7 @@ impl LocalTxn<'_> {
             return;
         }
         self.locks.pause();
-        let index = PrefixIndex::new(keys);
+        let Ok(index) = PrefixIndex::new(keys) else { return };
         let shard = self.locks.shard(number);
         if state(shard) == before {
             shard.table_mut(database).index = Some(index);

@@ -51,9 +51,10 @@ impl Table {
 
     fn add(&mut self, hash: u64, entry: Entry, hashing: &Hashing) -> Undo {
         self.expiry.change(hash, None, entry.expires_ms());
-        if let Some(index) = &mut self.index {
-            index.insert(entry.key());
-            self.drop_unused_index();
+        if let Some(index) = &mut self.index
+            && (index.insert(entry.key()).is_err() || index.is_unused())
+        {
+            self.index = None;
         }
         let id = entry.id();
         self.entries.insert_unique(hash, entry, |entry| hashing.hash_one(entry.key()));
@@ -66,7 +67,9 @@ impl Table {
         self.expiry.change(hash, entry.expires_ms(), None);
         if let Some(index) = &mut self.index {
             index.remove(entry.key());
-            self.drop_unused_index();
+            if index.is_unused() {
+                self.index = None;
+            }
         }
         Some(entry)
     }
@@ -103,12 +106,6 @@ impl Table {
             }
             // A shard's to undo.
             Undo::Swapped(_) => {}
-        }
-    }
-
-    fn drop_unused_index(&mut self) {
-        if self.index.as_ref().is_some_and(PrefixIndex::is_unused) {
-            self.index = None;
         }
     }
 }
