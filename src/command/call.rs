@@ -230,8 +230,6 @@ pub struct Detour {
     /// What is to be done.
     work: Option<Work>,
     done: Option<Done>,
-    /// The command asks that what it wrote be committed before its reply.
-    pub is_commit_wanted: bool,
 }
 
 /// What a command asks the dispatcher to do.

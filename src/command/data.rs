@@ -71,8 +71,6 @@ fn flush<T: Txn>(call: &mut Call<'_, T>, database: Option<usize>) -> Result {
     }
     call.check_writes()?;
     call.txn.clear(database)?;
-    // Once that is committed its memory is there for the next write.
-    call.detour.is_commit_wanted = !call.request.words_from(1).any(|word| is(word, "ASYNC"));
     call.replies.status("OK");
     Ok(())
 }

@@ -280,10 +280,6 @@ fn run_alone<E: Engine>(
         });
         match result {
             Err(error) if error.is_again() => detour.carry_out(request)?,
-            Ok(()) if detour.is_commit_wanted => {
-                let point = engine.take_commit_point(session);
-                return Ok(engine.commit(session, point)?);
-            }
             result => return result,
         }
     }

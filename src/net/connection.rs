@@ -217,7 +217,7 @@ impl<'a, E: Engine> Connection<'a, E> {
                 self.output.batch.replies.truncate(start);
             }
             let point = engine.take_commit_point(&mut self.session);
-            if !engine.is_committed(point) {
+            if !engine.is_committed(point) || engine.is_commit_due(&self.session) {
                 self.output.batch.must_commit(start, point);
             }
             if self.limits.is_unauthenticated == self.state.authenticated {

@@ -17,7 +17,7 @@ use super::undo::{Change, Undo};
 use super::watchers::Watched;
 use crate::engine::{Counts, Entry, Key, Txn, TxnError};
 use crate::journal::{CommitPoint, Flush, WriteRefused};
-use crate::limits::{LOCKED_WORK_MAX, SHARDS, work};
+use crate::limits::{LOCKED_WORK_MAX, SHARDS, UNDO_BYTES_MAX, work};
 use crate::util::clock::{unix_time_ms, unix_time_s};
 use crate::util::memory;
 use crate::value::{Value, View};
@@ -331,6 +331,8 @@ impl Txn for LocalTxn<'_> {
                 }
             }
         }
+        // Freed before the reply is sent: its memory is there for the next write.
+        self.session.undo_bytes = UNDO_BYTES_MAX + 1;
         Ok(())
     }
 
