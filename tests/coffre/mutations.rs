@@ -13,8 +13,8 @@ use coffre::engine::local::{Loading, LocalEngine};
 use coffre::journal::format::Seal;
 use coffre::journal::{Error, Fsync, Recovery};
 
-use crate::handle::{Access, Handle};
 use crate::corruption::{as_format_1, pieces};
+use crate::handle::{Access, Handle};
 use crate::harness::{State, on_request, state};
 use crate::simulated_disk::SimulatedDisk;
 use crate::state::replayed;

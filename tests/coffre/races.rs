@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coffre::engine::{Admin, Txn};
-use coffre::engine::local::store::{Hashing, Store};
 use coffre::engine::local::LocalEngine;
+use coffre::engine::local::store::{Hashing, Store};
+use coffre::engine::{Admin, Txn};
 use coffre::journal::disk::Disk;
 use coffre::journal::{Fsync, Recovery};
 use coffre::util::clock::unix_time_ms;
 
-use crate::handle::{Access, Handle};
 use crate::gated_disk::{GatedDisk, Gates};
+use crate::handle::{Access, Handle};
 use crate::harness::{state, wait_until};
 use crate::simulated_disk::{Plan, SimulatedDisk};
 

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coffre::engine::{Admin, Scope, Txn, TxnError};
 use coffre::engine::local::store::{Hashing, Store};
 use coffre::engine::local::{Compaction, LocalEngine};
+use coffre::engine::{Admin, Scope, Txn, TxnError};
 use coffre::journal::format::Seal;
 use coffre::journal::{Error, Fsync, Recovery};
 
