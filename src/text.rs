@@ -333,16 +333,22 @@ pub fn is_text_byte(byte: u8) -> bool {
 /// Parses a decimal integer in its one canonical form, as Redis does: no sign but a leading `-`, no
 /// leading zeros, no blanks.
 pub fn integer(digits: &[u8]) -> Option<i64> {
-    let unsigned = digits.strip_prefix(b"-").unwrap_or(digits);
-    let canonical = match unsigned {
-        [b'0'] => unsigned.len() == digits.len(),
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
+    let (unsigned, is_negative) = match digits {
+        [b'-', rest @ ..] => (rest, true),
+        _ => (digits, false),
     };
-    if !canonical {
-        return None;
+    match unsigned {
+        [b'0'] => return (!is_negative).then_some(0),
+        [b'1'..=b'9', ..] => {}
+        _ => return None,
     }
-    str::from_utf8(digits).ok()?.parse().ok()
+    // Downwards: the negative numbers reach further by one.
+    let add = |number: i64, byte: &u8| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_sub(i64::from(byte - b'0')),
+        _ => None,
+    };
+    let negative = unsigned.iter().try_fold(0, add)?;
+    if is_negative { Some(negative) } else { negative.checked_neg() }
 }
 
 #[cfg(test)]
