@@ -7,10 +7,8 @@
 //! Sequences tell what a reply has to wait for. Several keys share one, so it may speak for more keys than were changed,
 //! never for fewer. Sequences never go down but by [`abort_after`](Shard::abort_after).
 
-use std::collections::VecDeque;
-use std::hash::BuildHasher;
-
 use hashbrown::HashTable;
+use std::collections::VecDeque;
 
 use super::store::{Hashing, KeySlot};
 use super::table::Table;
@@ -102,7 +100,7 @@ impl Shard {
 
     /// The hashes of all keys of a database.
     pub fn hashes(&self, database: usize) -> impl Iterator<Item = u64> {
-        self.entries(database).map(|entry| self.hashing.hash_one(entry.key()))
+        self.entries(database).map(|entry| self.hashing.hash(entry.key()))
     }
 
     /// Number of keys of a database.
@@ -341,7 +339,7 @@ fn with_hash<'t>(
     hash: u64,
     hashing: &'t Hashing,
 ) -> impl Iterator<Item = &'t Entry> {
-    entries.iter_hash(hash).filter(move |entry| hashing.hash_one(entry.key()) == hash)
+    entries.iter_hash(hash).filter(move |entry| hashing.hash(entry.key()) == hash)
 }
 
 #[cfg(test)]

@@ -36,18 +36,20 @@ impl Default for Hashing {
     }
 }
 
-impl BuildHasher for Hashing {
-    type Hasher = DefaultHasher;
-
-    fn build_hasher(&self) -> DefaultHasher {
-        match self {
+impl Hashing {
+    /// The hash of a key. Without its length, which `hash_one` adds to tell the members of a tuple apart.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = match self {
             Self::Random(keys) => keys.build_hasher(),
             Self::Repeatable(number) => {
                 let mut hasher = DefaultHasher::new();
                 hasher.write_u64(*number);
                 hasher
             }
-        }
+        };
+        hasher.write(key);
+        hasher.finish()
     }
 }
 
@@ -113,7 +115,7 @@ impl Store {
 
     /// Where a key lives, whether it exists or not.
     pub fn slot(&self, key: Key<'_>) -> KeySlot {
-        let hash = self.hashing.hash_one(key.bytes);
+        let hash = self.hashing.hash(key.bytes);
         // A shard's table places by the lowest bits and the highest seven.
         let (shard, sequence) = (shard_of(hash >> 24), (hash >> 40) as usize % SEQUENCES_PER_SHARD);
         KeySlot {

@@ -3,8 +3,6 @@
 //! The table is the one inside the standard library's `HashMap`, taken by itself: it lets a key be hashed once, for
 //! the choice of the shard and for the place in its table.
 
-use std::hash::BuildHasher;
-
 use hashbrown::HashTable;
 
 use super::expiry_queue::ExpiryQueue;
@@ -44,7 +42,7 @@ impl Table {
             self.expiry.change(hash, old.expires_ms(), expires_ms);
             return Ok(Undo::Replaced(old));
         }
-        let rehash = |entry: &Entry| hashing.hash_one(entry.key());
+        let rehash = |entry: &Entry| hashing.hash(entry.key());
         self.entries.try_reserve(1, rehash)?;
         Ok(self.add(hash, entry, hashing))
     }
@@ -57,7 +55,7 @@ impl Table {
             self.index = None;
         }
         let id = entry.id();
-        self.entries.insert_unique(hash, entry, |entry| hashing.hash_one(entry.key()));
+        self.entries.insert_unique(hash, entry, |entry| hashing.hash(entry.key()));
         Undo::Created(id)
     }
 
