@@ -184,8 +184,8 @@ impl LongArguments {
         let mut long = Self::default();
         let sets_values = |flag| command.flags.contains(flag);
         let is_long = |word: &[u8]| word.len() > VALUE_BLOCK_BYTES;
-        if sets_values(Flag::Write)
-            && sets_values(Flag::Denyoom)
+        if sets_values(Flag::Denyoom)
+            && sets_values(Flag::Write)
             && request.words_from(1).any(is_long)
             && !matches!(command.name, "APPEND" | "SETRANGE")
         {

@@ -260,9 +260,13 @@ fn run_alone<E: Engine>(
     let mut keys = Buffer::default();
     let scope = scope(command, request, &mut keys).map_err(|NoMemory| CommandError::NO_MEMORY)?;
     let keys = if let Scope::Many(keys) = scope { keys } else { &[] };
+    let mut runs = 0;
     loop {
         let result = engine.run(session, scope, |txn| {
-            before.restore(replies, connection, stats);
+            if runs > 0 {
+                before.restore(replies, connection, stats);
+            }
+            runs += 1;
             let mut call = Call {
                 txn,
                 request,
@@ -292,13 +296,15 @@ struct Before {
     database: usize,
     protocol: Protocol,
     tracks_access: bool,
-    stats: BurstStats,
+    /// Hits and misses.
+    lookups: (u64, u64),
 }
 
 impl Before {
     fn of(replies: &Replies, connection: &ConnectionState, stats: &BurstStats) -> Self {
         let ConnectionState { database, protocol, tracks_access, .. } = *connection;
-        Self { position: replies.position(), database, protocol, tracks_access, stats: *stats }
+        let (position, lookups) = (replies.position(), (stats.hits, stats.misses));
+        Self { position, database, protocol, tracks_access, lookups }
     }
 
     fn restore(
@@ -314,7 +320,7 @@ impl Before {
         connection.database = self.database;
         connection.protocol = self.protocol;
         connection.tracks_access = self.tracks_access;
-        *stats = self.stats;
+        (stats.hits, stats.misses) = self.lookups;
     }
 }
 

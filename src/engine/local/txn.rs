@@ -57,10 +57,11 @@ impl<'e> LocalTxn<'e> {
 
     /// Ends the transaction: all of it happens, or nothing.
     pub fn finish<T, E: From<TxnError>>(mut self, result: Result<T, E>) -> Result<T, E> {
+        if result.is_ok() && self.session.log.is_empty() {
+            return result;
+        }
         let result = result.and_then(|value| {
-            if !self.session.log.is_empty() {
-                self.append().map_err(TxnError::from)?;
-            }
+            self.append().map_err(TxnError::from)?;
             Ok(value)
         });
         if result.is_err() {
