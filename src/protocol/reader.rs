@@ -299,7 +299,8 @@ impl RequestReader {
     ) -> Result<Option<(i64, usize)>, ProtocolError> {
         let line = &self.buffer[self.start + self.cursor..self.end];
         let digits = &line[1..line.len().min(HEADER_BYTES_MAX)];
-        let Some(stop) = memchr::memchr2(b'\r', b'\n', digits) else {
+        // Nearly always one or two digits: too few for `memchr`.
+        let Some(stop) = digits.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
             return if line.len() >= HEADER_BYTES_MAX { Err(too_long) } else { Ok(None) };
         };
         match (digits[stop], line.get(stop + 2)) {
