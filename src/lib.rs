@@ -1,7 +1,7 @@
 //! coffre, a key-value server that keeps its keys in one readable text file and never loses one.
 //!
 //! ```text
-//! flow   bytes -> request -> command -> engine [shard lock: store + journal.append] -> reply ... commit(mark) -> bytes
+//! flow   bytes -> request -> command -> Txn (locks, reads, changes, undo) -> journal.append -> reply -> commit -> bytes
 //! deps   lib > net > command > { protocol, server } > engine > journal > { text, value } > util > limits
 //!        lib > tools > { engine, journal }
 //! ```
