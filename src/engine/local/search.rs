@@ -58,7 +58,9 @@ impl LocalTxn<'_> {
         let now_ms = self.now_ms();
         self.shard(number);
         let shard = self.locks.shard(number);
-        let Some(mut index) = shard.table_mut(database).index.take() else {
+        // Where memory is at its bound the index goes first.
+        let index = shard.table_mut(database).index.take().filter(|_| !memory::is_full());
+        let Some(mut index) = index else {
             let keys = self.all_keys(database, number)?;
             self.build_index(database, number, &keys);
             return Ok(keys);
