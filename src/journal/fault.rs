@@ -8,7 +8,7 @@ use super::breakage::{self, Breakage};
 use super::group_commit::{Journal, State};
 use super::phase::{Event, Intake, Repair};
 use crate::util::sync::atomic::Ordering;
-use crate::util::sync::{Condvar, lock, wait_timeout};
+use crate::util::sync::{Waiters, lock, wait_timeout};
 
 /// Why a write is not acknowledged. It may or may not be found after a restart.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ impl Journal {
     pub(super) fn refuse(&self, state: &mut State, reason: WriteRefused) {
         state.reason = reason;
         self.refusing.store(true, Ordering::Release);
-        self.woken.iter().for_each(Condvar::notify_all);
+        self.woken.iter().for_each(Waiters::notify_all);
         self.faulted.notify_all();
     }
 

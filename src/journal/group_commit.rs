@@ -44,7 +44,7 @@ use crate::limits::SLOWED_BYTES_PER_S;
 use crate::util::clock::unix_time_s;
 use crate::util::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::util::sync::thread::{self, ThreadId};
-use crate::util::sync::{AbortOnPanic, Condvar, Mutex, MutexGuard, lock, wait};
+use crate::util::sync::{AbortOnPanic, Condvar, Mutex, MutexGuard, Waiters, lock};
 
 /// What a reply has to wait for: a batch, and the epoch in which it was pending or written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,9 +116,9 @@ pub struct Journal {
     /// Beyond this length of the file, in bytes, leaders are slowed down.
     pub(super) length_max: AtomicU64,
     /// For the followers of batches of even and of odd sequences: only two batches can have any.
-    pub(super) woken: [Condvar; 2],
+    pub(super) woken: [Waiters; 2],
     /// Notified when a write or a sync ends.
-    pub(super) idle: Condvar,
+    pub(super) idle: Waiters,
     /// Notified when a fault begins.
     pub(super) faulted: Condvar,
 
@@ -180,8 +180,8 @@ impl Journal {
             seal_bytes: AtomicU64::new(0),
             garbage: AtomicU64::new(0),
             length_max: AtomicU64::new(u64::MAX),
-            woken: [Condvar::new(), Condvar::new()],
-            idle: Condvar::new(),
+            woken: Default::default(),
+            idle: Waiters::default(),
             faulted: Condvar::new(),
             state: Mutex::new(State {
                 pending: Pending::default(),
@@ -280,7 +280,7 @@ impl Journal {
             }
             state.has_leader |= point.sequence == state.sequence;
             if !state.phase.may_write() {
-                state = wait(&self.woken[point.sequence as usize % 2], state);
+                state = self.woken[point.sequence as usize % 2].wait(state);
             } else if !has_gathered && state.leader != Some(thread::current().id()) {
                 // Yield once, so that writers that can run join this batch.
                 has_gathered = true;
@@ -485,7 +485,7 @@ impl Journal {
     /// Fsyncs what is committed and not yet synced, with the lock released meanwhile.
     fn sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while !state.phase.may_sync() {
-            state = wait(&self.idle, state);
+            state = self.idle.wait(state);
         }
         let segment = state.segment.clone();
         if state.phase.fault().is_some() || segment.synced >= segment.last {
@@ -522,7 +522,7 @@ impl Journal {
         while state.phase.fault().is_none() {
             let segment = &state.segment;
             state = match () {
-                () if !state.phase.may_write() => wait(&self.idle, state),
+                () if !state.phase.may_write() => self.idle.wait(state),
                 () if !state.pending.is_empty() => self.lead(state),
                 () if segment.synced < segment.last => self.sync(state),
                 () if segment.is_unmarked() => self.lead_mark(state),

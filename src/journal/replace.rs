@@ -14,7 +14,7 @@ use super::new_file::{NewFile, Segment, Unpublished};
 use super::phase::{Event, Repair};
 use super::recovery::{COMPACTING, HEALING, copy_lines, holder};
 use crate::util::sync::atomic::Ordering;
-use crate::util::sync::{AbortOnPanic, Condvar, MutexGuard, lock, wait};
+use crate::util::sync::{AbortOnPanic, MutexGuard, Waiters, lock};
 
 /// Why the data file was not replaced. It goes on as it was.
 #[derive(Debug, thiserror::Error)]
@@ -109,11 +109,11 @@ impl Journal {
     fn reserve(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         while state.phase.is_reserved() {
-            state = wait(&self.idle, state);
+            state = self.idle.wait(state);
         }
         state.enter(Event::Reserve);
         while state.phase.is_working() {
-            state = wait(&self.idle, state);
+            state = self.idle.wait(state);
         }
         state
     }
@@ -121,7 +121,7 @@ impl Journal {
     fn release(&self, state: &mut State) {
         state.enter(Event::Release);
         self.idle.notify_all();
-        self.woken.iter().for_each(Condvar::notify_one);
+        self.woken.iter().for_each(Waiters::notify_one);
     }
 
     /// After a failed write: cuts off what was written of the batch, and says whether that repaired the file. It does

@@ -190,6 +190,8 @@ struct InFlight {
     batch: Batch,
     /// Why they could not be sent.
     error: Option<io::Error>,
+    /// The connection's thread waits until they are: else a notification is a system call for nothing.
+    is_awaited: bool,
 }
 
 /// What becomes of the replies in flight.
@@ -223,6 +225,7 @@ impl SendQueue {
     fn wait(&self) -> io::Result<()> {
         let mut in_flight = lock(&self.in_flight);
         while in_flight.state != State::Empty {
+            in_flight.is_awaited = true;
             in_flight = wait(&self.sent, in_flight);
         }
         in_flight.error.take().map_or(Ok(()), Err)
@@ -245,8 +248,12 @@ impl SendQueue {
             self.client.kill();
         }
         let mut in_flight = lock(&self.in_flight);
-        *in_flight = InFlight { state: State::Empty, batch, error: result.err() };
-        self.sent.notify_one();
+        let is_awaited = in_flight.is_awaited;
+        *in_flight =
+            InFlight { state: State::Empty, batch, error: result.err(), is_awaited: false };
+        if is_awaited {
+            self.sent.notify_one();
+        }
     }
 
     /// Sends what the client did not take at once, on a thread that may block.

@@ -21,6 +21,39 @@ fn die() -> ! {
     abort()
 }
 
+/// A condition variable that knows how many threads wait on it. The standard library's makes a system call for each
+/// notification, and most find no thread that waits: about four for each batch of the journal.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    condvar: Condvar,
+    /// Goes up with the mutex held: it is seen by every thread that changes later what is waited for.
+    count: atomic::AtomicUsize,
+}
+
+impl Waiters {
+    /// Waits on it, as [`wait`] does.
+    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.count.fetch_add(1, atomic::Ordering::Relaxed);
+        let guard = wait(&self.condvar, guard);
+        self.count.fetch_sub(1, atomic::Ordering::Relaxed);
+        guard
+    }
+
+    /// Wakes one thread, if any waits. What it waits for was changed with the mutex held.
+    pub fn notify_one(&self) {
+        if self.count.load(atomic::Ordering::Relaxed) > 0 {
+            self.condvar.notify_one();
+        }
+    }
+
+    /// Wakes all threads that wait. What they wait for was changed with the mutex held.
+    pub fn notify_all(&self) {
+        if self.count.load(atomic::Ordering::Relaxed) > 0 {
+            self.condvar.notify_all();
+        }
+    }
+}
+
 /// Does `work`, on which other threads rely: a panic in it ends the process.
 pub fn abort_on_panic(work: impl FnOnce()) {
     let guard = AbortOnPanic;
