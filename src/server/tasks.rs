@@ -97,10 +97,11 @@ fn remove_expired(engine: &LocalEngine) {
     let _ = engine.delete_expired();
 }
 
-/// Frees the undo of committed changes: not on the journal's thread, which has deadlines.
+/// Frees the undo of committed changes, and builds indexes: not on the journal's thread, which has deadlines.
 fn free_undo(engine: &LocalEngine) {
     thread::sleep(Duration::from_millis(UNDO_TICK_MS));
     engine.free_all_undo();
+    engine.build_indexes();
 }
 
 /// Takes the samples of each second: the commands per second, and the peak of memory.

@@ -1,9 +1,16 @@
-//! `SCAN` while keys come and go: who is there throughout is seen once, whatever happens to the others.
+//! `SCAN` while keys come and go: a key that is there throughout is seen once, whatever happens to the others. `KEYS` with a
+//! prefix, with an index and without one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use coffre::engine::local::LocalEngine;
+use coffre::journal::{Fsync, Recovery};
+
+use crate::handle::{Access, Handle};
 use crate::harness::{Client, Reply, Server, folder, request};
+use crate::simulated_disk::SimulatedDisk;
 
 /// Everything that a full iteration shows, each request on the next of the connections.
 fn scan_all(clients: &mut [Client], options: &str) -> HashMap<Vec<u8>, u32> {
@@ -134,5 +141,51 @@ fn a_cursor_means_the_same_on_every_connection() {
             cursor = String::from_utf8(reply.pop().unwrap().into_bytes()).unwrap();
         }
         assert_eq!(seen, keys as usize, "round {round}");
+    }
+}
+
+/// A search by prefix finds the same with an index, without one, and with one that was built while keys came and went.
+#[test]
+fn an_index_finds_what_a_look_at_every_key_finds() {
+    let (disk, path) = (SimulatedDisk::new(7), "/donnees.txt".into());
+    let recovery = Recovery::on(Arc::new(disk), path).unwrap();
+    let engine = LocalEngine::start(recovery, Fsync::No).unwrap();
+    let mut handle = Handle::new(&engine);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut model = [BTreeSet::new(), BTreeSet::new()];
+    for round in 0..400 {
+        let key = format!("{}:{}", random.u8(0..3), random.u16(0..2000)).into_bytes();
+        let database = random.usize(..2);
+        handle.select(database);
+        match random.u8(..20) {
+            0..13 => {
+                for number in 0..20 {
+                    let key = [&key[..], format!(":{number}").as_bytes()].concat();
+                    handle.set(&key, b"v").unwrap();
+                    model[database].insert(key);
+                }
+            }
+            13..17 => {
+                let gone: Vec<_> = model[database].range(key..).take(20).cloned().collect();
+                let names: Vec<&[u8]> = gone.iter().map(Vec::as_slice).collect();
+                handle.del(&names).unwrap();
+                gone.iter().for_each(|key| drop(model[database].remove(key)));
+            }
+            17 => {
+                handle.swap(0, 1).unwrap();
+                model.swap(0, 1);
+            }
+            18 if round % 3 == 0 => {
+                handle.flush(false).unwrap();
+                model[database].clear();
+            }
+            _ => engine.build_indexes(),
+        }
+        let prefix = format!("{}:", random.u8(0..3)).into_bytes();
+        let mut found = BTreeSet::new();
+        let mut visit = |key: &[u8]| assert!(found.insert(key.to_vec()), "twice");
+        handle.keys(&prefix, &mut visit).unwrap();
+        let expected = model[database].iter().filter(|key| key.starts_with(&prefix)).cloned();
+        assert_eq!(found, expected.collect(), "round {round}");
     }
 }

@@ -1,7 +1,8 @@
 //! The keys of a shard's database in order, to find those that begin alike.
 //!
-//! There is no index until a search asks for one, so a server that is never searched by prefix pays nothing. From then
-//! on each key that comes or goes is put in or taken out. An index is given up when more keys came and went since the
+//! There is no index until a search asks for one, so a server that is never searched by prefix pays nothing. That search
+//! looks at every key, and a thread that no client waits for builds the index. From then on each key that comes or goes is
+//! put in or taken out. An index is given up when more keys came and went since the
 //! last search than there are: keeping it costs more than building it again.
 //!
 //! Its price is in docs/performance.md: what it adds to each key, and how much a `SET` of a new key gets slower.

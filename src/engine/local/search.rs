@@ -5,17 +5,19 @@
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
 
+use super::LocalEngine;
 use super::key_arena::KeyArena;
 use super::prefix_index::PrefixIndex;
 use super::shard::Shard;
 use super::txn::LocalTxn;
-use crate::engine::{Entry, Txn, TxnError};
+use crate::engine::{Entry, Key, Txn, TxnError};
 use crate::limits::{KEYS_AT_ONCE, SCAN_WINDOW, SHARDS, work};
 use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 
 impl LocalTxn<'_> {
-    /// See [`Txn::keys`]. A search for a prefix uses each shard's index, and builds it where there is none.
+    /// See [`Txn::keys`]. A search for a prefix uses each shard's index. Where there is none it looks at every key, and
+    /// [`LocalEngine::build_indexes`] builds one for the next search.
     pub(super) fn visit_keys(
         &mut self,
         database: usize,
@@ -23,14 +25,12 @@ impl LocalTxn<'_> {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), TxnError> {
         for number in 0..SHARDS {
-            let keys = match prefix.is_empty() {
-                true => self.all_keys(database, number)?,
-                false => self.keys_with_prefix(database, number, prefix)?,
-            };
-            self.charge((work::LISTED_KEY * keys.len() as u64).max(keys.bytes() as u64))?;
+            let mut keys = KeyArena::default();
+            let looked_at = self.list_keys(database, number, prefix, &mut keys)?;
+            self.charge((work::LISTED_KEY * looked_at as u64).max(keys.bytes() as u64))?;
             self.locks.pause();
-            keys.iter().filter(|key| key.starts_with(prefix)).for_each(&mut *visit);
-            if keys.len() >= KEYS_AT_ONCE {
+            keys.iter().for_each(&mut *visit);
+            if looked_at >= KEYS_AT_ONCE {
                 // Threads that wait for a processor need not wait until all shards are visited.
                 thread::yield_now();
             }
@@ -38,63 +38,41 @@ impl LocalTxn<'_> {
         Ok(())
     }
 
-    fn all_keys(&mut self, database: usize, number: usize) -> Result<KeyArena, TxnError> {
-        let now_ms = self.now_ms();
-        let count = self.shard(number).len(database);
-        self.charge(work::LISTED_KEY * count as u64)?;
-        let mut keys = KeyArena::default();
-        let entries = self.shard(number).entries(database);
-        let mut live = entries.filter(|entry| !entry.is_expired(now_ms));
-        live.try_for_each(|entry| keys.push(entry.key()))?;
-        Ok(keys)
-    }
-
-    fn keys_with_prefix(
+    /// Lists the keys of shard `number` that begin with `prefix`, and returns how many keys it looked at.
+    fn list_keys(
         &mut self,
         database: usize,
         number: usize,
         prefix: &[u8],
-    ) -> Result<KeyArena, TxnError> {
+        keys: &mut KeyArena,
+    ) -> Result<usize, TxnError> {
         let now_ms = self.now_ms();
-        self.shard(number);
+        let count = self.shard(number).len(database);
+        let slots = &self.engine.store;
         let shard = self.locks.shard(number);
-        // Where memory is at its bound the index goes first.
-        let index = shard.table_mut(database).index.take().filter(|_| !memory::is_full());
-        let Some(mut index) = index else {
-            let keys = self.all_keys(database, number)?;
-            self.build_index(database, number, &keys);
-            return Ok(keys);
-        };
-        let mut keys = KeyArena::default();
-        let mut found = index.find(prefix);
         // Nearly always no key of the database expires, and none need be looked up.
         let expires = shard.table(database).is_some_and(|table| table.expiry.len() > 0);
-        let slots = &self.engine.store;
-        let is_live = |key: &&[u8]| {
-            let slot = slots.slot(crate::engine::Key { database, bytes: key });
-            !expires || shard.get(slot, key).is_some_and(|entry| !entry.is_expired(now_ms))
-        };
-        let listed = found.by_ref().filter(is_live).try_for_each(|key| keys.push(key));
-        drop(found);
-        shard.table_mut(database).index = Some(index);
-        listed?;
-        Ok(keys)
-    }
-
-    /// Builds an index of a shard's keys, unlocked meanwhile if that is possible; none if the shard has changed since.
-    fn build_index(&mut self, database: usize, number: usize, keys: &KeyArena) {
-        let state = |shard: &Shard| (shard.additions(), shard.len(database));
-        let before = state(self.locks.shard(number));
-        // A key that has expired and is not deleted yet is missing in the list.
-        if keys.len() != before.1 || self.locks.is_many() || !memory::has_room(2 * keys.bytes()) {
-            return;
-        }
-        self.locks.pause();
-        let Ok(index) = PrefixIndex::new(keys) else { return };
-        let shard = self.locks.shard(number);
-        if state(shard) == before {
+        let table = shard.table_mut(database);
+        let index = if prefix.is_empty() { None } else { table.index.take() };
+        // Where memory is at its bound the index goes first.
+        if let Some(mut index) = index.filter(|_| !memory::is_full()) {
+            let is_live = |key: &&[u8]| {
+                let slot = slots.slot(Key { database, bytes: key });
+                !expires || shard.get(slot, key).is_some_and(|entry| !entry.is_expired(now_ms))
+            };
+            let listed = index.find(prefix).filter(is_live).try_for_each(|key| keys.push(key));
             shard.table_mut(database).index = Some(index);
+            listed?;
+            return Ok(keys.len());
         }
+        shard.table_mut(database).is_index_wanted |= !prefix.is_empty();
+        self.charge(work::LISTED_KEY * count as u64)?;
+        let entries = self.shard(number).entries(database);
+        let found = entries.filter(|entry| entry.key().starts_with(prefix));
+        found
+            .filter(|entry| !entry.is_expired(now_ms))
+            .try_for_each(|entry| keys.push(entry.key()))?;
+        Ok(count)
     }
 
     /// See [`Txn::scan`].
@@ -194,6 +172,38 @@ impl LocalTxn<'_> {
             }
         }
         Ok(false)
+    }
+}
+
+impl LocalEngine {
+    /// Builds the indexes that searches have asked for; to be called now and then, on a thread that no client waits for.
+    pub fn build_indexes(&self) {
+        for number in 0..SHARDS {
+            let databases = self.store.lock(number).databases();
+            (0..databases).for_each(|database| self.build_index(number, database));
+        }
+    }
+
+    /// Builds an index of a shard's keys, unlocked meanwhile. Where keys came or went since, the next search asks again.
+    fn build_index(&self, number: usize, database: usize) {
+        let state = |shard: &Shard| (shard.additions(), shard.len(database));
+        let (before, keys) = {
+            let mut shard = self.store.lock(number);
+            if !std::mem::take(&mut shard.table_mut(database).is_index_wanted) {
+                return;
+            }
+            let mut keys = KeyArena::default();
+            let listed = shard.entries(database).try_for_each(|entry| keys.push(entry.key()));
+            if listed.is_err() || !memory::has_room(2 * keys.bytes()) {
+                return;
+            }
+            (state(&shard), keys)
+        };
+        let Ok(index) = PrefixIndex::new(&keys) else { return };
+        let mut shard = self.store.lock(number);
+        if state(&shard) == before {
+            shard.table_mut(database).index = Some(index);
+        }
     }
 }
 

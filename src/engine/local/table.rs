@@ -21,6 +21,8 @@ pub struct Table {
     pub expiry: ExpiryQueue,
     /// All keys in order, once a search has asked for it.
     pub index: Option<PrefixIndex>,
+    /// A search would have used an index.
+    pub is_index_wanted: bool,
 }
 
 impl Table {
