@@ -29,15 +29,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::{Config, PasswordFileError};
-use engine::local::LocalEngine;
 use engine::local::store::Store;
+use engine::local::{CloseError, LocalEngine};
 use engine::{Admin, Engine};
 use journal::Recovery;
 use net::listener::{self, BindError, Server};
 use net::metrics;
-use server::closing::{self, CloseError};
+use server::Stop;
 use server::signals::Signals;
-use server::{Stop, tasks};
 use text::counted;
 use util::{memory, process};
 
@@ -107,11 +106,11 @@ impl Hosted for LocalEngine {
     }
 
     fn start_tasks(self: &Arc<Self>) -> io::Result<()> {
-        tasks::start(self)
+        self.start_threads()
     }
 
     fn close(self: &Arc<Self>, how: Stop, asked: Instant) -> Result<(), Error> {
-        Ok(closing::close(self, how, asked)?)
+        Ok(self.close_by(how == Stop::Save, asked)?)
     }
 }
 
@@ -150,7 +149,7 @@ pub fn run_on<E: Hosted>(mut config: Config) -> Result<(), Error> {
     let admin: Arc<dyn Admin> = Arc::clone(engine) as _;
     signals.attach(control, &admin);
     engine.start_tasks()?;
-    tasks::start_sampling(control)?;
+    control.start_sampling()?;
     metrics::start(control, &admin, metrics)?;
     server.start(&listeners)?;
     announce(&control.config, &addresses, &metrics_addresses, keys, started);

@@ -138,7 +138,6 @@ impl From<TxnError> for CommandError {
     fn from(error: TxnError) -> Self {
         match error {
             TxnError::Refused(refused) => refused.into(),
-            TxnError::Full => Self::MAX_MEMORY,
             TxnError::NoMemory(_) => Self::NO_MEMORY,
             TxnError::TooMuchWork => Self::TOO_MUCH_WORK,
         }

@@ -2,8 +2,9 @@
 //!
 //! A command is a function of a [`Call`]: it reads and changes keys through the transaction that the dispatcher began for
 //! it, or `EXEC` for several. A command that touches keys may run more than once for one request: what it changes beside
-//! keys and replies is the same after the second run. It is declared above its function, by a [`spec::Spec`], and `table` lists them all; help, `COMMAND` and the
-//! arity check follow from its usage line. What a command error costs is one `-ERR` reply; the connection goes on.
+//! keys and replies is the same after the second run. It is declared above its function, by a [`spec::Spec`], and `table`
+//! lists them all; help, `COMMAND` and the arity check follow from its usage line. What a command error costs is one
+//! `-ERR` reply; the connection goes on.
 
 mod call;
 mod client;

@@ -209,9 +209,6 @@ pub enum TxnError {
     /// The engine takes no writes.
     #[error(transparent)]
     Refused(#[from] WriteRefused),
-    /// It would take more memory than `--maxmemory` allows.
-    #[error("it would take too much memory")]
-    Full,
     /// The system has no memory for it.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),

@@ -1,25 +1,27 @@
 //! What connections share beside the data: the list of clients, the counters, the slow log, the
-//! monitors, the pause, and the request to stop; and what goes on while no client calls: signals, tasks, closing.
+//! monitors, the pause, and the request to stop, which may come as a signal.
 //!
 //! Nothing that connections call here waits for a client or a disk. Each part has a lock of its own, held for moments.
 //! Lock order: the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
-pub(crate) mod closing;
 mod monitors;
 mod pause;
 mod settings;
 pub(crate) mod signals;
 mod slowlog;
 mod statistics;
-pub(crate) mod tasks;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
+use crate::util::memory;
 use crate::util::sync::{lock, wait};
+use crate::util::tasks::spawn;
 
 pub(crate) use clients::is_timeout;
 pub use clients::{Client, Clients, Refusal};
@@ -87,6 +89,15 @@ impl Control {
             stop: Mutex::new(None),
             stopped: Condvar::new(),
         }
+    }
+
+    /// Starts the thread that takes the samples of each second: the commands per second, and the peak of memory.
+    pub(crate) fn start_sampling(self: &Arc<Self>) -> io::Result<()> {
+        spawn("clock", self, |control| {
+            thread::sleep(Duration::from_secs(1));
+            control.statistics.sample();
+            memory::used_bytes();
+        })
     }
 
     /// Asks the server to stop. The first call says how.

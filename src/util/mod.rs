@@ -1,4 +1,4 @@
-//! What every layer uses and none is about: locks, memory, clocks, logging, the process.
+//! What every layer uses and none is about: locks, memory, clocks, logging, background threads, the process.
 
 pub(crate) mod buffer;
 pub mod clock;
@@ -9,3 +9,4 @@ pub(crate) mod password;
 pub(crate) mod process;
 pub(crate) mod rate_limit;
 pub(crate) mod sync;
+pub(crate) mod tasks;

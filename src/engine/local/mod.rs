@@ -8,6 +8,7 @@
 //! Lock order: `repairing`, then `rolling_back`, then shards in ascending order, then the journal; the compactor's status
 //! is held with none of them but the journal's. No lock is held across I/O, but for `repairing`, which no client takes.
 
+mod closing;
 mod compaction;
 mod expiry_queue;
 mod key_arena;
@@ -19,6 +20,7 @@ mod shard;
 pub mod store;
 mod sweep;
 mod table;
+mod tasks;
 mod txn;
 mod txn_log;
 mod undo;
@@ -43,6 +45,7 @@ use locks::Locks;
 use store::Store;
 use undo::Undo;
 
+pub use closing::CloseError;
 pub use compaction::{Compaction, Compactor};
 pub use replay::Loading;
 pub use txn::{LocalSession, LocalTxn};

@@ -1,44 +1,25 @@
-//! The work that goes on while no client calls, on a thread for each kind of it.
-//!
-//! The process ends with any of these threads: without it the server would only seem to be well.
+//! What the engine does while no client calls, on a thread for each kind of work.
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Control;
+use super::LocalEngine;
 use crate::engine::Admin;
-use crate::engine::local::LocalEngine;
 use crate::limits::{EXPIRY_TICK_MS, UNDO_TICK_MS};
-use crate::util::memory;
 use crate::util::rate_limit::RateLimit;
-use crate::util::sync::abort_on_panic;
+use crate::util::tasks::spawn;
 
-/// Starts the threads of the engine: one watches the journal and repairs it, one compacts the file, one removes expired
-/// keys, one frees undo.
-pub fn start(engine: &Arc<LocalEngine>) -> io::Result<()> {
-    spawn("journal", engine, watch_journal)?;
-    spawn("compaction", engine, |engine| engine.tend_compaction(Duration::from_millis(100)))?;
-    spawn("expiry", engine, remove_expired)?;
-    spawn("undo", engine, free_undo)
-}
-
-/// Starts the thread that takes the samples of each second.
-pub fn start_sampling(control: &Arc<Control>) -> io::Result<()> {
-    spawn("clock", control, sample)
-}
-
-/// Starts a thread that does `work` again and again.
-fn spawn<T: Send + Sync + 'static>(name: &str, on: &Arc<T>, work: fn(&T)) -> io::Result<()> {
-    let on = Arc::clone(on);
-    let run = move || {
-        loop {
-            work(&on);
-            memory::flush_thread_count();
-        }
-    };
-    thread::Builder::new().name(name.to_owned()).spawn(|| abort_on_panic(run)).map(drop)
+impl LocalEngine {
+    /// Starts its threads: one watches the journal and repairs it, one compacts the file, one deletes expired keys, one
+    /// frees undo.
+    pub fn start_threads(self: &Arc<Self>) -> io::Result<()> {
+        spawn("journal", self, watch_journal)?;
+        spawn("compaction", self, |engine| engine.tend_compaction(Duration::from_millis(100)))?;
+        spawn("expiry", self, remove_expired)?;
+        spawn("undo", self, free_undo)
+    }
 }
 
 /// Marks the file where it is idle, syncs it each second, and repairs it at once.
@@ -102,11 +83,4 @@ fn free_undo(engine: &LocalEngine) {
     thread::sleep(Duration::from_millis(UNDO_TICK_MS));
     engine.free_all_undo();
     engine.build_indexes();
-}
-
-/// Takes the samples of each second: the commands per second, and the peak of memory.
-fn sample(control: &Control) {
-    thread::sleep(Duration::from_secs(1));
-    control.statistics.sample();
-    memory::used_bytes();
 }
