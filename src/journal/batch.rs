@@ -160,10 +160,11 @@ mod tests {
 
     fn bytes(records: &Records) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let Ok(()) = records.write_to(|piece| {
+        let written = records.write_to(|piece| {
             bytes.extend_from_slice(piece);
-            Ok::<_, std::convert::Infallible>(())
+            Ok::<_, NoMemory>(())
         });
+        written.unwrap();
         bytes
     }
 

@@ -56,8 +56,12 @@ impl Records {
         self.len() == 0
     }
 
-    /// Hands the text to `put`, in order, none of it empty. Of words it makes chunks of bounded length.
-    pub fn write_to<E>(&self, mut put: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    /// Hands the text to `put`, in order, none of it empty. Of words it makes chunks of bounded length; an error if there
+    /// is no memory for one.
+    pub fn write_to<E: From<NoMemory>>(
+        &self,
+        mut put: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.pieces.iter().try_for_each(|piece| match piece {
             Piece::Text(text) if text.is_empty() => Ok(()),
             Piece::Text(text) => put(text),
@@ -188,16 +192,18 @@ impl Records {
 }
 
 /// Hands the bytes of `range` of `value` to `put`, as one word, in chunks of bounded length.
-fn write_word<E>(
+fn write_word<E: From<NoMemory>>(
     value: &Arc<Long>,
     range: Range<usize>,
     put: &mut impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let is_short = range.len() <= VALUE_BLOCK_BYTES;
     let blocks = || View::Long(value).pieces(range.clone());
-    let mut chunk = Vec::with_capacity(range.len().min(RECORD_CHUNK_BYTES));
+    // Of a block, or of the range if that is shorter, and what was begun before it: an escape takes four bytes.
+    let longest = 4 * (range.len().min(VALUE_BLOCK_BYTES) + 4);
+    let mut chunk = memory::copy(&[], longest)?;
     if is_short {
-        let mut word = Vec::with_capacity(range.len());
+        let mut word = memory::copy(&[], range.len())?;
         blocks().for_each(|block| word.extend_from_slice(block));
         quote(&word, &mut chunk);
         return put(&chunk);
@@ -210,9 +216,11 @@ fn write_word<E>(
         chunk.push(b'"');
     }
     for block in blocks() {
+        chunk.try_reserve(longest).map_err(NoMemory::from)?;
         if is_bare {
             chunk.extend_from_slice(block);
         } else {
+            begun.try_reserve(block.len()).map_err(NoMemory::from)?;
             begun.extend_from_slice(block);
             let whole = begun.len() - begun_bytes(&begun);
             quote_inside(&begun[..whole], &mut chunk);
@@ -223,6 +231,7 @@ fn write_word<E>(
             chunk.clear();
         }
     }
+    chunk.try_reserve(longest).map_err(NoMemory::from)?;
     if !is_bare {
         quote_inside(&begun, &mut chunk);
         chunk.push(b'"');
@@ -247,11 +256,12 @@ mod tests {
 
     fn bytes(records: &Records) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let Ok(()) = records.write_to(|piece| {
+        let written = records.write_to(|piece| {
             assert!(!piece.is_empty());
             bytes.extend_from_slice(piece);
-            Ok::<_, std::convert::Infallible>(())
+            Ok::<_, NoMemory>(())
         });
+        written.unwrap();
         bytes
     }
 
@@ -398,10 +408,11 @@ mod tests {
         records.tail().push(b'\n');
         assert_eq!(records.len(), 2 + length + 1 + 1);
         let (mut total, mut longest) = (0, 0);
-        let Ok(()) = records.write_to(|chunk| {
+        let written = records.write_to(|chunk| {
             (total, longest) = (total + chunk.len(), longest.max(chunk.len()));
-            Ok::<_, std::convert::Infallible>(())
+            Ok::<_, NoMemory>(())
         });
+        written.unwrap();
         assert_eq!(total, 2 + 4 * (length - 1) + 2 + 1);
         assert!(longest <= 2 * RECORD_CHUNK_BYTES, "{longest}");
         drop(records);
