@@ -89,6 +89,10 @@ pub const BURST_BYTES_MAX: usize = 256 << 10;
 /// Spare capacity that each buffer of a connection may keep, in bytes.
 pub const CLIENT_SPARE_BYTES_MAX: usize = 16 << 10;
 
+/// From so many clients on a thread blocks at once while its reply waits for a commit, and the journal gathers batches:
+/// with hundreds of threads in the run queue each look at a socket costs a switch of threads, up to ten microseconds.
+pub const CROWD_CLIENTS: usize = 128;
+
 /// How often a read polls for bytes before it blocks, at most: about a microsecond each.
 pub const POLLS_MAX: u32 = 64;
 
@@ -251,6 +255,13 @@ pub const CLOCK_JUMP_MS: i64 = 5_000;
 pub const CLOCK_TRUST_MS: u64 = 60_000;
 
 // Journal.
+
+/// How many callbacks the last batch had, at least, where the gatherer leads the next.
+pub const GATHERED_MIN: usize = 2;
+
+/// How long the gatherer waits for as many callbacks as it expects, at most, in microseconds. A switch of threads takes up
+/// to ten of them.
+pub const GATHER_US: u64 = 500;
 
 /// A record of at least so many bytes moves from buffer to buffer without being copied.
 pub const LARGE_RECORD_BYTES: usize = 32 << 10;

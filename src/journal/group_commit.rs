@@ -38,6 +38,7 @@ use super::batch::{Addition, Batch, Flush, Pending};
 use super::breakage::{self, Breakage};
 use super::disk::Disk;
 use super::fault::{Failure, WriteRefused};
+use super::gather::Gather;
 use super::new_file::Segment;
 use super::phase::{Event, Intake, Phase};
 use crate::limits::SLOWED_BYTES_PER_S;
@@ -119,6 +120,8 @@ pub struct Journal {
     pub(super) woken: [Waiters; 2],
     /// Notified when a write or a sync ends.
     pub(super) idle: Waiters,
+    /// For the [gatherer](super::gather): a batch is left to it, or has as many callbacks as it waits for.
+    pub(super) gathered: Waiters,
     /// Notified when a fault begins.
     pub(super) faulted: Condvar,
 
@@ -137,6 +140,7 @@ pub(super) struct State {
     pub(super) sequence: u64,
     /// A thread is in `commit` for the pending batch, and will lead it unless another does.
     pub(super) has_leader: bool,
+    pub(super) gather: Gather,
     /// Callbacks of batches of even and of odd sequences.
     pub(super) callbacks: [Vec<Arc<dyn CommitCallback>>; 2],
     /// Callbacks to be run: their batches are committed or aborted.
@@ -182,6 +186,7 @@ impl Journal {
             length_max: AtomicU64::new(u64::MAX),
             woken: Default::default(),
             idle: Waiters::default(),
+            gathered: Waiters::default(),
             faulted: Condvar::new(),
             state: Mutex::new(State {
                 pending: Pending::default(),
@@ -189,6 +194,7 @@ impl Journal {
                 flushes: 0,
                 sequence: 1,
                 has_leader: false,
+                gather: Gather::default(),
                 callbacks: Default::default(),
                 completed: Vec::new(),
                 leader: None,
@@ -307,14 +313,23 @@ impl Journal {
     }
 
     /// Registers `callback` to run once everything up to `point` is committed or aborted; `false` if it is already, or if
-    /// no thread will lead the batch unless the caller [commits](Self::commit) it.
-    pub fn on_commit(&self, point: CommitPoint, callback: &Arc<dyn CommitCallback>) -> bool {
+    /// no thread will lead the batch unless the caller [commits](Self::commit) it. In a crowd the gatherer may lead it.
+    pub fn on_commit(
+        &self,
+        point: CommitPoint,
+        callback: &Arc<dyn CommitCallback>,
+        is_crowd: bool,
+    ) -> bool {
         let mut state = lock(&self.state);
+        if self.outcome(&state, point).is_some() {
+            return false;
+        }
         let has_leader = point.sequence < state.sequence || state.has_leader;
-        if self.outcome(&state, point).is_some() || !has_leader {
+        if !(has_leader || is_crowd && self.leave_to_gatherer(&mut state)) {
             return false;
         }
         state.callbacks[point.sequence as usize % 2].push(Arc::clone(callback));
+        self.was_registered(&state, point.sequence);
         true
     }
 
@@ -434,6 +449,7 @@ impl Journal {
     /// The write of `batch` ended: its callbacks may run, and the waiting threads are woken.
     pub(super) fn finish(&self, state: &mut State, mut batch: Batch) {
         state.enter(Event::EndWrite);
+        state.gather.last = state.registered(batch.sequence);
         let State { completed, callbacks, .. } = state;
         completed.append(&mut callbacks[batch.sequence as usize % 2]);
         if !completed.is_empty() {
@@ -543,6 +559,11 @@ impl Journal {
 }
 
 impl State {
+    /// How many callbacks wait for the batch of `sequence`, the pending one or the one that is being written.
+    pub(super) fn registered(&self, sequence: u64) -> usize {
+        self.callbacks[sequence as usize % 2].len()
+    }
+
     pub(super) fn check(&self) -> Result<(), WriteRefused> {
         match (self.phase.fault(), self.intake) {
             (Some(_), _) => Err(self.reason.clone()),

@@ -9,7 +9,7 @@ use super::memory_disk::{
 };
 use super::records::Records;
 use super::{CommitCallback, CommitPoint, Fsync, WriteRefused};
-use crate::limits::RECORD_CHUNK_BYTES;
+use crate::limits::{GATHERED_MIN, RECORD_CHUNK_BYTES};
 
 /// Notes what it is told.
 #[derive(Debug)]
@@ -95,9 +95,9 @@ fn a_callback_is_registered_only_where_a_leader_will_run_it() {
     let point = append_set(&journal, "a");
     let recorder = Recorder::new(point);
     let callback: Arc<dyn CommitCallback> = Arc::clone(&recorder) as _;
-    assert!(!journal.on_commit(point, &callback), "no thread leads the batch");
+    assert!(!journal.on_commit(point, &callback, false), "no thread leads the batch");
     journal.commit(point).unwrap();
-    assert!(!journal.on_commit(point, &callback), "it is committed");
+    assert!(!journal.on_commit(point, &callback, false), "it is committed");
     journal.run_callbacks(|| panic!("nothing was aborted"));
     assert!(recorder.told().is_empty());
 }
@@ -111,7 +111,7 @@ fn a_batch_that_fails_is_told_to_its_callbacks_once_and_undone_before() {
     let callback: Arc<dyn CommitCallback> = Arc::clone(&recorder) as _;
     // As a thread that has entered `commit` leaves it.
     journal.state.lock().unwrap().has_leader = true;
-    assert!(journal.on_commit(point, &callback));
+    assert!(journal.on_commit(point, &callback, false));
     disk.fail_append(1);
     assert!(journal.commit(point).is_err());
     assert!(recorder.told().is_empty());
@@ -194,4 +194,42 @@ fn a_save_is_durable_in_every_mode() {
 #[should_panic(expected = "Resume while Idle")]
 fn an_event_that_must_not_happen_now_panics() {
     open(&MemoryDisk::default(), Fsync::Always).resume();
+}
+
+/// Once a batch has had several callbacks, the next in a crowd needs no leader among the clients.
+#[test]
+fn in_a_crowd_a_batch_is_left_to_the_gatherer() {
+    let disk = MemoryDisk::default();
+    let journal = open(&disk, Fsync::Always);
+    let leave = |key: &str, is_crowd: bool| {
+        let point = append_set(&journal, key);
+        let recorder = Recorder::new(point);
+        let callback: Arc<dyn CommitCallback> = Arc::clone(&recorder) as _;
+        (journal.on_commit(point, &callback, is_crowd), recorder)
+    };
+    assert!(!leave("a", true).0, "there is no gatherer");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2 {
+                journal.lead_gathered();
+                journal.run_callbacks(|| panic!("nothing was aborted"));
+            }
+        });
+        while !journal.state.lock().unwrap().gather.is_there {
+            std::thread::yield_now();
+        }
+        assert!(!leave("b", true).0, "the batches before were small");
+        journal.state.lock().unwrap().gather.last = GATHERED_MIN;
+        assert!(!leave("c", false).0, "there is no crowd");
+        for key in ["d", "e"] {
+            let (is_left, recorder) = leave(key, true);
+            assert!(is_left, "{key}");
+            while recorder.told().is_empty() {
+                std::thread::yield_now();
+            }
+            assert_eq!(recorder.told(), [true], "{key}");
+            journal.state.lock().unwrap().gather.last = GATHERED_MIN;
+        }
+    });
+    assert_eq!(records_in_file(&disk), b"SET a 1\nSET b 1\nSET c 1\nSET d 1\nSET e 1\n");
 }

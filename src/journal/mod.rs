@@ -15,6 +15,7 @@ mod error;
 mod fault;
 mod flushed;
 pub mod format;
+mod gather;
 mod group_commit;
 #[cfg(test)]
 #[cfg(not(feature = "model"))]

@@ -14,7 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use super::format::write_set;
 use super::memory_disk::{MemoryDisk, PATH, open};
 use super::records::Records;
 use super::{Addition, CommitCallback, CommitPoint, Flushing, Fsync, Journal, WriteRefused};
+use crate::limits::GATHERED_MIN;
 use crate::util::sync::{Mutex, lock, thread};
 
 /// What stands for the engine: keys in memory, under one lock, and the journal.
@@ -55,6 +56,10 @@ struct Write {
 }
 
 impl Write {
+    fn is_told(&self) -> bool {
+        self.outcome.lock().unwrap().is_some()
+    }
+
     fn tell(&self, is_committed: bool) {
         if is_committed && self.must_be_durable {
             assert!(
@@ -130,7 +135,7 @@ impl Engine {
         });
         self.told.lock().unwrap().push(Arc::clone(&write));
         let callback: Arc<dyn CommitCallback> = Arc::clone(&write) as _;
-        if may_leave && self.journal.on_commit(point, &callback) {
+        if may_leave && self.journal.on_commit(point, &callback, true) {
             *write.is_left.lock().unwrap() = true;
             return;
         }
@@ -236,6 +241,10 @@ fn run(engine: &Arc<Engine>, threads: Vec<Work>) {
     };
     let threads: Vec<_> = threads.into_iter().map(spawn).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+    // What is left to the gatherer it does soon, and what it has begun, too.
+    while engine.told.lock().unwrap().iter().any(|write| !write.is_told()) {
+        thread::yield_now();
+    }
     engine.verify();
 }
 
@@ -339,6 +348,35 @@ fn compaction() {
         &engine,
         vec![client("a", 2), client("b", 2), Box::new(Engine::compact), Box::new(Engine::repair)],
     );
+}
+
+/// The gatherer leads some batches.
+fn gathered_batches() {
+    let engine = Engine::new(Fsync::Always);
+    engine.disk.fail_append(thread_rng().gen_range(0..5));
+    lock(&engine.journal.state).gather.last = GATHERED_MIN;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (gatherer, has_ended) = (Arc::clone(&engine), Arc::clone(&is_over));
+    let thread = thread::spawn(move || {
+        while !has_ended.load(Ordering::SeqCst) {
+            gatherer.journal.lead_gathered();
+            gatherer.run_callbacks();
+        }
+    });
+    run(&engine, vec![client("a", 2), client("b", 2), Box::new(Engine::repair)]);
+    // It waits for a batch that nothing leaves to it any more.
+    is_over.store(true, Ordering::SeqCst);
+    {
+        let mut state = lock(&engine.journal.state);
+        state.gather.last = GATHERED_MIN;
+        engine.journal.leave_to_gatherer(&mut state);
+    }
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_gatherer_leads_batches() {
+    check(gathered_batches);
 }
 
 #[test]

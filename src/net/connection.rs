@@ -190,7 +190,7 @@ impl<'a, E: Engine> Connection<'a, E> {
             if control.pause.is_on()
                 && let Some(kind) = command::held_up_by(&asked, &self.state, &self.transaction)
             {
-                self.stats.sent += self.output.send(engine, &mut self.session, false)?;
+                self.stats.sent += self.output.send(engine, &mut self.session, false, false)?;
                 control.pause.wait(kind, || !control.is_stopping() && !client.is_cut_off());
                 if client.is_cut_off() {
                     return Err(Errno::CONNABORTED.into());
@@ -263,7 +263,8 @@ impl<'a, E: Engine> Connection<'a, E> {
     /// that commits them may send them.
     fn send(&mut self, may_queue: bool) -> io::Result<()> {
         self.add_statistics();
-        self.stats.sent += self.output.send(self.engine, &mut self.session, may_queue)?;
+        let is_crowd = self.control.clients.is_crowd();
+        self.stats.sent += self.output.send(self.engine, &mut self.session, may_queue, is_crowd)?;
         Ok(())
     }
 
@@ -287,12 +288,12 @@ impl<'a, E: Engine> Connection<'a, E> {
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
         memory::flush_thread_count();
         let mut silence = Duration::ZERO;
-        // A client whose replies wait for the disk sends nothing soon.
-        let is_disk_awaited =
-            self.control.config.fsync == Fsync::Always && self.output.is_in_flight();
-        let mut once = 1;
+        // A client whose replies wait for the disk sends nothing soon; in a crowd the same is true of any commit.
+        let is_slow = self.control.config.fsync == Fsync::Always || self.control.clients.is_crowd();
+        let is_in_flight = is_slow && self.output.is_in_flight();
+        let mut none = 0;
         loop {
-            let polls = if is_disk_awaited { &mut once } else { &mut self.polls };
+            let polls = if is_in_flight { &mut none } else { &mut self.polls };
             let stream = SpinReader { client: self.client, polls };
             match self.requests.fill(stream) {
                 Ok(0) => return Ok(Received::End),
@@ -478,7 +479,9 @@ impl Read for SpinReader<'_> {
                 }
             }
         }
-        *self.polls = (*self.polls - 1).max(1);
+        if *self.polls > 1 {
+            *self.polls -= 1;
+        }
         (&self.client.stream).read(buffer)
     }
 }

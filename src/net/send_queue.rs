@@ -105,13 +105,14 @@ impl<'a> Output<'a> {
         Self { client, queue, callback, batch: Batch::default(), monitor: None }
     }
 
-    /// Commits what the replies show, and sends them; if `may_queue`, leaves that to the thread that commits the same.
-    /// Returns the number of bytes.
+    /// Commits what the replies show, and sends them; if `may_queue`, leaves that to the thread that commits the same,
+    /// or, in a crowd of clients, to one that will. Returns the number of bytes.
     pub fn send<E: Engine>(
         &mut self,
         engine: &E,
         session: &mut E::Session,
         may_queue: bool,
+        is_crowd: bool,
     ) -> io::Result<u64> {
         let bytes = self.batch.replies.len();
         let highest = self.batch.uncommitted.iter().map(|(_, _, point)| *point);
@@ -125,7 +126,7 @@ impl<'a> Output<'a> {
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
             self.queue.put(&mut self.batch);
-            if engine.on_commit(session, point, &self.callback) {
+            if engine.on_commit(session, point, &self.callback, is_crowd) {
                 return Ok(bytes as u64);
             }
             self.queue.take(&mut self.batch);

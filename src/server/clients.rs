@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::BurstStats;
-use crate::limits::TICK_MS;
+use crate::limits::{CROWD_CLIENTS, TICK_MS};
 use crate::util::sync::{lock, wait_timeout};
 
 /// The connected clients.
@@ -27,6 +27,8 @@ pub struct Clients {
     // Their own synchronization.
     most: AtomicUsize,
     next_id: AtomicU64,
+    /// How many there are; changes with the state locked.
+    count: AtomicUsize,
 
     state: Mutex<State>,
     /// The last client has left.
@@ -115,6 +117,7 @@ impl Clients {
             most: AtomicUsize::new(most),
             started,
             next_id: AtomicU64::new(1),
+            count: AtomicUsize::new(0),
             state: Mutex::default(),
             empty: Condvar::new(),
         }
@@ -134,6 +137,7 @@ impl Clients {
             true => {
                 let client = Arc::new(Client::new(id, stream, peer, self.started));
                 state.all.insert(id, Arc::clone(&client));
+                self.count.store(state.all.len(), Ordering::Relaxed);
                 Ok(client)
             }
         }
@@ -143,6 +147,7 @@ impl Clients {
     pub fn leave(&self, id: u64) {
         let mut state = lock(&self.state);
         let client = state.all.remove(&id);
+        self.count.store(state.all.len(), Ordering::Relaxed);
         let is_empty = state.all.is_empty();
         drop(state);
         // The last reference closes the connection: not with the list locked.
@@ -164,7 +169,12 @@ impl Clients {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        lock(&self.state).all.len()
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are so many that their threads had better not run more often than they must.
+    pub fn is_crowd(&self) -> bool {
+        self.count() >= CROWD_CLIENTS
     }
 
     /// All of them, in the order in which they connected.

@@ -12,6 +12,7 @@ mod primitives;
 mod primitives;
 
 use std::process::abort;
+use std::time::Duration;
 
 pub use primitives::{Condvar, Mutex, MutexGuard, atomic, lock, thread, wait, wait_timeout};
 
@@ -35,6 +36,18 @@ impl Waiters {
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.count.fetch_add(1, atomic::Ordering::Relaxed);
         let guard = wait(&self.condvar, guard);
+        self.count.fetch_sub(1, atomic::Ordering::Relaxed);
+        guard
+    }
+
+    /// Waits on it for at most `timeout`, as [`wait_timeout`] does.
+    pub fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T> {
+        self.count.fetch_add(1, atomic::Ordering::Relaxed);
+        let guard = wait_timeout(&self.condvar, guard, timeout);
         self.count.fetch_sub(1, atomic::Ordering::Relaxed);
         guard
     }

@@ -178,6 +178,12 @@ impl LocalEngine {
         }
     }
 
+    /// See [`Journal::lead_gathered`].
+    pub fn lead_gathered(&self) {
+        self.journal.lead_gathered();
+        self.run_callbacks();
+    }
+
     fn run_callbacks(&self) {
         self.journal.run_callbacks(|| self.roll_back());
     }
@@ -292,8 +298,10 @@ impl Engine for LocalEngine {
         session: &mut LocalSession,
         point: CommitPoint,
         callback: &Arc<dyn CommitCallback>,
+        is_crowd: bool,
     ) -> bool {
-        let is_registered = !self.is_commit_due(session) && self.journal.on_commit(point, callback);
+        let is_registered =
+            !self.is_commit_due(session) && self.journal.on_commit(point, callback, is_crowd);
         if is_registered {
             session.undo_bytes = 0;
         }

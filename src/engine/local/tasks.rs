@@ -12,10 +12,11 @@ use crate::util::rate_limit::RateLimit;
 use crate::util::tasks::spawn;
 
 impl LocalEngine {
-    /// Starts its threads: one watches the journal and repairs it, one compacts the file, one deletes expired keys, one
+    /// Starts its threads: one watches the journal and repairs it, one commits the batches of many clients, one compacts the file, one deletes expired keys, one
     /// frees undo.
     pub fn start_threads(self: &Arc<Self>) -> io::Result<()> {
         spawn("journal", self, watch_journal)?;
+        spawn("commit", self, Self::lead_gathered)?;
         spawn("compaction", self, |engine| engine.tend_compaction(Duration::from_millis(100)))?;
         spawn("expiry", self, remove_expired)?;
         spawn("undo", self, free_undo)
