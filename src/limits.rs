@@ -266,9 +266,12 @@ pub const GATHER_US: u64 = 500;
 /// A record of at least so many bytes moves from buffer to buffer without being copied.
 pub const LARGE_RECORD_BYTES: usize = 32 << 10;
 
-/// How much text of a long value is made at once when a record with it is written, in bytes; four times the length
-/// of a block may come on top.
-pub const RECORD_CHUNK_BYTES: usize = 256 << 10;
+/// How much text of a long value is made at once when a record with it is written, in bytes; four times
+/// [`QUOTED_AT_ONCE`] may come on top. Little, as there is memory for little nearly always: without it the write fails.
+pub const RECORD_CHUNK_BYTES: usize = 64 << 10;
+
+/// How many bytes of a long value become text at once.
+pub const QUOTED_AT_ONCE: usize = 8 << 10;
 
 /// Length at which a `DEL` line of the data file ends, in bytes; more keys go on further lines. Redis replays inline lines
 /// of up to 64 KiB.

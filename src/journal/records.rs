@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::limits::{
-    CLIENT_SPARE_BYTES_MAX, LARGE_RECORD_BYTES, RECORD_CHUNK_BYTES, VALUE_BLOCK_BYTES,
+    CLIENT_SPARE_BYTES_MAX, LARGE_RECORD_BYTES, QUOTED_AT_ONCE, RECORD_CHUNK_BYTES,
+    VALUE_BLOCK_BYTES,
 };
 use crate::text::{has_bare_bytes_only, quote, quote_inside};
 use crate::util::memory::{self, NoMemory};
@@ -199,10 +200,11 @@ fn write_word<E: From<NoMemory>>(
 ) -> Result<(), E> {
     let is_short = range.len() <= VALUE_BLOCK_BYTES;
     let blocks = || View::Long(value).pieces(range.clone());
-    // Of a block, or of the range if that is shorter, and what was begun before it: an escape takes four bytes.
-    let longest = 4 * (range.len().min(VALUE_BLOCK_BYTES) + 4);
-    let mut chunk = memory::copy(&[], longest)?;
+    // An escape takes four bytes, and three may have been begun before.
+    let longest = |bytes: usize| 4 * (bytes + 4);
+    let mut chunk = memory::copy(&[], longest(range.len().min(QUOTED_AT_ONCE)))?;
     if is_short {
+        chunk.try_reserve(longest(range.len())).map_err(NoMemory::from)?;
         let mut word = memory::copy(&[], range.len())?;
         blocks().for_each(|block| word.extend_from_slice(block));
         quote(&word, &mut chunk);
@@ -210,18 +212,18 @@ fn write_word<E: From<NoMemory>>(
     }
     // What else makes quotes necessary is short.
     let is_bare = blocks().all(has_bare_bytes_only);
-    // The beginning of a character that the next block ends.
+    // The beginning of a character that the next piece ends.
     let mut begun = Vec::new();
     if !is_bare {
         chunk.push(b'"');
     }
-    for block in blocks() {
-        chunk.try_reserve(longest).map_err(NoMemory::from)?;
+    for piece in blocks().flat_map(|block| block.chunks(QUOTED_AT_ONCE)) {
+        chunk.try_reserve(longest(piece.len())).map_err(NoMemory::from)?;
         if is_bare {
-            chunk.extend_from_slice(block);
+            chunk.extend_from_slice(piece);
         } else {
-            begun.try_reserve(block.len()).map_err(NoMemory::from)?;
-            begun.extend_from_slice(block);
+            begun.try_reserve(piece.len()).map_err(NoMemory::from)?;
+            begun.extend_from_slice(piece);
             let whole = begun.len() - begun_bytes(&begun);
             quote_inside(&begun[..whole], &mut chunk);
             begun.drain(..whole);
@@ -231,7 +233,7 @@ fn write_word<E: From<NoMemory>>(
             chunk.clear();
         }
     }
-    chunk.try_reserve(longest).map_err(NoMemory::from)?;
+    chunk.try_reserve(longest(begun.len())).map_err(NoMemory::from)?;
     if !is_bare {
         quote_inside(&begun, &mut chunk);
         chunk.push(b'"');
