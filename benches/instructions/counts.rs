@@ -1,0 +1,100 @@
+//! The table of counts: read, written, compared.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::{GROWTH_MAX, Result};
+
+/// The instructions of all cases, and under which conditions they were counted.
+pub struct Counts {
+    /// The compiler and the processor's features.
+    pub conditions: String,
+    pub rows: Vec<Row>,
+}
+
+/// The instructions of one operation.
+pub struct Row {
+    pub name: String,
+    pub instructions: u64,
+}
+
+impl Counts {
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::parse(&std::fs::read_to_string(path)?)
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn parse(text: &str) -> Result<Self> {
+        let mut lines = text.lines();
+        let conditions = lines.next().and_then(|line| line.strip_prefix("# ")).unwrap_or_default();
+        let row = |line: &str| {
+            let (name, count) = line.rsplit_once(' ').ok_or(format!("no count: {line}"))?;
+            Ok(Row { name: name.trim_end().to_owned(), instructions: count.parse()? })
+        };
+        Ok(Self {
+            conditions: conditions.to_owned(),
+            rows: lines.map(row).collect::<Result<Vec<_>>>()?,
+        })
+    }
+
+    fn of(&self, name: &str) -> Option<u64> {
+        self.rows.iter().find(|row| row.name == name).map(|row| row.instructions)
+    }
+
+    /// These counts with the change since the old ones.
+    pub fn beside(&self, old: &Self) -> String {
+        let line = |row: &Row| match old.of(&row.name) {
+            None => format!("{:<40} {:>8}  new\n", row.name, row.instructions),
+            Some(before) => {
+                let change = 100.0 * (row.instructions as f64 / before as f64 - 1.0);
+                format!("{:<40} {:>8}  {change:+.1} %\n", row.name, row.instructions)
+            }
+        };
+        self.rows.iter().map(line).collect()
+    }
+
+    /// The rows that grew too much since the old counts, or are not among them.
+    pub fn grown(&self, old: &Self) -> Vec<String> {
+        let has_grown = |row: &&Row| {
+            let most = old.of(&row.name).map(|count| count as f64 * (1.0 + GROWTH_MAX));
+            most.is_none_or(|most| row.instructions as f64 > most)
+        };
+        self.rows.iter().filter(has_grown).map(|row| row.name.clone()).collect()
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# {}", self.conditions)?;
+        self.rows.iter().try_for_each(|row| writeln!(f, "{:<40} {}", row.name, row.instructions))
+    }
+}
+
+/// What the counts depend on beside the code: the compiler, the C library, and which vector instructions there are.
+pub fn conditions() -> Result<String> {
+    let first_line = |program: &str| -> Result<String> {
+        let output = Command::new(program).arg("--version").output()?.stdout;
+        Ok(String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned())
+    };
+    let features = match std::fs::read_to_string("/proc/cpuinfo") {
+        Ok(text) if text.contains(" avx2 ") => "avx2",
+        _ => "no avx2",
+    };
+    Ok(format!("{}, {}, {features}", first_line("rustc")?, first_line("ldd")?))
+}
+
+/// Each time before anything is counted: a comparison that cannot fail would be worth nothing.
+pub fn assert_comparison_fails() {
+    let counts = |count: u64| Counts {
+        conditions: "c".to_owned(),
+        rows: vec![Row { name: "SET of a key".to_owned(), instructions: count }],
+    };
+    let old = counts(1000);
+    assert!(counts(1020).grown(&old).is_empty());
+    assert_eq!(counts(1021).grown(&old), ["SET of a key"]);
+    let none = Counts { conditions: String::new(), rows: Vec::new() };
+    assert_eq!(old.grown(&none), ["SET of a key"]);
+    let parsed = Counts::parse(&old.to_string());
+    assert!(parsed.is_ok_and(|parsed| parsed.of("SET of a key") == Some(1000)));
+}
