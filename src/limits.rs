@@ -91,7 +91,7 @@ pub const CLIENT_SPARE_BYTES_MAX: usize = 16 << 10;
 
 /// From so many clients on a thread blocks at once while its reply waits for a commit, and the journal gathers batches:
 /// with hundreds of threads in the run queue each look at a socket costs a switch of threads, up to ten microseconds.
-pub const CROWD_CLIENTS: usize = 128;
+pub const MANY_CLIENTS: usize = 128;
 
 /// How often a read polls for bytes before it blocks, at most: about a microsecond each.
 pub const POLLS_MAX: u32 = 64;

@@ -49,14 +49,14 @@ pub trait Engine: Admin + Sized + 'static {
     fn commit(&self, session: &mut Self::Session, point: CommitPoint) -> Result<(), WriteRefused>;
 
     /// Registers `callback` to run once everything up to `point` is committed or aborted, if another thread is about to
-    /// commit it; in a crowd of clients that may be a thread of the engine, which gathers what many of them wrote. `false`
-    /// leaves it to [`commit`](Self::commit).
+    /// commit it. If `may_gather` that may be a thread of the engine, which gathers what many clients wrote. `false` leaves
+    /// it to [`commit`](Self::commit).
     fn on_commit(
         &self,
         session: &mut Self::Session,
         point: CommitPoint,
         callback: &Arc<dyn CommitCallback>,
-        is_crowd: bool,
+        may_gather: bool,
     ) -> bool;
 }
 

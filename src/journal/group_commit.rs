@@ -313,19 +313,19 @@ impl Journal {
     }
 
     /// Registers `callback` to run once everything up to `point` is committed or aborted; `false` if it is already, or if
-    /// no thread will lead the batch unless the caller [commits](Self::commit) it. In a crowd the gatherer may lead it.
+    /// no thread will lead the batch unless the caller [commits](Self::commit) it. If `may_gather` the gatherer may lead it.
     pub fn on_commit(
         &self,
         point: CommitPoint,
         callback: &Arc<dyn CommitCallback>,
-        is_crowd: bool,
+        may_gather: bool,
     ) -> bool {
         let mut state = lock(&self.state);
         if self.outcome(&state, point).is_some() {
             return false;
         }
         let has_leader = point.sequence < state.sequence || state.has_leader;
-        if !(has_leader || is_crowd && self.leave_to_gatherer(&mut state)) {
+        if !(has_leader || may_gather && self.leave_to_gatherer(&mut state)) {
             return false;
         }
         state.callbacks[point.sequence as usize % 2].push(Arc::clone(callback));

@@ -196,16 +196,16 @@ fn an_event_that_must_not_happen_now_panics() {
     open(&MemoryDisk::default(), Fsync::Always).resume();
 }
 
-/// Once a batch has had several callbacks, the next in a crowd needs no leader among the clients.
+/// Once a batch has had several callbacks, the next needs no leader among the clients, where it may be gathered.
 #[test]
-fn in_a_crowd_a_batch_is_left_to_the_gatherer() {
+fn a_batch_is_left_to_the_gatherer() {
     let disk = MemoryDisk::default();
     let journal = open(&disk, Fsync::Always);
-    let leave = |key: &str, is_crowd: bool| {
+    let leave = |key: &str, may_gather: bool| {
         let point = append_set(&journal, key);
         let recorder = Recorder::new(point);
         let callback: Arc<dyn CommitCallback> = Arc::clone(&recorder) as _;
-        (journal.on_commit(point, &callback, is_crowd), recorder)
+        (journal.on_commit(point, &callback, may_gather), recorder)
     };
     assert!(!leave("a", true).0, "there is no gatherer");
     std::thread::scope(|scope| {
@@ -220,7 +220,7 @@ fn in_a_crowd_a_batch_is_left_to_the_gatherer() {
         }
         assert!(!leave("b", true).0, "the batches before were small");
         journal.state.lock().unwrap().gather.last = GATHERED_MIN;
-        assert!(!leave("c", false).0, "there is no crowd");
+        assert!(!leave("c", false).0, "it may not be gathered");
         for key in ["d", "e"] {
             let (is_left, recorder) = leave(key, true);
             assert!(is_left, "{key}");

@@ -263,8 +263,9 @@ impl<'a, E: Engine> Connection<'a, E> {
     /// that commits them may send them.
     fn send(&mut self, may_queue: bool) -> io::Result<()> {
         self.add_statistics();
-        let is_crowd = self.control.clients.is_crowd();
-        self.stats.sent += self.output.send(self.engine, &mut self.session, may_queue, is_crowd)?;
+        let may_gather = self.control.clients.are_many();
+        self.stats.sent +=
+            self.output.send(self.engine, &mut self.session, may_queue, may_gather)?;
         Ok(())
     }
 
@@ -288,8 +289,8 @@ impl<'a, E: Engine> Connection<'a, E> {
         self.client.buffer_bytes.store(buffers, Ordering::Relaxed);
         memory::flush_thread_count();
         let mut silence = Duration::ZERO;
-        // A client whose replies wait for the disk sends nothing soon; in a crowd the same is true of any commit.
-        let is_slow = self.control.config.fsync == Fsync::Always || self.control.clients.is_crowd();
+        // A client whose replies wait for the disk sends nothing soon; among many clients that is true of any commit.
+        let is_slow = self.control.config.fsync == Fsync::Always || self.control.clients.are_many();
         let is_in_flight = is_slow && self.output.is_in_flight();
         let mut none = 0;
         loop {

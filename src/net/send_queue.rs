@@ -106,13 +106,13 @@ impl<'a> Output<'a> {
     }
 
     /// Commits what the replies show, and sends them; if `may_queue`, leaves that to the thread that commits the same,
-    /// or, in a crowd of clients, to one that will. Returns the number of bytes.
+    /// or, if `may_gather`, to one that will. Returns the number of bytes.
     pub fn send<E: Engine>(
         &mut self,
         engine: &E,
         session: &mut E::Session,
         may_queue: bool,
-        is_crowd: bool,
+        may_gather: bool,
     ) -> io::Result<u64> {
         let bytes = self.batch.replies.len();
         let highest = self.batch.uncommitted.iter().map(|(_, _, point)| *point);
@@ -126,7 +126,7 @@ impl<'a> Output<'a> {
         {
             self.client.queued_bytes.store(bytes, Ordering::Relaxed);
             self.queue.put(&mut self.batch);
-            if engine.on_commit(session, point, &self.callback, is_crowd) {
+            if engine.on_commit(session, point, &self.callback, may_gather) {
                 return Ok(bytes as u64);
             }
             self.queue.take(&mut self.batch);

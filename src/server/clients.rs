@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::BurstStats;
-use crate::limits::{CROWD_CLIENTS, TICK_MS};
+use crate::limits::{MANY_CLIENTS, TICK_MS};
 use crate::util::sync::{lock, wait_timeout};
 
 /// The connected clients.
@@ -173,8 +173,8 @@ impl Clients {
     }
 
     /// Whether there are so many that their threads had better not run more often than they must.
-    pub fn is_crowd(&self) -> bool {
-        self.count() >= CROWD_CLIENTS
+    pub fn are_many(&self) -> bool {
+        self.count() >= MANY_CLIENTS
     }
 
     /// All of them, in the order in which they connected.

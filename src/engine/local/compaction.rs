@@ -92,10 +92,10 @@ impl LocalEngine {
     }
 
     fn begin_compaction(&self, flushing: Flushing) -> Result<Compaction<'_>, SwitchError> {
-        // With a shard locked nobody is in the middle of one.
+        // With a shard locked no swap is half done.
         let swaps = (self.store.lock(0), self.swaps.load(Ordering::Relaxed)).1;
         if swaps > 0 {
-            // The tee must not tell of one that memory shows already.
+            // The tail reader must not see one that memory shows already.
             self.journal.save()?;
         }
         let tee = self.journal.tail_reader(flushing)?;
@@ -117,7 +117,7 @@ impl LocalEngine {
         Ok(())
     }
 
-    /// Gives memory, which nobody changes now, a new file.
+    /// Writes memory, which no transaction changes now, to a new file.
     pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
         self.journal.keep_foreign_file()?;
         let had_flush = self.kept_flush().is_some();
@@ -371,7 +371,7 @@ impl Default for Status {
 }
 
 impl Status {
-    /// One failed; returns when the next may begin that nobody asks for.
+    /// One failed; returns how long it takes until the next may begin by itself.
     fn failed(&mut self, asked: bool) -> Duration {
         let wait = RETRY_AFTER[0].saturating_mul(1 << self.failures.min(6)).min(RETRY_AFTER[1]);
         let retry_at = Instant::now() + wait;
@@ -380,7 +380,7 @@ impl Status {
         wait
     }
 
-    /// Whether a compaction may begin that nobody asked for.
+    /// Whether a compaction may begin by itself.
     fn may_begin(&self) -> bool {
         self.retry_at.is_none_or(|retry_at| retry_at <= Instant::now())
     }

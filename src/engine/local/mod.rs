@@ -298,10 +298,10 @@ impl Engine for LocalEngine {
         session: &mut LocalSession,
         point: CommitPoint,
         callback: &Arc<dyn CommitCallback>,
-        is_crowd: bool,
+        may_gather: bool,
     ) -> bool {
         let is_registered =
-            !self.is_commit_due(session) && self.journal.on_commit(point, callback, is_crowd);
+            !self.is_commit_due(session) && self.journal.on_commit(point, callback, may_gather);
         if is_registered {
             session.undo_bytes = 0;
         }

@@ -160,7 +160,7 @@ impl Engine for Optimistic {
         _session: &mut (),
         _point: CommitPoint,
         _callback: &Arc<dyn CommitCallback>,
-        _is_crowd: bool,
+        _may_gather: bool,
     ) -> bool {
         false
     }
