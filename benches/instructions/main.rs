@@ -83,6 +83,7 @@ fn check() -> Result<()> {
 
 /// Counts all cases.
 fn count() -> Result<Counts> {
+    counts::assert_growth_is_found();
     let row = |case: &Case| {
         let mut counts =
             (0..REPETITIONS).map(|_| per_operation(case)).collect::<Result<Vec<_>>>()?;
