@@ -24,7 +24,7 @@ type Result<T = ()> = std::result::Result<T, CommandError>;
 pub struct Call<'c, T> {
     /// Its transaction.
     pub txn: &'c mut T,
-    /// Its words.
+    /// Its request.
     pub request: &'c Request<'c>,
     /// The keys that it names, of a command that names several and is alone in its transaction.
     pub keys: &'c [&'c [u8]],
@@ -97,7 +97,7 @@ impl<'c, T: Txn> Call<'c, T> {
         Ok(self.admin.check_writes()?)
     }
 
-    /// An error if a value may not be so long.
+    /// An error if a value of so many bytes is too long.
     pub fn check_length(&self, bytes: usize) -> Result {
         match bytes > self.control.config.max_value {
             true => Err(CommandError::TOO_LONG),
@@ -178,8 +178,8 @@ pub struct LongArguments {
 }
 
 impl LongArguments {
-    /// Those of a command that sets keys to them. A refusal is reported where the command uses the value, after what
-    /// is wrong with the request.
+    /// The long words of a command that sets keys to them. A refusal is reported where the command uses the value: errors
+    /// of the request come first.
     pub fn of(command: CommandRef, request: &Request<'_>) -> Self {
         let mut long = Self::default();
         let sets_values = |flag| command.flags.contains(flag);
@@ -345,7 +345,7 @@ mod tests {
 
     const LONG: usize = VALUE_BLOCK_BYTES + 1;
 
-    /// Does `work` with the request that a line is.
+    /// Does `work` with the request in a line.
     fn with_request<T>(line: &str, work: impl FnOnce(CommandRef, &Request<'_>) -> T) -> T {
         let (mut reader, line) = (RequestReader::default(), format!("{line}\r\n"));
         let mut rest = line.as_bytes();

@@ -14,7 +14,7 @@ use crate::protocol::reply::Lost;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     Err,
-    /// The same, of a bound of the server: of time under locks, or of the length of a reply.
+    /// The same, where a bound of the server is the reason: of time under locks, or of the length of a reply.
     Bound,
     /// No error: the command is to be run again.
     Again,
@@ -56,7 +56,7 @@ impl CommandError {
         Self::constant(Code::Err, "value is not an integer or out of range");
     /// No number, or one with another text than numbers have.
     pub const NOT_A_FLOAT: Self = Self::constant(Code::Err, "value is not a valid float");
-    /// A database that there is not.
+    /// A number of a database that does not exist.
     pub const DATABASE: Self = Self::constant(Code::Err, "DB index is out of range");
     /// A value beyond the limit.
     pub const TOO_LONG: Self =
@@ -77,20 +77,20 @@ impl CommandError {
     /// A command that `MULTI` does not take.
     pub const NOT_IN_MULTI: Self =
         Self::constant(Code::Err, "Command not allowed inside a transaction");
-    /// What a command ends with that leaves work to the dispatcher. No client ever sees it.
+    /// The end of a command that leaves work to the dispatcher. No client ever sees it.
     pub const AGAIN: Self = Self::constant(Code::Again, "to be run again");
 
-    /// One whose text is known when the program is built.
+    /// An error with a constant text.
     const fn constant(code: Code, text: &'static str) -> Self {
         Self { code, text: Cow::Borrowed(text) }
     }
 
-    /// One with a code of its own.
+    /// An error with a code of its own.
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, text: text.into() }
     }
 
-    /// One of the code that most have.
+    /// An error with the code `ERR`.
     pub fn err(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Err, text)
     }
@@ -105,13 +105,13 @@ impl CommandError {
         Self::err(format!("invalid expire time in '{name}' command"))
     }
 
-    /// What is no subcommand of `command`.
+    /// A word that is no subcommand of `command`.
     pub fn unknown_subcommand(name: &[u8], command: &str) -> Self {
         let name = lossy(name, ECHO_BYTES_MAX);
         Self::err(format!("unknown subcommand '{name}'. Try {command} HELP."))
     }
 
-    /// What it begins with.
+    /// Its code.
     pub fn code(&self) -> Code {
         self.code
     }
@@ -121,8 +121,7 @@ impl CommandError {
         self.code == Code::Again
     }
 
-    /// Whether it says nothing of the command, but of what the server can do just now: in a transaction it undoes
-    /// all of it.
+    /// Whether the reason is not the command but what the server lacks just now: such an error undoes a whole transaction.
     pub fn is_for_want(&self) -> bool {
         matches!(self.code, Code::Misconf | Code::Oom | Code::Bound)
     }

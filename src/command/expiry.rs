@@ -29,7 +29,7 @@ impl Expiry {
         }
     }
 
-    /// The time, if there is one to come.
+    /// The time in milliseconds of Unix time, if the key is to expire.
     pub fn time_ms(self) -> Option<u64> {
         match self {
             Self::At(time_ms) => Some(time_ms),
@@ -38,7 +38,7 @@ impl Expiry {
     }
 }
 
-/// What a time is told in.
+/// The unit of a time in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Seconds from now.
@@ -165,7 +165,7 @@ impl Conditions {
         }
     }
 
-    /// Whether a time may be changed; none is later than any.
+    /// Whether the options let a time change to another; no time counts as later than any.
     fn hold(&self, old_ms: Option<u64>, new_ms: i64) -> bool {
         let old = old_ms.map(|old_ms| i64::try_from(old_ms).unwrap_or(i64::MAX));
         !(self.new && old.is_some()

@@ -25,7 +25,7 @@ pub const UNLINK: Spec = Spec::new(Group::Generic, "4.0.0", "UNLINK key [key ...
 pub fn del<T: Txn>(call: &mut Call<'_, T>) -> Result {
     call.check_writes()?;
     let mut count = 0;
-    // Each once: to look for a key again would take time with the others locked.
+    // Each key once: to look for it again would take time with the others locked.
     for key in call.keys {
         count += usize::from(call.txn.delete(call.key_of(key))?);
     }
@@ -261,12 +261,12 @@ pub fn move_key<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// How Redis would call the way in which a value is kept.
+/// Redis's name for the way in which a value is stored.
 pub fn encoding(entry: &Entry) -> &'static str {
     const EMBEDDED_BYTES_MAX: usize = 44;
     match entry.value() {
         View::Short(bytes) if text::integer(bytes).is_some() => "int",
-        // What changed in its place is not packed behind its key any more.
+        // A value that was changed in place no longer stands behind its key.
         value if value.len() <= EMBEDDED_BYTES_MAX && !entry.is_grown() => "embstr",
         _ => "raw",
     }
@@ -389,7 +389,7 @@ pub fn swap_db<T: Txn>(call: &mut Call<'_, T>) -> Result {
     };
     let one = index(&call.request[1], "invalid first DB index");
     let two = index(&call.request[2], "invalid second DB index");
-    // As Redis does: numbers first, whatever they are.
+    // As in Redis: whether both are numbers is checked first.
     let (one, two) = match (one, two) {
         (Err(one), Err(two)) if one == CommandError::DATABASE => return Err(two),
         (one, two) => (one?, two?),

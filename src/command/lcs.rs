@@ -10,7 +10,7 @@ use crate::value::Value;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
-/// What is alike in both values: where it ends in each, and how long it is, in bytes.
+/// A match: where it ends in each of the two values, and how long it is, in bytes.
 struct Match {
     ends: [usize; 2],
     length: usize,
@@ -114,18 +114,18 @@ fn cells(one: usize, two: usize, only_length: bool) -> Result<(usize, u64)> {
     }
 }
 
-/// How long the longest common subsequence of each two beginnings is.
+/// The length of the longest common subsequence for each pair of beginnings of the two values.
 struct Lengths {
     /// The last rows, in turns.
     table: Vec<u32>,
     rows: usize,
     width: usize,
-    /// Of both values.
+    /// The table of two values.
     longest: usize,
 }
 
 impl Lengths {
-    /// Of the table `rows` rows are kept.
+    /// The last `rows` rows of the table.
     fn new(one: &[u8], two: &[u8], rows: usize) -> Result<Self> {
         let width = two.len() + 1;
         let count = rows * width;

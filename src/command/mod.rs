@@ -162,13 +162,13 @@ impl Resolved {
     }
 }
 
-/// What is run while clients are paused, whatever is paused: it may end the pause.
+/// Whether a command runs while clients are paused, whatever is paused: it may end the pause.
 fn is_never_paused(command: CommandRef) -> bool {
     let name = command.full_name();
     matches!(name, "auth" | "hello" | "reset" | "client|unpause" | "shutdown" | "quit")
 }
 
-/// The kind of pause that holds a command up, if any does: not what is refused anyway.
+/// The kind of pause that holds a command up, if any does; a command that is refused anyway does not wait.
 pub fn held_up_by<E: Engine>(
     resolved: &Resolved,
     connection: &ConnectionState,
@@ -227,7 +227,7 @@ pub fn run<E: Engine>(
         context.replies.error(&error.to_string());
     }
     if context.replies.recover(start).is_err() {
-        // Not even for that: a reply too few, and all that follow would answer something else.
+        // There is no memory even for the error. With a reply missing, all that follow would answer the wrong requests.
         context.connection.is_over = true;
     }
     outcome
@@ -290,7 +290,7 @@ fn run_alone<E: Engine>(
     }
 }
 
-/// What a transaction that is run again begins with, like the first time.
+/// The state before a transaction, for when it is run again.
 struct Before {
     /// Where its replies begin.
     position: usize,

@@ -56,7 +56,7 @@ pub fn decr_by<T: Txn>(call: &mut Call<'_, T>) -> Result {
     add(call, less.ok_or(CommandError::err("decrement would overflow"))?)
 }
 
-/// Adds to the number that a value is, or to 0; it goes on expiring when it did.
+/// Adds to the number that a value is, or to 0 where the key is missing; when the key expires stays.
 fn add<T: Txn>(call: &mut Call<'_, T>, more: i64) -> Result {
     call.check_writes()?;
     let old = call.txn.peek(call.key(1))?;
@@ -92,7 +92,7 @@ pub fn incr_by_float<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// Two numbers; that one is none at all is said before that one is infinite.
+/// Parses two numbers. A word that is no number is reported before one that is infinite.
 fn both<N>(one: Result<N>, two: Result<N>) -> Result<(N, N)> {
     let is_none = |number: &Result<N>| number.as_ref().err() == Some(&CommandError::NOT_A_FLOAT);
     match is_none(&two) && !is_none(&one) {
@@ -103,19 +103,19 @@ fn both<N>(one: Result<N>, two: Result<N>) -> Result<(N, N)> {
 
 /// A number as a value of a key.
 trait Number: Clone + Ord {
-    /// As a word.
+    /// Parses a word.
     fn parse(word: &[u8]) -> Result<Self>;
-    /// 0, which a key that there is not counts as.
+    /// 0: the value of a key that is missing.
     fn zero() -> Self;
     /// The sum, if there is one.
     fn plus(&self, more: &Self) -> Option<Self>;
     /// The difference.
     fn minus(&self, less: &Self) -> Self;
-    /// The last number in the direction of `self`.
+    /// The greatest number, or the least if `self` is negative.
     fn utmost(&self) -> Self;
-    /// As it is kept.
+    /// The text that is stored.
     fn text(&self) -> String;
-    /// As a reply.
+    /// Writes it as a reply.
     fn show(&self, replies: &mut Replies);
 
     fn of(entry: Option<&Entry>) -> Result<Self> {

@@ -15,7 +15,7 @@ use crate::value::View;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
 
-/// A value, or none.
+/// Writes a value, or that there is none.
 fn show(replies: &mut Replies, entry: Option<&Entry>) {
     match entry {
         Some(entry) => replies.value(entry.value()),
@@ -34,7 +34,7 @@ pub fn get<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// When a `SET` takes place. A value to compare with is told by its place in the request.
+/// The condition of a `SET`. A value to compare with is given by the number of its word.
 #[derive(Clone, Copy)]
 enum Condition {
     Always,
@@ -68,7 +68,7 @@ struct Options {
 }
 
 impl Options {
-    /// Those that begin with word `first`, for the command `name`.
+    /// Parses the options from word `first` on, for the command `name`.
     fn parse(request: &Request<'_>, first: usize, now_ms: u64, name: &'static str) -> Result<Self> {
         let mut condition = None;
         let (mut expiry, mut get) = (None, false);
@@ -85,7 +85,7 @@ impl Options {
                 _ if is(word, "IFNE") && condition.is_none() && with_value => {
                     condition = words.next().map(|_| Condition::Different(next));
                 }
-                // Again is as good as once.
+                // The same option may be given twice, as in Redis.
                 _ if is(word, "NX") && matches!(condition, Some(Condition::New)) => {}
                 _ if is(word, "XX") && matches!(condition, Some(Condition::Old)) => {}
                 _ if is(word, "GET") => get = true,
@@ -155,7 +155,7 @@ pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// What SET takes after the value: a line with one of these has its quotes.
+/// The words that `SET` takes after the value: in a line with one of these no quotes are missing.
 const SET_OPTIONS: &[&str] =
     &["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL", "IFEQ", "IFNE"];
 
@@ -255,7 +255,7 @@ pub fn get_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let mut words = call.request.words_from(2);
     while let Some(word) = words.next() {
         match Unit::parse(word) {
-            // Again is as good as once.
+            // The same unit may be given again: the last time counts, as in Redis.
             Some(unit) if !persist && time.is_none_or(|(old, _)| old == unit) => {
                 time = Some((unit, words.next().ok_or(CommandError::SYNTAX)?));
             }
@@ -271,7 +271,7 @@ pub fn get_ex<T: Txn>(call: &mut Call<'_, T>) -> Result {
     call.check_writes()?;
     let old = call.txn.peek(call.key(1))?;
     let old_ms = old.and_then(Entry::expires_ms);
-    // A time for a key that there is not may be any.
+    // Where the key is missing the time is not checked.
     let expires_ms = if old.is_some() { expiry?.time_ms() } else { None };
     show(call.replies, old);
     if old_ms != expires_ms {
@@ -342,7 +342,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    /// All that follow the command's name.
+    /// All pairs that follow the command's name.
     fn all(request: &Request<'_>, name: &'static str) -> Result<Self> {
         match request.len() % 2 {
             1 => Ok(Self { first: 1, count: request.len() / 2 }),
@@ -350,7 +350,7 @@ impl Pairs {
         }
     }
 
-    /// The places of the keys.
+    /// The numbers of the words that are keys.
     fn places(self) -> impl Iterator<Item = usize> {
         (0..self.count).map(move |index| self.first + 2 * index)
     }
@@ -366,7 +366,7 @@ impl Pairs {
         Ok(true)
     }
 
-    /// Sets all of them.
+    /// Sets all pairs.
     fn set<T: Txn>(self, call: &mut Call<'_, T>, expiry: Expiry) -> Result {
         for place in self.places() {
             let expires_ms = expiry.of(call, call.key(place))?;
@@ -479,7 +479,7 @@ pub const SUBSTR: Spec = Spec::new(Group::String, "1.0.0", "SUBSTR key start end
     .summary("The same, by its old name.")
     .example("SUBSTR ville 0 -1");
 
-/// `GETRANGE key start end`: both inclusive, negative ones from the end.
+/// `GETRANGE key start end`: both ends are inclusive, and negative ones count from the end.
 pub fn get_range<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let (start, end) = (integer(&call.request[2])?, integer(&call.request[3])?);
     let (entry, replies) = call.read(call.key(1))?;

@@ -32,7 +32,7 @@ pub struct Transaction<E: Engine> {
     queue: Option<Queue>,
     /// The keys that are watched, with their databases.
     watched: Watched<E>,
-    /// About what they take, in bytes.
+    /// About how much memory they take, in bytes.
     watched_bytes: usize,
 }
 
@@ -47,9 +47,9 @@ impl<E: Engine> Default for Transaction<E> {
 #[derive(Debug, Default)]
 struct Queue {
     requests: Vec<(CommandRef, QueuedRequest)>,
-    /// What they take, in bytes.
+    /// How much memory they take, in bytes.
     bytes: usize,
-    /// One could not be taken.
+    /// One could not be queued: `EXEC` runs none.
     is_broken: bool,
 }
 
@@ -59,7 +59,7 @@ impl<E: Engine> Transaction<E> {
         self.queue.is_some()
     }
 
-    /// How many are, if they are.
+    /// How many requests are queued, if `MULTI` was called.
     pub fn length(&self) -> Option<usize> {
         self.queue.as_ref().map(|queue| queue.requests.len())
     }
@@ -71,7 +71,7 @@ impl<E: Engine> Transaction<E> {
         self.queue.as_ref().is_some_and(|queue| queue.requests.iter().any(writes))
     }
 
-    /// One of them is wrong: none will be run.
+    /// Marks the transaction as wrong: `EXEC` runs none of its requests.
     pub fn spoil(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.is_broken = true;
@@ -264,7 +264,7 @@ fn run_queue<E: Engine>(
         ran.clear();
         after.clear();
         let mut is_modified = false;
-        // All are looked at: the reply tells of each.
+        // Each request that was run has a reply in the array.
         for ((database, key), watched) in watched {
             is_modified |= txn.is_modified(Key { database: *database, bytes: key }, watched)?;
         }
@@ -354,7 +354,7 @@ fn run_after<E: Engine>(
         replies.copy(&others, copied..others.position());
     }
     if replies.is_lost() {
-        // The replies before this one go out all the same.
+        // The replies before this one are sent all the same.
         **replies = others;
         return Err(CommandError::NO_MEMORY);
     }
