@@ -296,7 +296,7 @@ pub const SLOWED_BYTES_PER_S: u64 = 32 << 20;
 pub const DRAFT_BATCH_BYTES: usize = 1 << 20;
 
 /// How many bytes of a new file are written between two fsyncs.
-pub const DRAFT_SYNC_BYTES: u64 = 16 << 20;
+pub const NEW_FILE_SYNC_BYTES: u64 = 16 << 20;
 
 /// Longest value that a new file holds in one record, in bytes, unless the key is longer; `SETRANGE` records follow with
 /// the rest. Written as `\xHH` throughout, it still fits an inline line.

@@ -18,7 +18,7 @@ use crate::engine::{CompactionStatus, Entry, Key};
 use crate::journal::snapshot::{piece, write_piece};
 use crate::journal::{Flush, Flushing, NewFile, SwitchError, TailReader};
 use crate::limits::{
-    DEAD_BYTES_MAX, DRAFT_SYNC_BYTES, LENGTH_BYTES_MAX, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
+    DEAD_BYTES_MAX, LENGTH_BYTES_MAX, NEW_FILE_SYNC_BYTES, SHARDS, SNAPSHOT_COPY_BYTES_MAX,
 };
 use crate::text::quoted_bytes;
 use crate::util::clock::unix_time_s;
@@ -39,9 +39,9 @@ const TRIES_MAX: usize = 10;
 #[derive(Debug)]
 pub struct Compaction<'a> {
     engine: &'a LocalEngine,
-    draft: NewFile,
+    new: NewFile,
     /// What clients write meanwhile, if they may.
-    tee: Option<TailReader<'a>>,
+    tail: Option<TailReader<'a>>,
     /// The database to copy.
     database: usize,
     /// The next shard of it to list.
@@ -50,10 +50,10 @@ pub struct Compaction<'a> {
     keys: KeyArena,
     /// How much of the value of the last of them is copied, in bytes.
     offset: usize,
-    /// Length of the draft when it was last synced, in bytes.
+    /// Length of the new file when it was last synced, in bytes.
     synced: u64,
     /// How often databases had been swapped at the beginning. What is copied before another time would go to the wrong
-    /// one, when the tee tells of it.
+    /// one, when the tail reader comes to that swap.
     swaps: u64,
 }
 
@@ -98,9 +98,9 @@ impl LocalEngine {
             // The tail reader must not see one that memory shows already.
             self.journal.save()?;
         }
-        let tee = self.journal.tail_reader(flushing)?;
-        let draft = self.journal.new_file()?;
-        Ok(Compaction { swaps, ..Compaction::new(self, draft, Some(tee)) })
+        let tail = self.journal.tail_reader(flushing)?;
+        let new = self.journal.new_file()?;
+        Ok(Compaction { swaps, ..Compaction::new(self, new, Some(tail)) })
     }
 
     /// Compacts the file, whatever it holds.
@@ -111,8 +111,8 @@ impl LocalEngine {
     fn run(&self, compaction: Compaction<'_>) -> Result<(), SwitchError> {
         let garbage_bytes = self.garbage();
         compaction.run()?;
-        // What died meanwhile may be in the new file, or not: it counts.
-        let rest = |dead: u64| Some(dead.saturating_sub(garbage_bytes));
+        // What became garbage meanwhile may be in the new file, or not: it counts.
+        let rest = |garbage: u64| Some(garbage.saturating_sub(garbage_bytes));
         let _ = self.garbage_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
         Ok(())
     }
@@ -121,8 +121,8 @@ impl LocalEngine {
     pub(super) fn rewrite(&self) -> Result<(), SwitchError> {
         self.journal.keep_foreign_file()?;
         let had_flush = self.kept_flush().is_some();
-        let draft = self.journal.repair_file()?;
-        Compaction::new(self, draft, None).run()?;
+        let new = self.journal.repair_file()?;
+        Compaction::new(self, new, None).run()?;
         if had_flush {
             let path = self.path().display();
             log::warn!(
@@ -214,7 +214,7 @@ impl LocalEngine {
         }
     }
 
-    /// About how much of the file still says something, in bytes.
+    /// About how much of the file is not garbage, in bytes.
     pub(super) fn live_bytes(&self) -> u64 {
         self.journal.bytes().saturating_sub(self.garbage() + self.journal.seal_bytes())
     }
@@ -387,12 +387,12 @@ impl Status {
 }
 
 impl<'a> Compaction<'a> {
-    fn new(engine: &'a LocalEngine, draft: NewFile, tee: Option<TailReader<'a>>) -> Self {
-        let synced = draft.bytes();
+    fn new(engine: &'a LocalEngine, new: NewFile, tail: Option<TailReader<'a>>) -> Self {
+        let synced = new.bytes();
         Self {
             engine,
-            draft,
-            tee,
+            new,
+            tail,
             database: 0,
             shard: 0,
             keys: KeyArena::default(),
@@ -410,7 +410,7 @@ impl<'a> Compaction<'a> {
             if !self.step()? {
                 return self.finish();
             }
-            if self.tee.is_some() {
+            if self.tail.is_some() {
                 std::thread::sleep(started.elapsed() / 2);
             }
         }
@@ -426,21 +426,21 @@ impl<'a> Compaction<'a> {
         self.engine.progress.fetch_add(1, Ordering::Relaxed);
         let pieces = self.copy()?;
         self.check_swaps()?;
-        self.draft.select(self.database);
+        self.new.select(self.database);
         let (mut lines, mut start) = (Vec::new(), 0);
         for (key_end, offset, end, last) in pieces.ends {
             let (key, piece) = (&pieces.bytes[start..key_end], &pieces.bytes[key_end..end]);
             let most = 2 * quoted_bytes(key) + quoted_bytes(piece) + RECORD_REST_BYTES;
             lines.try_reserve(most).map_err(NoMemory::from).map_err(io::Error::from)?;
             let records = write_piece(key, offset, piece, last, &mut lines);
-            self.draft.add(&lines, records)?;
-            self.draft.seal_if_full()?;
+            self.new.add(&lines, records)?;
+            self.new.seal_if_full()?;
             lines.clear();
             start = end;
         }
         self.drain()?;
-        if self.draft.bytes() > self.synced + DRAFT_SYNC_BYTES {
-            // In pieces: one long fsync at the end would hold up everybody's.
+        if self.new.bytes() > self.synced + NEW_FILE_SYNC_BYTES {
+            // In pieces: one long fsync at the end would hold up those of all clients.
             self.sync()?;
         }
         Ok(true)
@@ -480,7 +480,7 @@ impl<'a> Compaction<'a> {
         while pieces.size() < SNAPSHOT_COPY_BYTES_MAX
             && let Some(key) = self.keys.last()
         {
-            // A key that is gone meanwhile, or a value that ends before: the tee says what happened.
+            // A key that is gone meanwhile, or a value that ends before: the tail says what happened.
             let goes_on = |entry: &&Entry| self.offset == 0 || self.offset < entry.value().len();
             let slot = self.engine.store.slot(Key { database: self.database, bytes: key });
             let entry = shard.get(slot, key).filter(goes_on);
@@ -502,15 +502,15 @@ impl<'a> Compaction<'a> {
 
     /// Adds what was committed meanwhile; returns how much that was, in bytes.
     fn drain(&mut self) -> Result<u64, SwitchError> {
-        match &mut self.tee {
-            Some(tee) => tee.drain(&mut self.draft),
+        match &mut self.tail {
+            Some(tail) => tail.drain(&mut self.new),
             None => Ok(0),
         }
     }
 
     fn sync(&mut self) -> Result<(), SwitchError> {
-        self.draft.sync()?;
-        self.synced = self.draft.bytes();
+        self.new.sync()?;
+        self.synced = self.new.bytes();
         Ok(())
     }
 
@@ -526,13 +526,13 @@ impl<'a> Compaction<'a> {
             }
         }
         let engine = self.engine;
-        match self.tee {
-            Some(tee) => {
-                let switched = engine.journal.switch(self.draft, tee);
+        match self.tail {
+            Some(tail) => {
+                let switched = engine.journal.switch(self.new, tail);
                 engine.run_callbacks();
                 switched
             }
-            None => engine.journal.replace(self.draft),
+            None => engine.journal.replace(self.new),
         }
     }
 }
