@@ -189,8 +189,7 @@ fn many_that_expire_at_once_go_bit_by_bit() {
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--fsync", "no"]);
     let mut client = server.client();
-    // The second engine runs each transaction up to three times.
-    let count = if is_durable() { 100_000 } else { 10_000 };
+    let count = 100_000;
     with_enough_time(Duration::from_secs(4), |time| {
         client.line("FLUSHALL");
         client.line("CONFIG RESETSTAT");
