@@ -3,7 +3,8 @@
 //! The program's allocator is the system's, and counts. It knows the bound of `--maxmemory`, for callers that ask
 //! [`has_room`] or [`claim`]. Where the system refuses memory whose size a client chose, the request that asked for it
 //! fails ([`Buffer`](super::buffer::Buffer)); where it refuses a small allocation the process ends, and the journal
-//! replays.
+//! replays. So that a client's large allocation cannot take the last of what small ones need, a [`Reserve`] is kept for
+//! them.
 //!
 //! Counting costs no shared write for each allocation: a thread keeps its own balance and adds it to the total when
 //! the balance has grown, and before it waits for something ([`flush_thread_count`]). What a thread frees at its end is
@@ -16,7 +17,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System, handle_alloc_error};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 
@@ -38,6 +40,11 @@ static SLACK_USED: AtomicUsize = AtomicUsize::new(0);
 /// Held by clients that have not given the password, in bytes, see [`Unauthenticated`].
 static UNAUTHENTICATED: AtomicUsize = AtomicUsize::new(0);
 
+/// For small allocations that the system refuses.
+static RESERVE: Reserve = Reserve(AtomicPtr::new(ptr::null_mut()));
+
+/// An allocation of so many bytes or more is large.
+const LARGE_BYTES: usize = 64 << 10;
 /// A balance larger than this, in bytes, is added to the total.
 const BALANCE_BYTES_MAX: isize = 16 << 10;
 
@@ -213,6 +220,44 @@ impl Drop for Unauthenticated {
     }
 }
 
+/// Memory set aside while there is enough, and given back to the system when it refuses a small allocation. While the
+/// reserve is spent large allocations are refused, unless it can be refilled first.
+struct Reserve(AtomicPtr<u8>);
+
+impl Reserve {
+    /// As much as the requests of some clients take between two large allocations. Nobody writes to it: it takes
+    /// address space, and no page.
+    const LAYOUT: Layout = Layout::new::<[u8; 512 << 10]>();
+
+    /// Sets the memory aside if it is not; `false` if the system refuses it.
+    fn refill(&self) -> bool {
+        if !self.0.load(Ordering::Acquire).is_null() {
+            return true;
+        }
+        // SAFETY: its size is not 0.
+        let memory = unsafe { System.alloc(Self::LAYOUT) };
+        if memory.is_null() {
+            return false;
+        }
+        let order = Ordering::AcqRel;
+        if self.0.compare_exchange(ptr::null_mut(), memory, order, Ordering::Acquire).is_err() {
+            // SAFETY: it is from `System`, of this layout, and nobody else has seen it.
+            unsafe { System.dealloc(memory, Self::LAYOUT) };
+        }
+        true
+    }
+
+    /// Gives the memory back to the system; `false` if it is spent already.
+    fn spend(&self) -> bool {
+        let memory = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
+        if !memory.is_null() {
+            // SAFETY: it is from `System`, of this layout, and the swap has given it to nobody else.
+            unsafe { System.dealloc(memory, Self::LAYOUT) };
+        }
+        !memory.is_null()
+    }
+}
+
 /// The system's allocator, counting.
 struct Counting;
 
@@ -231,8 +276,17 @@ impl Counting {
         }
     }
 
-    /// Counts an allocation, unless it was refused.
-    fn counted(memory: *mut u8, size: usize) -> *mut u8 {
+    /// What `ask` gets for `size` bytes, counted; null if it is refused. A large allocation may not take what is left when
+    /// the reserve is spent, a small one may spend it.
+    fn counted(size: usize, ask: impl Fn() -> *mut u8) -> *mut u8 {
+        let is_large = size >= LARGE_BYTES;
+        if is_large && !RESERVE.refill() {
+            return ptr::null_mut();
+        }
+        let mut memory = ask();
+        if memory.is_null() && !is_large && RESERVE.spend() {
+            memory = ask();
+        }
         if !memory.is_null() {
             Self::note(Self::taken(size));
         }
@@ -245,22 +299,22 @@ impl Counting {
     }
 }
 
-// SAFETY: each call is passed on to `System` with the arguments that came, and its result is returned. Nothing here
-// allocates, unwinds, or keeps a pointer.
+// SAFETY: each call is passed on to `System` with the arguments that came, and its result is returned: null, after which
+// nothing has changed, if it was not passed on at all. Nothing here unwinds, or keeps a pointer that a caller has.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are those of `System`.
-        Self::counted(unsafe { System.alloc(layout) }, layout.size())
+        Self::counted(layout.size(), || unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are those of `System`.
-        Self::counted(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        Self::counted(layout.size(), || unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promises are those of `System`; after null `old` is still what it was.
-        let memory = Self::counted(unsafe { System.realloc(old, layout, size) }, size);
+        let memory = Self::counted(size, || unsafe { System.realloc(old, layout, size) });
         if !memory.is_null() {
             Self::note(-Self::taken(layout.size()));
         }
@@ -271,6 +325,9 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the caller's promises are those of `System`.
         unsafe { System.dealloc(memory, layout) };
         Self::note(-Self::taken(layout.size()));
+        if layout.size() >= LARGE_BYTES {
+            RESERVE.refill();
+        }
     }
 }
 
@@ -320,6 +377,16 @@ mod tests {
         assert!(two.hold(1), "less is never too much");
         drop(two);
         assert!(one.hold(UNAUTHENTICATED_BYTES_MAX));
+    }
+
+    #[test]
+    fn a_reserve_is_spent_once_and_refilled() {
+        let reserve = Reserve(AtomicPtr::new(ptr::null_mut()));
+        assert!(!reserve.spend(), "nothing is set aside yet");
+        for _ in 0..2 {
+            assert!(reserve.refill() && reserve.refill());
+            assert!(reserve.spend() && !reserve.spend());
+        }
     }
 
     #[test]

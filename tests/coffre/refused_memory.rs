@@ -122,6 +122,9 @@ impl Trial {
             ]);
             // What is long is asked of the system, each time: else the C library has address space of its own for it.
             command.arg(file).env("MALLOC_MMAP_THRESHOLD_", "1048576").env("MALLOC_ARENA_MAX", "1");
+            // And it keeps nothing for later: where a long argument takes what is left, the next small thing is refused.
+            command.env("MALLOC_TOP_PAD_", "0").env("MALLOC_TRIM_THRESHOLD_", "0");
+            command.env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
             Server::spawn(command)
         })
     }
@@ -271,6 +274,20 @@ fn no_long_argument_ends_the_process() {
 fn nothing_done_to_a_long_key_or_value_ends_the_process() {
     let work: Vec<_> = STORED.iter().map(|lines| (lines.to_vec(), true)).collect();
     try_all(&work, &ROOMS_STORED);
+}
+
+/// Where the value takes all but a little, the small allocations after it are refused: the reserve is for them.
+#[test]
+fn a_long_value_leaves_enough_for_what_is_small() {
+    let mut trial = Trial::new();
+    // What was read and what is kept are a copy each.
+    for copies in 1..=2 {
+        let long = copies * trial.long.len() as u64;
+        for spare in (0..64 << 10).step_by(2 << 10) {
+            trial.attempt(&["SET k LONG"], false, long + spare - (32 << 10));
+        }
+    }
+    assert!(trial.ended.is_empty(), "it ended:\n{}", trial.ended.join("\n"));
 }
 
 #[test]
