@@ -92,11 +92,24 @@ pub fn split_up_to(words_max: usize, line: &[u8], words: &mut Words) -> Result<b
     }
 }
 
+/// Whether a byte ends what stands in a word without quotes, by the byte: a search in a table takes half the instructions of
+/// six comparisons.
+const ENDS_PLAIN: [bool; 256] = {
+    let mut ends = [false; 256];
+    let all = *b" \n\r\t\"'";
+    let mut index = 0;
+    while index < all.len() {
+        ends[all[index] as usize] = true;
+        index += 1;
+    }
+    ends
+};
+
 /// Decodes the word that begins at `at` and returns where it ends. A quote may open inside a word; the word ends
 /// where the quote closes.
 fn word(line: &[u8], at: usize, out: &mut Buffer) -> Result<usize, SplitError> {
-    let is_end = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'\'');
-    let plain = line[at..].iter().take_while(|byte| !is_end(byte)).count();
+    let plain = line[at..].iter().position(|byte| ENDS_PLAIN[usize::from(*byte)]);
+    let plain = plain.unwrap_or(line.len() - at);
     out.extend_from_slice(&line[at..at + plain])?;
     let at = at + plain;
     let at = match line.get(at) {
@@ -230,11 +243,19 @@ fn is_bare(word: &[u8]) -> bool {
 
 /// Whether no byte of a word makes quotes necessary.
 pub fn has_bare_bytes_only(word: &[u8]) -> bool {
-    let is_bare = |byte: u8| byte.is_ascii_graphic() & !matches!(byte, b'"' | b'\'' | b'\\');
-    // Sixteen bytes at a time without a branch for each: every write checks its key and its value.
-    let mut chunks = word.chunks(16);
-    let all = |chunk: &[u8]| chunk.iter().fold(true, |all, byte| all & is_bare(*byte));
-    chunks.all(all)
+    all_are(word, |byte| byte.is_ascii_graphic() & !matches!(byte, b'"' | b'\'' | b'\\'))
+}
+
+/// Whether all bytes are printable ASCII or tabs, as those of most lines are.
+pub fn is_plain(line: &[u8]) -> bool {
+    all_are(line, |byte| matches!(byte, b' '..=b'~' | b'\t'))
+}
+
+/// Whether `is_one` holds for all bytes: sixteen at a time without a branch for each, as every write checks its key and its
+/// value, and every line that is loaded.
+#[inline]
+fn all_are(bytes: &[u8], is_one: impl Fn(u8) -> bool) -> bool {
+    bytes.chunks(16).all(|chunk| chunk.iter().fold(true, |all, byte| all & is_one(*byte)))
 }
 
 /// `count` and the noun that it counts: "1 batch", "2 batches".

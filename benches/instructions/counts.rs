@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::{GROWTH_MAX, Result};
+use crate::{FALL_MAX, GROWTH_MAX, Result};
 
 /// The instructions of all cases, and under which conditions they were counted.
 pub struct Counts {
-    /// The compiler and the processor's features.
+    /// See [`conditions`].
     pub conditions: String,
     pub rows: Vec<Row>,
 }
@@ -54,13 +54,20 @@ impl Counts {
         self.rows.iter().map(line).collect()
     }
 
-    /// The rows that grew too much since the old counts, or are not among them.
-    pub fn grown(&self, old: &Self) -> Vec<String> {
-        let has_grown = |row: &&Row| {
-            let most = old.of(&row.name).map(|count| count as f64 * (1.0 + GROWTH_MAX));
-            most.is_none_or(|most| row.instructions as f64 > most)
+    /// What is wrong with the old counts if these are the true ones: a sentence for each row.
+    pub fn complaints(&self, old: &Self) -> Vec<String> {
+        let change = |row: &Row| match old.of(&row.name) {
+            None => Some(format!("{}: is not in the table", row.name)),
+            Some(before) => {
+                let ratio = row.instructions as f64 / before as f64;
+                let is_wrong = ratio > 1.0 + GROWTH_MAX || ratio < 1.0 - FALL_MAX;
+                is_wrong.then(|| format!("{}: {before} became {}", row.name, row.instructions))
+            }
         };
-        self.rows.iter().filter(has_grown).map(|row| row.name.clone()).collect()
+        let is_gone = |row: &&Row| self.of(&row.name).is_none();
+        let gone = old.rows.iter().filter(is_gone);
+        let gone = gone.map(|row| format!("{}: is no longer counted", row.name));
+        self.rows.iter().filter_map(change).chain(gone).collect()
     }
 }
 
@@ -71,7 +78,8 @@ impl fmt::Display for Counts {
     }
 }
 
-/// What the counts depend on beside the code: the compiler, the C library, and which vector instructions there are.
+/// What the counts depend on beside the code: the compiler, the C library and valgrind. Valgrind shows a program one of a
+/// few processors of its own, with AVX2 or without, whatever else the real one has.
 pub fn conditions() -> Result<String> {
     let first_line = |program: &str| -> Result<String> {
         let output = Command::new(program).arg("--version").output()?.stdout;
@@ -81,20 +89,27 @@ pub fn conditions() -> Result<String> {
         Ok(text) if text.contains(" avx2 ") => "avx2",
         _ => "no avx2",
     };
-    Ok(format!("{}, {}, {features}", first_line("rustc")?, first_line("ldd")?))
+    let (rustc, libc) = (first_line("rustc")?, first_line("ldd")?);
+    Ok(format!("{rustc}, {libc}, {}, {features}", first_line("valgrind")?))
 }
 
 /// That the comparison can fail: a bench has no unit tests, so this runs before each count.
-pub fn assert_growth_is_found() {
+pub fn assert_changes_are_found() {
     let counts = |count: u64| Counts {
         conditions: "c".to_owned(),
         rows: vec![Row { name: "SET of a key".to_owned(), instructions: count }],
     };
     let old = counts(1000);
-    assert!(counts(1020).grown(&old).is_empty());
-    assert_eq!(counts(1021).grown(&old), ["SET of a key"]);
+    for fine in [950, 1000, 1020] {
+        assert!(counts(fine).complaints(&old).is_empty());
+    }
+    for wrong in [949, 1021] {
+        let complaint = format!("SET of a key: 1000 became {wrong}");
+        assert_eq!(counts(wrong).complaints(&old), [complaint]);
+    }
     let none = Counts { conditions: String::new(), rows: Vec::new() };
-    assert_eq!(old.grown(&none), ["SET of a key"]);
+    assert_eq!(old.complaints(&none), ["SET of a key: is not in the table"]);
+    assert_eq!(none.complaints(&old), ["SET of a key: is no longer counted"]);
     let parsed = Counts::parse(&old.to_string());
     assert!(parsed.is_ok_and(|parsed| parsed.of("SET of a key") == Some(1000)));
 }

@@ -47,43 +47,80 @@ pub fn for_each_record(
     source: Source,
     mut apply: impl FnMut(Located<'_>) -> io::Result<()>,
 ) -> Result<u64, ScanError> {
-    let (mut number, mut offset) = (1, range.start);
+    let mut pass = Pass { source, number: 1, offset: range.start, time_s: None, database: 0 };
     let mut reader = BufReader::with_capacity(READ_BYTES, disk::read(file, range));
-    let (mut line, mut words) = (Vec::new(), Words::default());
-    let (mut time_s, mut database) = (None, 0);
+    let (mut long, mut words) = (Vec::new(), Words::default());
     loop {
-        line.clear();
-        let refuse = |cause: Cause| refuse(number, offset, cause);
-        let length = match read_line(&mut reader, &mut line)? {
-            Ok(0) => return Ok(number - 1),
-            Ok(length) => length,
-            Err(error) => return Err(refuse(error.into())),
-        };
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
-            let record = Record::parse(text, &mut words).map_err(|error| refuse(error.into()))?;
-            if let Record::Select(other) = record {
-                database = other;
+        // Nearly every line stands in the reader's buffer, and needs no copy.
+        let buffer = reader.fill_buf()?;
+        let buffer = &buffer[..buffer.len().min(HEAD_BYTES)];
+        if let Some(end) = memchr::memchr(b'\n', buffer) {
+            pass.take(&buffer[..=end], &mut words, &mut apply)?;
+            reader.consume(end + 1);
+        } else {
+            match read_long(&mut reader, &mut long)? {
+                Ok(()) if long.is_empty() => return Ok(pass.number - 1),
+                Ok(()) => pass.take(&long, &mut words, &mut apply)?,
+                Err(error) => return Err(pass.refuse(error.into())),
             }
-            let bytes = offset..offset + length;
-            let located = Located { record, database, line: number, bytes, time_s: time_s.take() };
+            // Free the memory of a huge line.
+            long.clear();
+            long.shrink_to(READ_BYTES);
+        }
+        words.clear(READ_BYTES);
+    }
+}
+
+/// Where a pass over the lines is, and what earlier lines say of the next.
+struct Pass {
+    source: Source,
+    /// The number of the next line.
+    number: u64,
+    /// Where it begins.
+    offset: u64,
+    /// The time that the comment before it tells.
+    time_s: Option<u64>,
+    /// The database it concerns.
+    database: usize,
+}
+
+impl Pass {
+    /// Takes the next line, with its line end.
+    fn take(
+        &mut self,
+        line: &[u8],
+        words: &mut Words,
+        apply: &mut impl FnMut(Located<'_>) -> io::Result<()>,
+    ) -> Result<(), ScanError> {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let bytes = self.offset..self.offset + line.len() as u64;
+        if !text.starts_with(b"#") && !text.iter().all(u8::is_ascii_whitespace) {
+            let record = Record::parse(text, words).map_err(|error| self.refuse(error.into()))?;
+            if let Record::Select(other) = record {
+                self.database = other;
+            }
+            let (database, line, time_s) = (self.database, self.number, self.time_s.take());
+            let located = Located { record, database, line, bytes: bytes.clone(), time_s };
             apply(located).map_err(|error| match error.downcast::<Cause>() {
-                Ok(cause) => refuse(cause),
+                Ok(cause) => self.refuse(cause),
                 Err(error) => ScanError::Io(error),
             })?;
-        } else if let Some(cause) = comment_fault(text, source) {
-            return Err(refuse(cause));
+        } else if let Some(cause) = comment_fault(text, self.source) {
+            return Err(self.refuse(cause));
         } else if let Some(time) = format::time_s(text) {
-            time_s = Some(time);
-        } else if source == Source::Sealed && text.starts_with(SEAL_START.as_bytes()) {
+            self.time_s = Some(time);
+        } else if self.source == Source::Sealed && text.starts_with(SEAL_START.as_bytes()) {
             // Each batch begins in database 0, and a time at its end is the seal's.
-            (database, time_s) = (0, None);
+            (self.database, self.time_s) = (0, None);
         }
-        number += 1;
-        offset += length;
-        // Free the memory of a huge line.
-        line.shrink_to(READ_BYTES);
-        words.clear(READ_BYTES);
+        self.number += 1;
+        self.offset = bytes.end;
+        Ok(())
+    }
+
+    /// Refuses the next line.
+    fn refuse(&self, cause: Cause) -> ScanError {
+        refuse(self.number, self.offset, cause)
     }
 }
 
@@ -96,17 +133,15 @@ fn comment_fault(line: &[u8], source: Source) -> Option<Cause> {
     RecordError::of_bytes(line).map(Cause::from)
 }
 
-/// Reads one line with its end into `line` and returns its length, 0 at the end of the file. Of a long line, it reads
-/// the rest into memory only if the line begins like a record or a comment.
-fn read_line(
-    reader: &mut impl BufRead,
-    line: &mut Vec<u8>,
-) -> io::Result<Result<u64, RecordError>> {
-    const HEAD_BYTES: u64 = 64 << 10;
+/// A longer line is read into memory only if it begins like a record or a comment.
+const HEAD_BYTES: usize = 64 << 10;
+
+/// Reads one line with its end into `line`, which is empty and stays so at the end of the file.
+fn read_long(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Result<(), RecordError>> {
     /// A key and a value of the greatest length, each byte written as `\xHH`, and the command around them.
     const RECORD_BYTES_MAX: usize = 2 * 4 * VALUE_BYTES_MAX + 64;
-    reader.take(HEAD_BYTES).read_until(b'\n', line)?;
-    if line.len() as u64 == HEAD_BYTES && !line.ends_with(b"\n") {
+    reader.take(HEAD_BYTES as u64).read_until(b'\n', line)?;
+    if line.len() == HEAD_BYTES && !line.ends_with(b"\n") {
         if let Some(byte) = line.iter().find(|byte| !text::is_text_byte(**byte)) {
             return Ok(Err(RecordError::NotText(*byte)));
         }
@@ -118,5 +153,5 @@ fn read_line(
             return Ok(Err(RecordError::Range));
         }
     }
-    Ok(Ok(line.len() as u64))
+    Ok(Ok(()))
 }

@@ -92,6 +92,9 @@ pub enum RecordError {
 impl RecordError {
     /// Why `line` is not text, if it is not.
     pub fn of_bytes(line: &[u8]) -> Option<Self> {
+        if text::is_plain(line) {
+            return None;
+        }
         let text = line.strip_suffix(b"\r").unwrap_or(line);
         if let Some(byte) = text.iter().find(|byte| !text::is_text_byte(**byte)) {
             return Some(Self::NotText(*byte));

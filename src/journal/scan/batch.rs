@@ -83,7 +83,8 @@ impl Batch {
         // A damaged line end joins a seal to the seal or to the hole before it. No client can write a line that reads
         // so: a record does not begin with `#` and holds no raw control character.
         let ending = line.ending();
-        if let Some(at) = memchr::memmem::rfind(ending, SEAL_START.as_bytes())
+        if memchr::memchr(b'#', ending).is_some()
+            && let Some(at) = memchr::memmem::rfind(ending, SEAL_START.as_bytes())
             && (line.head.starts_with(SEAL_START.as_bytes())
                 || at > 0 && !text::is_text_byte(ending[at - 1]))
             && let Some(seal) = Seal::parse(&ending[at..])
