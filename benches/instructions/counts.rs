@@ -60,8 +60,8 @@ impl Counts {
             None => Some(format!("{}: is not in the table", row.name)),
             Some(before) => {
                 let ratio = row.instructions as f64 / before as f64;
-                let is_wrong = ratio > 1.0 + GROWTH_MAX || ratio < 1.0 - FALL_MAX;
-                is_wrong.then(|| format!("{}: {before} became {}", row.name, row.instructions))
+                let is_fine = (1.0 - FALL_MAX..=1.0 + GROWTH_MAX).contains(&ratio);
+                (!is_fine).then(|| format!("{}: {before} became {}", row.name, row.instructions))
             }
         };
         let is_gone = |row: &&Row| self.of(&row.name).is_none();

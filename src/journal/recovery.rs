@@ -113,6 +113,11 @@ impl Recovery {
         loaded.map(drop).map_err(|error| Error::of_scan(&self.path, source, error))
     }
 
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Prepares the file for appending: creates a missing one, seals a hand-written one, moves a torn tail to a file of
     /// its own, and syncs all of it.
     pub fn finish(self, fsync: Fsync) -> Result<Journal, Error> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::{Input, Output, Progress, Scanned, TORN, ToolError, write_store};
 use crate::engine::local::Loading;
-use crate::journal::holder;
 use crate::journal::load::{Located, Source};
 use crate::journal::scan::{Refusal, ScanError, Sealed, Verdict};
+use crate::journal::{Context, holder};
 use crate::text::counted;
 
 /// Reports on the file at `path`; returns the program's exit code.
@@ -92,9 +92,9 @@ pub fn until(
     if until == 0 || until > last {
         return Err(ToolError::NoSuchLine { path: path.to_owned(), line: until, last });
     }
-    let (shown, keys) =
-        (output.path.display().to_string(), counted(loading.store.keys() as u64, "key"));
-    output.write(|draft| write_store(&loading.store, draft))?;
+    let store = loading.finish().at(path, "load")?.store;
+    let (shown, keys) = (output.path.display().to_string(), counted(store.keys() as u64, "key"));
+    output.write(|draft| write_store(&store, draft))?;
     writeln!(report, "{shown}: {keys}, as they were after line {until} of {}", path.display())?;
     Ok(())
 }

@@ -25,17 +25,18 @@ pub fn compact(
         loading.replay(found)
     })?;
     drop(progress);
-    let keys = counted(loading.store.keys() as u64, "key");
+    let store = loading.finish().at(path, "load")?.store;
+    let keys = counted(store.keys() as u64, "key");
     let (shown, after) = match output {
         Some(output) => {
             let shown = output.path.clone();
-            output.write(|draft| write_store(&loading.store, draft))?;
+            output.write(|draft| write_store(&store, draft))?;
             let after = std::fs::metadata(&shown).at(&shown, "open")?.len();
             (shown, after)
         }
         None => {
             let journal = recovery.finish(Fsync::Always)?;
-            journal.rewrite(|draft| write_store(&loading.store, draft)).at(path, "replace")?;
+            journal.rewrite(|draft| write_store(&store, draft)).at(path, "replace")?;
             (path.to_owned(), journal.bytes())
         }
     };

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use coffre::engine::local::store::Store;
 use coffre::engine::local::{Loading, LocalEngine};
 use coffre::journal::format::Seal;
 use coffre::journal::{Error, Fsync, Recovery};
@@ -149,13 +150,12 @@ fn check(seed: u64, samples: &[Sample]) -> Result<(), String> {
     }
     let disk = SimulatedDisk::new(seed);
     disk.write(&path(), &bytes);
-    let mut loading = Loading::default();
     let loaded = Recovery::on(Arc::new(disk.clone()), path()).and_then(|recovery| {
-        recovery.load(|found| loading.replay(found))?;
-        Ok(recovery)
+        let loaded = Loading::load(&recovery, Store::default())?;
+        Ok((recovery, loaded))
     });
-    let recovery = match loaded {
-        Ok(recovery) => recovery,
+    let (recovery, loaded) = match loaded {
+        Ok(both) => both,
         Err(Error::Refused { refusal, .. }) => {
             let told = refusal.line >= 1 && refusal.offset <= bytes.len() as u64;
             return if told { Ok(()) } else { Err(format!("no place: {refusal}")) };
@@ -167,7 +167,7 @@ fn check(seed: u64, samples: &[Sample]) -> Result<(), String> {
         // Nothing of a sealed file is left: it is one written by hand.
         return Ok(());
     }
-    let found = replayed(&loading);
+    let found = replayed(&loaded);
     if bytes.is_empty() {
         // A copy that has not begun: a new file.
         return if found.is_empty() { Ok(()) } else { Err(format!("of nothing: {found:?}")) };
@@ -182,9 +182,8 @@ fn check(seed: u64, samples: &[Sample]) -> Result<(), String> {
     // And it can be gone on with: what was cut is aside.
     recovery.finish(Fsync::Always).map_err(|error| error.to_string())?;
     let again = Recovery::on(Arc::new(disk), path()).map_err(|error| error.to_string())?;
-    let mut loading = Loading::default();
-    again.load(|found| loading.replay(found)).map_err(|error| error.to_string())?;
-    if replayed(&loading) == found { Ok(()) } else { Err("another state after a start".to_owned()) }
+    let loaded = Loading::load(&again, Store::default()).map_err(|error| error.to_string())?;
+    if replayed(&loaded) == found { Ok(()) } else { Err("another state after a start".to_owned()) }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
-use coffre::engine::local::Loading;
+use coffre::engine::local::Loaded;
 use coffre::engine::{Key, Scope, Txn};
 
 use crate::handle::{Access, Handle};
@@ -138,10 +138,10 @@ pub fn state(handle: &mut Handle<'_>) -> State {
 }
 
 /// What was loaded from a data file.
-pub fn replayed(loading: &Loading) -> State {
+pub fn replayed(loaded: &Loaded) -> State {
     let mut state = State::new();
-    for shard in loading.store.each() {
-        for database in 0..loading.store.databases() {
+    for shard in loaded.store.each() {
+        for database in 0..loaded.store.databases() {
             for entry in shard.entries(database) {
                 state.put(database, entry.key(), entry.value().to_vec(), entry.expires_ms());
             }

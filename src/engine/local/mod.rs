@@ -12,6 +12,7 @@ mod closing;
 mod compaction;
 mod expiry_queue;
 mod key_arena;
+mod key_record;
 mod locks;
 mod prefix_index;
 mod replay;
@@ -47,7 +48,7 @@ use undo::Undo;
 
 pub use closing::CloseError;
 pub use compaction::{Compaction, Compactor};
-pub use replay::Loading;
+pub use replay::{Loaded, Loading};
 pub use txn::{LocalSession, LocalTxn};
 
 /// See the module.
@@ -88,9 +89,7 @@ impl LocalEngine {
 
     /// The same with a store of its own, which is empty.
     pub fn start_with(recovery: Recovery, fsync: Fsync, store: Store) -> Result<Self, Error> {
-        let mut loading = Loading::new(store, recovery.bytes());
-        recovery.load(|found| loading.replay(found))?;
-        let Loading { store, live_bytes, flush, .. } = loading;
+        let Loaded { store, live_bytes, flush } = Loading::load(&recovery, store)?;
         let journal = recovery.finish(fsync)?;
         journal.set_flush(flush);
         let garbage_bytes = AtomicU64::new(journal.bytes().saturating_sub(live_bytes));

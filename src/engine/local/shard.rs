@@ -113,6 +113,17 @@ impl Shard {
         self.tables.iter().map(|table| table.entries.len()).sum()
     }
 
+    /// Makes room for `more` keys of a database, of which a share so large is then known.
+    pub fn reserve(&mut self, database: usize, more: usize, share: f64) -> Result<(), NoMemory> {
+        let hashing = self.hashing.clone();
+        self.table_mut(database).reserve(more, share, &hashing)
+    }
+
+    /// Gives back the room that no key will soon need.
+    pub fn shrink(&mut self) {
+        self.tables.iter_mut().for_each(|table| table.shrink(&self.hashing));
+    }
+
     /// Puts an entry in the place of one with the same key, or adds it.
     pub fn put(&mut self, slot: KeySlot, entry: Entry) -> Result<Undo, NoMemory> {
         let hashing = self.hashing.clone();

@@ -36,6 +36,25 @@ impl Table {
         self.entries.find_mut(hash, |entry| entry.key() == key)
     }
 
+    /// Makes room for `more` keys. If it has to grow for that, it grows to what it will have in the end, of which it then has
+    /// a share so large: a table that doubles looks at each of its entries again.
+    pub fn reserve(&mut self, more: usize, share: f64, hashing: &Hashing) -> Result<(), NoMemory> {
+        /// The share may be small, and the keys that come the same again.
+        const SHARE_MIN: f64 = 1.0 / 16.0;
+        let (length, capacity) = (self.entries.len(), self.entries.capacity());
+        if capacity - length < more {
+            let expected = (length + more) as f64 / share.clamp(SHARE_MIN, 1.0);
+            let more = expected as usize - length;
+            self.entries.try_reserve(more, |entry| hashing.hash(entry.key()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the room of a table that is larger than its keys need.
+    pub fn shrink(&mut self, hashing: &Hashing) {
+        self.entries.shrink_to(0, |entry| hashing.hash(entry.key()));
+    }
+
     /// Puts an entry in the place of one with the same key, or adds it.
     pub fn put(&mut self, hash: u64, entry: Entry, hashing: &Hashing) -> Result<Undo, NoMemory> {
         let expires_ms = entry.expires_ms();

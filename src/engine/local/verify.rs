@@ -20,9 +20,8 @@ impl LocalEngine {
                 |error: crate::journal::Error| VerifyError::Different(error.to_string());
             let recovery = Recovery::look_at(self.path()).map_err(unreadable)?;
             let store = Store::default().with_databases(self.databases());
-            let mut loading = Loading::new(store, recovery.bytes());
-            recovery.load(|found| loading.replay(found)).map_err(unreadable)?;
-            if self.is_same(&loading.store) {
+            let loaded = Loading::load(&recovery, store).map_err(unreadable)?;
+            if self.is_same(&loaded.store) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
