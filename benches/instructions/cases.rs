@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 
 use coffre::engine::local::{LocalEngine, LocalSession};
 use coffre::engine::{Engine, Key, Scope, Txn};
@@ -27,7 +28,7 @@ enum Work {
     Requests { lines: &'static [&'static str], reply_bytes: usize },
     /// Done in a process of its own.
     Here(fn(u64) -> Result<()>),
-    /// A server starts on a file with so many records.
+    /// A server starts on a sealed file with so many records.
     Start,
 }
 
@@ -73,7 +74,20 @@ impl Case {
             Work::Start => {
                 let line = |number| format!("SET key:{number:08} {VALUE}\n");
                 std::fs::write(&file, (0..operations).map(line).collect::<String>())?;
-                serve(&file, |_| Ok(()))
+                let sealed = folder.path().join("sealed.txt");
+                let mut seal = Command::new(env!("CARGO_BIN_EXE_coffre"));
+                if !seal
+                    .arg("compact")
+                    .arg(&file)
+                    .arg("--output")
+                    .arg(&sealed)
+                    .output()?
+                    .status
+                    .success()
+                {
+                    return Err("the file is not sealed".into());
+                }
+                serve(&sealed, |_| Ok(()))
             }
         }
     }

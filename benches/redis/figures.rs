@@ -3,7 +3,7 @@
 //! A ratio is taken repetition by repetition, between two servers that ran one after the other, so that
 //! slow noise cancels out; what is shown is the median of these ratios, with the least and the greatest.
 
-use crate::workload::{Goal, Workload};
+use crate::workload::{Goal, Load, Workload};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +22,16 @@ pub enum Metric {
     Memory,
     /// Seconds from the start of the process to the first answer.
     Startup,
+    /// The most memory that was resident during the start, beyond what is resident after it, in MiB.
+    StartupMemory,
     /// Bytes on disk per key.
     Disk,
     /// Time of one `KEYS` in milliseconds.
     KeysTime,
     /// A figure under a condition over the same without it.
     WithOverWithout,
+    /// A throughput over the server's own with 50 clients.
+    OfFifty,
 }
 
 impl Metric {
@@ -41,9 +45,11 @@ impl Metric {
             Self::Cpu => "server CPU µs/operation",
             Self::Memory => "resident bytes/key",
             Self::Startup => "start-up s",
+            Self::StartupMemory => "extra MiB at start-up",
             Self::Disk => "disk bytes/key",
             Self::KeysTime => "time ms",
             Self::WithOverWithout => "with/without",
+            Self::OfFifty => "of its own with 50 clients",
         }
     }
 
@@ -52,14 +58,19 @@ impl Metric {
         match self {
             Self::Throughput => thousands(value),
             Self::P50 | Self::P99 | Self::P999 | Self::KeysTime => format!("{value:.3}"),
-            Self::Cpu | Self::Startup | Self::WithOverWithout => format!("{value:.2}"),
-            Self::Memory | Self::Disk => format!("{value:.1}"),
+            Self::Cpu | Self::Startup | Self::WithOverWithout | Self::OfFifty => {
+                format!("{value:.2}")
+            }
+            Self::Memory | Self::StartupMemory | Self::Disk => format!("{value:.1}"),
         }
     }
 
     /// Whether a value is worse than another.
     pub fn is_worse(self, value: f64, other: f64) -> bool {
-        if self == Self::Throughput { value < other } else { value > other }
+        match self {
+            Self::Throughput | Self::OfFifty => value < other,
+            _ => value > other,
+        }
     }
 }
 
@@ -118,15 +129,21 @@ impl Row {
     /// The same of any server.
     pub fn ratio_of(&self, server: usize) -> Option<[f64; 3]> {
         let pairs = self.values[server].iter().zip(&self.values[1]);
-        let ratios: Vec<_> = pairs.map(|(own, redis)| own / redis).collect();
+        // Nothing over nothing is no ratio.
+        let ratios: Vec<_> =
+            pairs.map(|(own, redis)| own / redis).filter(|ratio| ratio.is_finite()).collect();
         let least = ratios.iter().copied().reduce(f64::min)?;
         let greatest = ratios.iter().copied().reduce(f64::max)?;
         Some([median(&ratios)?, least, greatest])
     }
 
-    /// The goal, if there is one for this metric.
+    /// The goal, if there is one.
     pub fn goal(&self) -> Option<Goal> {
-        self.workload.goals.iter().find(|(metric, _)| *metric == self.metric).map(|(_, goal)| *goal)
+        let mut goals = self.workload.goals.iter();
+        let own = |(operation, metric, _): &&(&str, Metric, Goal)| {
+            (*operation, *metric) == (self.operation, self.metric)
+        };
+        goals.find(own).map(|(_, _, goal)| *goal)
     }
 
     /// Whether the goal is met, if there is one.
@@ -135,6 +152,7 @@ impl Row {
             Goal::RatioAtLeast(least) => self.ratio()?[0] >= least,
             Goal::RatioAtMost(most) => self.ratio()?[0] <= most,
             Goal::AtMost(most) => self.median(0)? <= most,
+            Goal::AtLeast(least) => self.median(0)? >= least,
         })
     }
 
@@ -167,4 +185,25 @@ fn thousands(value: f64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// The rows that follow from others: throughputs with many clients over those with 50.
+pub fn of_fifty(rows: &[Row]) -> Vec<Row> {
+    let clients = |row: &Row| match row.workload.load {
+        Load::Standard { clients, pipeline: 1, .. } if row.metric == Metric::Throughput => clients,
+        _ => 0,
+    };
+    let many = rows.iter().filter(|row| clients(row) > 100);
+    let follows = many.filter_map(|row| {
+        let is_like = |other: &&Row| {
+            (other.workload.fsync, other.operation) == (row.workload.fsync, row.operation)
+        };
+        let fifty = rows.iter().filter(|other| clients(other) == 50).find(is_like)?;
+        let over = |(many, fifty): (&Vec<f64>, &Vec<f64>)| {
+            many.iter().zip(fifty).map(|(many, fifty)| many / fifty).collect()
+        };
+        let values = row.values.iter().zip(&fifty.values).map(over).collect();
+        Some(Row { metric: Metric::OfFifty, values, ..*row })
+    });
+    follows.collect()
 }

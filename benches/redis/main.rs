@@ -5,17 +5,21 @@
 //! plots, to `docs/performance.md`.
 //!
 //! ```text
-//! main > { workload, measure, report > plot }      measure > { standard > load, server > client }      all > figures
+//! main > { workload, measure, noise, report > { growth, plot } }      measure > { standard > load, server > { client, slow_fsync } }
+//! all > figures
 //! ```
 
 mod client;
 mod error;
 mod figures;
+mod growth;
 mod load;
 mod measure;
+mod noise;
 mod plot;
 mod report;
 mod server;
+mod slow_fsync;
 mod standard;
 mod workload;
 
@@ -24,9 +28,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use error::{Error, Result};
 use figures::Row;
+use noise::Noise;
 use server::Program;
 use workload::{WORKLOADS, Workload};
 
@@ -46,7 +52,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
 
-    /// Short runs, once each, to see that all works; no report unless --out is given
+    /// At most three minutes: short runs, once each; no report unless --out is given
     #[arg(long, conflicts_with = "repeat")]
     quick: bool,
 
@@ -73,11 +79,11 @@ pub struct Size {
 
 impl Options {
     fn size(&self) -> Size {
-        let (seconds, factor) = if self.quick { (0.5, 0.05) } else { (2.0, 1.0) };
+        let (seconds, requests, keys) = if self.quick { (0.5, 0.25, 0.1) } else { (2.0, 1.0, 1.0) };
         Size {
             repetitions: if self.quick { 1 } else { self.repeat },
-            requests_factor: factor * self.requests_scale,
-            keys_factor: factor,
+            requests_factor: requests * self.requests_scale,
+            keys_factor: keys,
             duration: Duration::from_secs_f64(seconds),
         }
     }
@@ -111,23 +117,26 @@ fn run(options: &Options) -> Result<()> {
         return Err(Error::NoWorkload(only.to_owned()));
     }
     standard::find_redis_benchmark()?;
+    raise_open_files();
     let mut programs = vec![Program::coffre(), Program::redis()];
     programs.extend(options.peer.iter().cloned());
     let versions = programs.iter().map(Program::version).collect::<Result<Vec<_>>>()?;
 
-    let (size, mut rows) = (options.size(), Vec::new());
+    let (size, mut rows, mut noise) = (options.size(), Vec::new(), Noise::new()?);
     for (number, workload) in chosen.iter().enumerate() {
         eprintln!("[{}/{}] {}", number + 1, chosen.len(), workload.name);
+        noise.measure();
         rows.extend(measure_on_all(workload, &programs, &size)?);
     }
+    rows.extend(figures::of_fifty(&rows));
 
     let names: Vec<_> = programs.iter().map(|program| program.name.as_str()).collect();
-    println!("{}", report::tables(&rows, &names));
+    println!("{}\nNoise: {}.", report::tables(&rows, &names), noise.told());
     if options.quick {
-        println!("A quick run: it shows that all works, its figures mean nothing.");
+        println!("A quick run: each figure is of one short measurement, with a tenth of the keys.");
     }
     if let Some(folder) = options.report_folder() {
-        report::write(&folder, &rows, &names, &versions)?;
+        report::write(&folder, &rows, &names, &versions, &noise.told())?;
         eprintln!("written: {}", folder.join("performance.md").display());
     }
     Ok(())
@@ -157,6 +166,13 @@ fn measure_on_all(
         }
     }
     Ok(rows)
+}
+
+/// Thousands of clients need as many files, here and in the programs that are started.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused, what needs them says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn peer(text: &str) -> Result<Program, String> {

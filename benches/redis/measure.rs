@@ -1,17 +1,22 @@
 //! One workload, once, on one server: which is started for it without data, and ends with it.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use crate::Size;
 use crate::error::{Error, Result};
 use crate::figures::{Figure, Metric, median};
 use crate::load::{self, Beside, KEYSPACE, Outcome};
 use crate::server::{Program, Server};
 use crate::standard::Standard;
-use crate::workload::{Load, Workload};
+use crate::workload::{Load, RANDOM_GET, Workload};
 
 /// Matches of the prefix that is asked for.
 const MATCHES: usize = 10;
-/// How often it is asked for; the figure is the median.
+/// How often it is asked for after the first time; the figure is the median.
 const KEYS_CALLS: usize = 20;
+/// How long a server has after a first `KEYS prefix*` for what it does then to make later ones faster.
+const INDEX_TIME: Duration = Duration::from_secs(3);
 const LATENCIES: [Metric; 3] = [Metric::P50, Metric::P99, Metric::P999];
 
 /// Figures for all metrics of the workload.
@@ -23,7 +28,9 @@ pub fn measure(workload: &Workload, program: &Program, size: &Size) -> Result<Ve
             let requests = f64::from(requests) * size.requests_factor;
             // Fewer would leave clients without any.
             let requests = (requests as u32).max(clients * pipeline * 10);
-            let of = |operation| Standard { operation, clients, pipeline, processes, requests };
+            let keys = KEYSPACE;
+            let of =
+                |operation| Standard { operation, clients, pipeline, processes, requests, keys };
             measure_standard(&server, operations.iter().map(|operation| of(operation)))
         }
         Load::Mixed { clients } => {
@@ -33,7 +40,7 @@ pub fn measure(workload: &Workload, program: &Program, size: &Size) -> Result<Ve
         Load::GetDuringSets { clients } => measure_get_during_sets(&server, clients, size),
         Load::GetDuringKeys { keys } => measure_get_during_keys(&server, keys_of(keys), size),
         Load::KeysPrefix { keys } => measure_keys_prefix(&server, keys_of(keys)),
-        Load::Keys { keys } => measure_keys(server, keys_of(keys)),
+        Load::Keys { keys } => measure_keys(server, keys_of(keys), size),
         Load::PrefixIndex { keys } => {
             let other = Server::start(program, workload.fsync)?;
             measure_prefix_index(&server, &other, keys_of(keys))
@@ -75,7 +82,8 @@ fn latencies_of(operation: &'static str, outcome: &Outcome) -> Vec<Figure> {
 fn measure_get_during_sets(server: &Server, clients: u32, size: &Size) -> Result<Vec<Figure>> {
     load::load_keys(server, 0..KEYSPACE)?;
     let requests = 1_000_000;
-    let sets = Standard { operation: "SET", clients, pipeline: 1, processes: 1, requests };
+    let (pipeline, processes, keys) = (1, 1, KEYSPACE);
+    let sets = Standard { operation: "SET", clients, pipeline, processes, requests, keys };
     let sets = sets.run_beside(server)?;
     let outcome = load::get(server, size.duration)?;
     sets.end(server)?;
@@ -97,22 +105,35 @@ fn measure_get_during_keys(server: &Server, keys: u32, size: &Size) -> Result<Ve
     Ok(figures)
 }
 
+/// The first search has nothing to go by; what it lets another client wait is measured, too.
 fn measure_keys_prefix(server: &Server, keys: u32) -> Result<Vec<Figure>> {
     load::load_keys(server, 0..keys)?;
     server.wait_for_rewrite()?;
     let (mut client, pattern) = (server.client()?, prefix_of_ten(keys));
-    let mut times = Vec::new();
-    for _ in 0..KEYS_CALLS {
-        let started = std::time::Instant::now();
+    let mut ask = || -> Result<f64> {
+        let started = Instant::now();
         let matches = client.skip(&["KEYS", &pattern])?;
-        times.push(started.elapsed().as_secs_f64() * 1e3);
-        if matches != MATCHES {
-            let said = format!("KEYS {pattern} finds {matches} keys, not {MATCHES}");
-            return Err(Error::Server { name: server.name().to_owned(), said });
+        let time_ms = started.elapsed().as_secs_f64() * 1e3;
+        match matches {
+            MATCHES => Ok(time_ms),
+            _ => {
+                let said = format!("KEYS {pattern} finds {matches} keys, not {MATCHES}");
+                Err(Error::Server { name: server.name().to_owned(), said })
+            }
         }
-    }
-    let value = median(&times).unwrap_or(f64::NAN);
-    Ok(vec![Figure { operation: "", metric: Metric::KeysTime, value }])
+    };
+    let (first, beside) = thread::scope(|scope| {
+        let gets = scope.spawn(|| load::get(server, INDEX_TIME));
+        thread::sleep(INDEX_TIME / 10);
+        let first = ask();
+        (first, load::joined(gets.join()))
+    });
+    let times = (0..KEYS_CALLS).map(|_| ask()).collect::<Result<Vec<_>>>()?;
+    let later = median(&times).unwrap_or(f64::NAN);
+    let figure = |operation, value| Figure { operation, metric: Metric::KeysTime, value };
+    let mut figures = vec![figure("the first", first?), figure("later", later)];
+    figures.extend(latencies_of("GET beside the first", &beside?));
+    Ok(figures)
 }
 
 /// A pattern for the ten keys that differ in their last digit from one in the middle.
@@ -122,15 +143,29 @@ fn prefix_of_ten(keys: u32) -> String {
     pattern + "*"
 }
 
-fn measure_keys(mut server: Server, keys: u32) -> Result<Vec<Figure>> {
-    let before = server.resident_bytes()?;
+fn measure_keys(mut server: Server, keys: u32, size: &Size) -> Result<Vec<Figure>> {
+    let before = server.memory()?.resident;
     load::load_keys(&server, 0..keys)?;
     server.wait_for_rewrite()?;
-    let memory = (server.resident_bytes()? - before) / f64::from(keys);
+    let memory = (server.memory()?.resident - before) / f64::from(keys);
     let disk = server.disk_bytes()? / f64::from(keys);
+    server.prepare_start()?;
     let startup = server.restart()?.as_secs_f64();
-    let figures = [(Metric::Memory, memory), (Metric::Disk, disk), (Metric::Startup, startup)];
-    Ok(figures.map(|(metric, value)| Figure { operation: "", metric, value }).into())
+    let started = server.memory()?;
+    let extra = (started.most - started.resident) / f64::from(1 << 20);
+    let figures = [
+        (Metric::Memory, memory),
+        (Metric::Disk, disk),
+        (Metric::Startup, startup),
+        (Metric::StartupMemory, extra),
+    ];
+    let mut figures: Vec<_> =
+        figures.map(|(metric, value)| Figure { operation: "", metric, value }).into();
+    let (operation, clients, pipeline, processes) = ("GET", 50, 16, 2);
+    let requests = (1_000_000.0 * size.requests_factor) as u32;
+    let gets = Standard { operation, clients, pipeline, processes, requests, keys };
+    figures.extend(figures_of(&server, RANDOM_GET, || gets.run(&server))?);
+    Ok(figures)
 }
 
 /// Two servers get the same keys, and one of them a `KEYS prefix*` when half of them are there.
@@ -139,10 +174,11 @@ fn measure_prefix_index(asked: &Server, other: &Server, keys: u32) -> Result<Vec
         load::load_keys(server, 0..keys / 2)?;
         if ask {
             server.client()?.skip(&["KEYS", &prefix_of_ten(keys / 2)])?;
+            thread::sleep(INDEX_TIME);
         }
         let time = load::load_keys(server, keys / 2..keys)?;
         server.wait_for_rewrite()?;
-        Ok((time.as_secs_f64(), server.resident_bytes()?))
+        Ok((time.as_secs_f64(), server.memory()?.resident))
     };
     let (time, bytes) = second_half(other, false)?;
     let (time_asked, bytes_asked) = second_half(asked, true)?;

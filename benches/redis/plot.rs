@@ -28,7 +28,7 @@ const LABELS_WIDTH: u32 = 400;
 const BAR_HEIGHT: u32 = 16;
 const FRAME_HEIGHT: u32 = 130;
 /// Told apart by people who do not see red and green as well.
-const COLORS: [RGBColor; 5] = [
+pub const COLORS: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::error::{Context, Result};
 use crate::figures::{Metric, Row};
+use crate::growth;
 use crate::plot::{self, Plot};
 use crate::workload::{Goal, REASONS};
 
@@ -41,7 +42,7 @@ const SECTIONS: &[Section] = {
         Section {
             name: "throughput",
             title: "Throughput",
-            metrics: &[Throughput],
+            metrics: &[Throughput, OfFifty],
             drawn: &[Throughput],
             axis: "throughput over that of Redis; more is better",
             mark: Some(1.0),
@@ -62,7 +63,7 @@ const SECTIONS: &[Section] = {
             metrics: &[Memory],
             drawn: &[Memory],
             axis: "resident bytes per key; less is better",
-            mark: Some(64.0),
+            mark: Some(60.0),
             ..NOT_DRAWN
         },
         Section {
@@ -77,7 +78,7 @@ const SECTIONS: &[Section] = {
         Section {
             name: "startup",
             title: "Start-up and disk",
-            metrics: &[Startup, Disk],
+            metrics: &[Startup, StartupMemory, Disk],
             ..NOT_DRAWN
         },
     ]
@@ -90,8 +91,14 @@ pub fn tables(rows: &[Row], names: &[&str]) -> String {
     tables.map(|(title, table)| format!("{title}\n\n{table}\n")).collect()
 }
 
-/// Writes `performance.md` and its plots.
-pub fn write(folder: &Path, rows: &[Row], names: &[&str], versions: &[String]) -> Result<()> {
+/// Writes `performance.md` and its plots; `noise` is a sentence.
+pub fn write(
+    folder: &Path,
+    rows: &[Row],
+    names: &[&str],
+    versions: &[String],
+    noise: &str,
+) -> Result<()> {
     fs::create_dir_all(folder).context(folder.display().to_string())?;
     let mut text = TEMPLATE.to_owned();
     for section in SECTIONS {
@@ -104,7 +111,14 @@ pub fn write(folder: &Path, rows: &[Row], names: &[&str], versions: &[String]) -
         }
         text = fill(&text, section.name, &part);
     }
+    let file = "performance-growth.svg";
+    let growth = match growth::draw(&folder.join(file), rows, names)? {
+        true => format!("![Growth with the number of clients]({file})"),
+        false => "Not measured in this run.".to_owned(),
+    };
+    text = fill(&text, "growth", &growth);
     text = fill(&text, "behind", &behind(rows));
+    text = fill(&text, "noise", noise);
     text = fill(&text, "machine", &machine()?);
     text = fill(&text, "versions", &versions.join(", "));
     text = fill(&text, "date", &today()?);
@@ -143,6 +157,7 @@ fn shown_goal(goal: Goal, metric: Metric) -> String {
         Goal::RatioAtLeast(least) => format!("ratio ≥ {least}"),
         Goal::RatioAtMost(most) => format!("ratio ≤ {most}"),
         Goal::AtMost(most) => format!("{} ≤ {most}", metric.title()),
+        Goal::AtLeast(least) => format!("{} ≥ {least}", metric.title()),
     }
 }
 

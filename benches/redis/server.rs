@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::error::{Context, Error, Result};
+use crate::slow_fsync;
+use crate::workload::SLOW_ALWAYS;
 
 /// No server takes longer to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -66,6 +68,13 @@ impl Program {
         let mut command = Command::new("setsid");
         command.arg(&self.command);
         command.env("RUST_LOG", "error").stdin(Stdio::null());
+        let fsync = match fsync {
+            SLOW_ALWAYS => {
+                command.env("LD_PRELOAD", slow_fsync::build(folder)?);
+                "always"
+            }
+            fsync => fsync,
+        };
         if self.is_coffre {
             command.args(["--port", "0", "--fsync", fsync]);
             command.arg("--file").arg(data.join("donnees.txt"));
@@ -74,7 +83,7 @@ impl Program {
         }
         let port = free_port().context("a free port")?;
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--aof-use-rdb-preamble", "no"]);
+        command.args(["--maxclients", "20000"]);
         command.args(["--appendonly", "yes", "--appendfsync", fsync]).arg("--dir").arg(data);
         command.stdout(log).stderr(Stdio::null());
         Ok((self.run(command)?, port))
@@ -92,6 +101,13 @@ impl Program {
             }
         }
     }
+}
+
+/// Resident memory in bytes.
+pub struct Memory {
+    pub resident: f64,
+    /// The most that ever was.
+    pub most: f64,
 }
 
 /// A running server on a free port of 127.0.0.1; killed when dropped.
@@ -191,12 +207,24 @@ impl Server {
         Ok(Duration::from_secs_f64(ticks.sum::<f64>() / per_second))
     }
 
-    /// Resident memory in bytes.
-    pub fn resident_bytes(&self) -> Result<f64> {
+    /// How much of its memory is resident.
+    pub fn memory(&self) -> Result<Memory> {
         let status = self.proc_file("status")?;
-        let kilobytes =
-            field(&status, "VmRSS").and_then(|it| it.split_whitespace().next()?.parse().ok());
-        kilobytes.map(|it: f64| it * 1024.0).ok_or_else(|| self.failure("it is gone"))
+        let bytes = |name| {
+            let kilobytes =
+                field(&status, name).and_then(|it| it.split_whitespace().next()?.parse().ok());
+            kilobytes.map(|it: f64| it * 1024.0).ok_or_else(|| self.failure("it is gone"))
+        };
+        Ok(Memory { resident: bytes("VmRSS")?, most: bytes("VmHWM")? })
+    }
+
+    /// Lets a server that has a faster form of its log write that: Redis, whose rewritten log begins with a snapshot.
+    pub fn prepare_start(&self) -> Result<()> {
+        if self.program.is_coffre {
+            return Ok(());
+        }
+        self.client()?.call(&["BGREWRITEAOF"])?;
+        self.wait_for_rewrite()
     }
 
     /// Bytes of all its files.

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use crate::error::{Context, Error, Result};
-use crate::load::{Beside, KEYSPACE, Outcome, VALUE, joined};
+use crate::load::{Beside, Outcome, VALUE, joined};
 use crate::server::Server;
 
 /// How redis-benchmark is run.
@@ -16,6 +16,8 @@ pub struct Standard {
     /// Not threads: with these it sees the end of a run only every 250 ms.
     pub processes: u32,
     pub requests: u32,
+    /// How many keys it chooses from.
+    pub keys: u32,
 }
 
 /// Says what to install if redis-benchmark is not there.
@@ -91,7 +93,7 @@ impl Standard {
         flag("-c", self.clients);
         flag("-P", self.pipeline);
         flag("-n", self.requests);
-        flag("-r", KEYSPACE);
+        flag("-r", self.keys);
         flag("-d", VALUE.len() as u32);
         command.args(["--csv", "-t", &self.operation.to_lowercase()]).stdin(Stdio::null());
         command
