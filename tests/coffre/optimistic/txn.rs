@@ -356,6 +356,9 @@ impl Txn for OptimisticTxn<'_> {
         let all = 0..self.views.len();
         for number in database.map_or(all, |database| database..database + 1) {
             let old = std::mem::take(&mut self.views[number]);
+            // Whoever watches a key that came and went in this transaction has seen it modified.
+            let gone = old.writes.keys().map(|key| (key.clone(), None));
+            self.views[number].writes.extend(gone);
             self.undo.push(Undo::View(number, old));
         }
         Ok(())
