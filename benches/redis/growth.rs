@@ -78,6 +78,7 @@ fn draw_all(
             .light_line_style(WHITE)
             .x_desc("clients")
             .x_label_formatter(&label)
+            .y_label_formatter(&label)
             .draw()?;
         for (index, curve) in curves.into_iter().enumerate() {
             let style = COLORS[index % COLORS.len()].stroke_width(2);
