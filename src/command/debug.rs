@@ -10,10 +10,11 @@ use super::spec::{
     Flag::{Admin, NoMulti},
     Group, Spec,
 };
-use super::{Call, CommandError, help, is, lookup};
+use super::{Call, CommandError, ECHO_BYTES_MAX, help, is, lookup, lossy};
 use crate::command::glob::Pattern;
 use crate::config::{Debug, is_of_this_machine};
 use crate::engine::{Entry, Key, PanicAt, Txn};
+use crate::protocol::reply::Protocol;
 use crate::text;
 use crate::util::memory::{self, NoMemory};
 
@@ -28,6 +29,8 @@ pub const DEBUG: Spec = Spec::new(Group::Server, "1.0.0", "DEBUG subcommand")
         "SLEEP seconds                         this connection sleeps",
         "PANIC [CONNECTION | SHARD | JOURNAL]  it panics, with that locked",
         "SET-ACTIVE-EXPIRE 0 | 1               what has expired stays in memory, or goes",
+        "PROTOCOL type                         a reply of each type of the protocol",
+        "ERROR text                            the text is answered as an error",
         "OBJECT key, DIGEST, DIGEST-VALUE key  what is in memory",
         "RELOAD, LOADAOF                       the data file is read, and must tell the same",
         "STRINGMATCH-LEN length pattern        the pattern is matched with so many letters",
@@ -73,6 +76,11 @@ pub fn debug<T: Txn>(call: &mut Call<'_, T>) -> Result {
             b"1" => call.admin.set_active_expiry(true),
             _ => return Err(CommandError::SYNTAX),
         },
+        (word, 3) if is(word, "PROTOCOL") => return protocol(call),
+        (word, 3) if is(word, "ERROR") => {
+            call.replies.error(&lossy(&call.request[2], ECHO_BYTES_MAX));
+            return Ok(());
+        }
         (word, 3) if is(word, "OBJECT") => return object(call),
         (word, _) if is(word, "RELOAD") || is(word, "LOADAOF") && call.request.len() == 2 => {
             call.admin.verify()?;
@@ -104,6 +112,67 @@ pub fn debug<T: Txn>(call: &mut Call<'_, T>) -> Result {
         (word, _) => return Err(CommandError::unknown_subcommand(word, "DEBUG")),
     }
     call.replies.status("OK");
+    Ok(())
+}
+
+/// A type of reply, in RESP2 and in RESP3; empty where there is none. All are Redis's own.
+type Example = (&'static str, &'static str, &'static str);
+
+const EXAMPLES: [Example; 13] = {
+    const STRING: &str = "$11\r\nHello World\r\n";
+    const ARRAY: &str = "*3\r\n:0\r\n:1\r\n:2\r\n";
+    [
+        ("string", STRING, STRING),
+        ("integer", ":12345\r\n", ":12345\r\n"),
+        ("double", "$5\r\n3.141\r\n", ",3.141\r\n"),
+        (
+            "bignum",
+            "$37\r\n1234567999999999999999999999999999999\r\n",
+            "(1234567999999999999999999999999999999\r\n",
+        ),
+        ("null", "$-1\r\n", "_\r\n"),
+        ("array", ARRAY, ARRAY),
+        ("set", ARRAY, "~3\r\n:0\r\n:1\r\n:2\r\n"),
+        (
+            "map",
+            "*6\r\n:0\r\n:0\r\n:1\r\n:1\r\n:2\r\n:0\r\n",
+            "%3\r\n:0\r\n#f\r\n:1\r\n#t\r\n:2\r\n#f\r\n",
+        ),
+        (
+            "attrib",
+            "$39\r\nSome real reply following the attribute\r\n",
+            "|1\r\n$14\r\nkey-popularity\r\n*2\r\n$7\r\nkey:123\r\n:90\r\n\
+             $39\r\nSome real reply following the attribute\r\n",
+        ),
+        (
+            "push",
+            "",
+            ">2\r\n$16\r\nserver-cpu-usage\r\n:42\r\n$40\r\nSome real reply following the push reply\r\n",
+        ),
+        (
+            "verbatim",
+            "$25\r\nThis is a verbatim\nstring\r\n",
+            "=29\r\ntxt:This is a verbatim\nstring\r\n",
+        ),
+        ("true", ":1\r\n", "#t\r\n"),
+        ("false", ":0\r\n", "#f\r\n"),
+    ]
+};
+
+/// A reply of the type asked for.
+fn protocol<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let Some((_, two, three)) = EXAMPLES.iter().find(|(name, ..)| is(&call.request[2], name))
+    else {
+        let names = EXAMPLES.map(|(name, ..)| name).join("|");
+        return Err(CommandError::err(format!(
+            "Wrong protocol type name. Please use one of the following: {names}"
+        )));
+    };
+    let reply = if call.connection.protocol == Protocol::Resp3 { three } else { two };
+    if reply.is_empty() {
+        return Err(CommandError::err("RESP2 is not supported by this command"));
+    }
+    call.replies.raw(reply.as_bytes());
     Ok(())
 }
 

@@ -129,10 +129,11 @@ pub const COMMAND_LIST: Spec = Spec::new(
     "7.0.0",
     "COMMAND LIST [FILTERBY <MODULE module-name|ACLCAT category|PATTERN pattern>]",
 )
-.summary("Returns the names of the commands, or of those of a kind.");
+.summary("Returns the names of the commands and subcommands, or of those of a kind.");
 
 pub fn command_list<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let mut found: Vec<_> = commands().collect();
+    let with_own = |command: CommandRef| [command].into_iter().chain(command.subcommands());
+    let mut found: Vec<CommandRef> = commands().flat_map(with_own).collect();
     match call.request.len() {
         2 => {}
         5 if is(&call.request[2], "FILTERBY") => match &call.request[3] {
