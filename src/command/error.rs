@@ -9,8 +9,11 @@ use super::{ECHO_BYTES_MAX, glob, lossy};
 use crate::engine::{TxnError, VerifyError};
 use crate::journal::WriteRefused;
 use crate::protocol::reply::Lost;
+use crate::server::ERROR_CODES_MAX;
 
 /// What an error reply begins with, by which client programs tell errors apart.
+///
+/// In the order of their names, so that `INFO errorstats` has them so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     Err,
@@ -26,8 +29,24 @@ pub enum Code {
     WrongPass,
 }
 
+const _: () = assert!(Code::ALL.len() <= ERROR_CODES_MAX);
+
 impl Code {
-    fn name(self) -> &'static str {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 9] = [
+        Self::Err,
+        Self::Bound,
+        Self::Again,
+        Self::ExecAbort,
+        Self::Misconf,
+        Self::NoAuth,
+        Self::NoProto,
+        Self::Oom,
+        Self::WrongPass,
+    ];
+
+    /// What an error reply begins with.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Err | Self::Bound | Self::Again => "ERR",
             Self::ExecAbort => "EXECABORT",
@@ -164,5 +183,16 @@ impl From<Lost> for CommandError {
 impl From<glob::TooLong> for CommandError {
     fn from(error: glob::TooLong) -> Self {
         Self::err(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_numbered_by_their_names() {
+        assert!(Code::ALL.is_sorted_by_key(|code| code.name()));
+        assert!(Code::ALL.iter().enumerate().all(|(number, code)| *code as usize == number));
     }
 }

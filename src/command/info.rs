@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::error::Code;
 use super::spec::{Group, Spec};
 use super::{Call, CommandError, REDIS_VERSION, is};
 use crate::engine::{Counts, Status, Txn};
@@ -14,15 +15,15 @@ type Result = std::result::Result<(), CommandError>;
 /// Writes a section's lines.
 type Section<T> = fn(&mut Call<'_, T>, &mut String) -> Result;
 
-/// Shown only if it is named, or with `all` and `everything`.
-const NOT_DEFAULT: &str = "Commandstats";
+/// Shown only if they are named, or with `all` and `everything`.
+const NOT_DEFAULT: [&str; 2] = ["Commandstats", "Latencystats"];
 
 pub const INFO: Spec = Spec::new(Group::Server, "1.0.0", "INFO [section [section ...]]")
     .summary("Tells how the server is.")
     .example("INFO persistence");
 
 pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let sections: [(&str, Section<T>); 11] = [
+    let sections: [(&str, Section<T>); 13] = [
         ("Server", server),
         ("Clients", clients),
         ("Memory", memory_section),
@@ -32,6 +33,8 @@ pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
         ("CPU", cpu),
         ("Modules", |_, _| Ok(())),
         ("Commandstats", command_stats),
+        ("Errorstats", error_stats),
+        ("Latencystats", latency_stats),
         ("Cluster", cluster),
         ("Keyspace", keyspace),
     ];
@@ -41,7 +44,7 @@ pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let default = request.len() == 1 || asked("default");
     let mut text = String::new();
     for (name, write) in sections {
-        if all || default && name != NOT_DEFAULT || asked(name) {
+        if all || default && !NOT_DEFAULT.contains(&name) || asked(name) {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
@@ -187,6 +190,31 @@ fn cpu<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
     let [user, system] = process::processor_time();
     put(text, format_args!("used_cpu_sys:{:.6}", system.as_secs_f64()));
     put(text, format_args!("used_cpu_user:{:.6}", user.as_secs_f64()));
+    Ok(())
+}
+
+/// How often each code was answered. Some codes share a name.
+fn error_stats<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    let refused = call.control.statistics.totals().refused;
+    for codes in Code::ALL.chunk_by(|one, next| one.name() == next.name()) {
+        let count: u64 = codes.iter().map(|code| refused[*code as usize]).sum();
+        if count > 0 {
+            put(text, format_args!("errorstat_{}:count={count}", codes[0].name()));
+        }
+    }
+    Ok(())
+}
+
+fn latency_stats<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    for (number, name) in super::names().iter().enumerate() {
+        let latencies = call.control.statistics.latencies(number);
+        if latencies.count() > 0 {
+            let us = |share| latencies.quantile_ns(share) as f64 / 1000.0;
+            let quantiles =
+                format!("p50={:.3},p99={:.3},p99.9={:.3}", us(0.5), us(0.99), us(0.999));
+            put(text, format_args!("latency_percentiles_usec_{name}:{quantiles}"));
+        }
+    }
     Ok(())
 }
 

@@ -34,13 +34,15 @@ use crate::engine::{Engine, Scope};
 use crate::limits::KEYS_AT_ONCE;
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
-use crate::server::{BurstStats, Called, Client, Control, Event, MonitorQueue, Paused};
+use crate::server::{BurstStats, Called, Client, Control, MonitorQueue, Paused};
 use crate::text;
 use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 use call::{Call, Detour, LongArguments};
 use spec::Flag;
 use table::{body_of, lookup_subcommand, outside_of};
+
+use error::Code;
 
 pub use error::CommandError;
 pub use spec::Keys;
@@ -139,13 +141,13 @@ pub enum Outcome {
     /// It is kept for `EXEC`.
     Kept,
     /// Its command was not run.
-    Rejected(CommandRef),
+    Rejected(CommandRef, Code),
     /// Its command was run.
     Ran {
         /// Which.
         command: CommandRef,
         /// It was answered by an error.
-        failed: bool,
+        failed: Option<Code>,
     },
 }
 
@@ -203,23 +205,28 @@ pub fn run<E: Engine>(
     };
     let (outcome, result) = match (resolved.command, rejection) {
         (Some(command), None) if !matches!(kept, Ok(false)) => {
-            let outcome = if kept.is_ok() { Outcome::Kept } else { Outcome::Rejected(command) };
+            let outcome = match &kept {
+                Ok(_) => Outcome::Kept,
+                Err(error) => Outcome::Rejected(command, error.code()),
+            };
             (outcome, kept.map(drop))
         }
         (Some(command), None) => {
             let result = execute(command, request, context);
-            (Outcome::Ran { command, failed: result.is_err() }, result)
+            let failed = result.as_ref().err().map(CommandError::code);
+            (Outcome::Ran { command, failed }, result)
         }
         (command, rejection) => {
-            let outcome = command.map_or(Outcome::Unknown, Outcome::Rejected);
             let error = rejection.map(|error| match command {
                 Some(command) => transaction::rejected(command, error, context),
                 None => error,
             });
-            (outcome, error.map_or(Ok(()), Err))
+            let code = error.as_ref().map_or(Code::Err, CommandError::code);
+            let rejected = |command| Outcome::Rejected(command, code);
+            (command.map_or(Outcome::Unknown, rejected), error.map_or(Ok(()), Err))
         }
     };
-    if matches!(outcome, Outcome::Unknown | Outcome::Rejected(_)) {
+    if matches!(outcome, Outcome::Unknown | Outcome::Rejected(..)) {
         context.transaction.spoil();
     }
     if let Err(error) = result {
@@ -383,14 +390,19 @@ pub fn record(
     control: &Control,
     stats: &mut BurstStats,
 ) {
-    let (command, called) = match outcome {
-        Outcome::Unknown => return control.statistics.happened(Event::UnknownCommand),
+    let (command, called, error) = match outcome {
+        Outcome::Unknown => return control.statistics.refused(Code::Err as usize),
         Outcome::Kept => return,
-        Outcome::Rejected(command) => (command, Called::rejected()),
-        Outcome::Ran { command, failed } => (command, Called::once(took, *failed)),
+        Outcome::Rejected(command, code) => (command, Called::rejected(), Some(*code)),
+        Outcome::Ran { command, failed } => {
+            (command, Called::once(took, failed.is_some()), *failed)
+        }
     };
+    if let Some(code) = error {
+        control.statistics.refused(code as usize);
+    }
     control.statistics.count(client.id, stats, command.number, called);
-    if matches!(outcome, Outcome::Rejected(_)) {
+    if matches!(outcome, Outcome::Rejected(..)) {
         return;
     }
     let is = |flag| command.flags.contains(flag);

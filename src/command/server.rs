@@ -9,7 +9,7 @@ use super::spec::{
     Flag::{Admin, NoMulti},
     Group, Spec,
 };
-use super::{Call, CommandError, integer, is};
+use super::{Call, CommandError, integer, is, names};
 use crate::engine::Txn;
 use crate::server::{MonitorQueue, Stop};
 
@@ -146,11 +146,40 @@ pub fn latency_events<T: Txn>(call: &mut Call<'_, T>) -> Result {
 pub const LATENCY_HISTOGRAM: Spec =
     Spec::new(Group::Server, "7.0.0", "LATENCY HISTOGRAM [command [command ...]]")
         .flags(&[Admin])
-        .summary("Returns how long each command took: none is kept.");
+        .summary(
+            "Returns how many runs of each command were shorter than 1, 2, 4, ... microseconds.",
+        );
 
-/// `LATENCY HISTOGRAM [command ...]`: no times are kept.
+/// `LATENCY HISTOGRAM [command ...]`: of each command that was run, or of those named and their subcommands.
 pub fn latency_histogram<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    call.replies.map(0);
+    let all = call.request.len() == 2;
+    let asked = |name: &str| {
+        let container = name.split('|').next().unwrap_or(name);
+        call.request.words_from(2).any(|word| is(word, name) || is(word, container))
+    };
+    let of = |(number, name): (usize, &String)| {
+        let latencies = (all || asked(name)).then(|| call.control.statistics.latencies(number));
+        latencies
+            .filter(|latencies| latencies.count() > 0)
+            .map(|latencies| (name.clone(), latencies))
+    };
+    let found: Vec<_> = names().iter().enumerate().filter_map(of).collect();
+    call.replies.map(found.len());
+    for (name, latencies) in found {
+        call.replies.bulk(name.as_bytes());
+        call.replies.map(2);
+        call.replies.bulk(b"calls");
+        call.replies.count(latencies.count() as usize);
+        call.replies.bulk(b"histogram_usec");
+        let counts: Vec<_> = latencies.shorter_than_powers().collect();
+        call.replies.map(counts.len());
+        for (exponent, count) in counts {
+            // As Redis names it: the longest time that its histogram cannot tell from the power of two.
+            let longest_ns = (1_u64 << exponent) + (1 << exponent) / 128 - 1;
+            call.replies.count(longest_ns as usize / 1000);
+            call.replies.count(count as usize);
+        }
+    }
     Ok(())
 }
 
@@ -170,7 +199,7 @@ pub const LATENCY_DOCTOR: Spec = Spec::new(Group::Server, "2.8.13", "LATENCY DOC
 
 pub fn latency_doctor<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let advice = "coffre samples no latency events: SLOWLOG GET lists the commands that took long, INFO commandstats \
-                  their mean times, and --metrics-port gives both to Prometheus.\n";
+                  their mean times, INFO latencystats and LATENCY HISTOGRAM how these spread, and --metrics-port gives both to Prometheus.\n";
     call.replies.verbatim(advice.as_bytes());
     Ok(())
 }

@@ -238,7 +238,7 @@ pub fn exec<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> 
 
 /// How a request of a transaction went.
 struct Ran {
-    failed: bool,
+    failed: Option<Code>,
     took: Duration,
 }
 
@@ -279,7 +279,7 @@ fn run_queue<E: Engine>(
         for (index, ((command, kept), long)) in queue.requests.iter().zip(long.iter()).enumerate() {
             if is_run_after(command) {
                 after.push((index, replies.position())).map_err(no_memory)?;
-                ran.push(Ran { failed: false, took: Duration::ZERO }).map_err(no_memory)?;
+                ran.push(Ran { failed: None, took: Duration::ZERO }).map_err(no_memory)?;
                 continue;
             }
             let started = Instant::now();
@@ -297,7 +297,10 @@ fn run_queue<E: Engine>(
                 detour: &mut Detour::shared(),
             };
             let done = run(command, call);
-            let failed = !matches!(done, Ok(true));
+            let failed = match &done {
+                Ok(failed) => *failed,
+                Err(error) => Some(error.code()),
+            };
             ran.push(Ran { failed, took: started.elapsed() }).map_err(no_memory)?;
             done?;
         }
@@ -344,11 +347,12 @@ fn run_after<E: Engine>(
             };
             run(command, call)
         });
-        if let Err(error) = &done {
+        let failed = done.unwrap_or_else(|error| {
             replies.truncate(start);
             replies.error(&error.to_string());
-        }
-        ran[*index] = Ran { failed: !matches!(done, Ok(true)), took: started.elapsed() };
+            Some(error.code())
+        });
+        ran[*index] = Ran { failed, took: started.elapsed() };
     }
     if !replies.is_lost() {
         replies.copy(&others, copied..others.position());
@@ -361,9 +365,9 @@ fn run_after<E: Engine>(
     Ok(())
 }
 
-/// Runs one request of a transaction; `false` if it failed. One that fails changes nothing, and the others are run all
+/// Runs one request of a transaction; says how it failed, if it did. One that fails changes nothing, and the others are run all
 /// the same, as in Redis; but where the server lacks what it needs, none of them is.
-fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<bool> {
+fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<Option<Code>> {
     let start = call.replies.position();
     let savepoint = call.txn.savepoint();
     call.replies.speak(call.connection.protocol);
@@ -380,7 +384,7 @@ fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<bool> {
         }
         Ok(()) => {}
     }
-    Ok(result.is_ok())
+    Ok(result.err().map(|error| error.code()))
 }
 
 impl Queue {

@@ -157,10 +157,12 @@ impl<'a, E: Engine> Connection<'a, E> {
                     }
                     Received::TooSlow => {
                         self.control.statistics.happened(Event::TimedOut);
-                        return self.close_with_error("ERR Protocol error: it took too long");
+                        return self.close_with_error(&CommandError::err(
+                            "Protocol error: it took too long",
+                        ));
                     }
                     Received::NoMemory => {
-                        return self.close_with_error(&CommandError::NO_MEMORY.to_string());
+                        return self.close_with_error(&CommandError::NO_MEMORY);
                     }
                 },
             }
@@ -238,9 +240,10 @@ impl<'a, E: Engine> Connection<'a, E> {
     }
 
     /// Sends an error that answers no request, unless the client has turned replies off.
-    fn say(&mut self, error: &str) {
+    fn say(&mut self, error: &CommandError) {
+        self.control.statistics.refused(error.code() as usize);
         if !self.state.replies_are_off() {
-            self.output.batch.replies.error(error);
+            self.output.batch.replies.error(&error.to_string());
         }
     }
 
@@ -254,8 +257,8 @@ impl<'a, E: Engine> Connection<'a, E> {
         }
         match error {
             ProtocolError::Http => {}
-            ProtocolError::NoMemory => self.say(&CommandError::NO_MEMORY.to_string()),
-            _ => self.say(&format!("ERR Protocol error: {error}")),
+            ProtocolError::NoMemory => self.say(&CommandError::NO_MEMORY),
+            _ => self.say(&CommandError::err(format!("Protocol error: {error}"))),
         }
     }
 
@@ -380,14 +383,14 @@ impl<'a, E: Engine> Connection<'a, E> {
     /// The stream ended: if the server ended it, says so.
     fn on_eof(&mut self) -> io::Result<()> {
         if self.control.is_stopping() {
-            self.say("ERR server is shutting down");
+            self.say(&CommandError::err("server is shutting down"));
             self.send(false)?;
         }
         Ok(())
     }
 
     /// Sends `reason`, and closes.
-    fn close_with_error(&mut self, reason: &str) -> io::Result<()> {
+    fn close_with_error(&mut self, reason: &CommandError) -> io::Result<()> {
         self.say(reason);
         self.send(false)?;
         self.drain_and_close()

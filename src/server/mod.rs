@@ -5,6 +5,7 @@
 //! Lock order: the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
+mod latency;
 mod monitors;
 mod pause;
 mod settings;
@@ -25,11 +26,12 @@ use crate::util::tasks::spawn;
 
 pub(crate) use clients::is_timeout;
 pub use clients::{Client, Clients, Refusal};
+pub use latency::Latencies;
 pub(crate) use monitors::{MonitorQueue, Monitors};
 pub(crate) use pause::{Pause, Paused};
 pub(crate) use settings::Settings;
 pub(crate) use slowlog::Slowlog;
-pub use statistics::{BurstStats, Called, Event, Statistics, Totals};
+pub use statistics::{BurstStats, Called, ERROR_CODES_MAX, Event, Statistics, Totals};
 
 /// What all connections share beside the data.
 #[derive(Debug)]

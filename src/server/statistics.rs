@@ -3,20 +3,25 @@
 //! A connection adds what a burst did here once, to one of several stripes, so that threads that count at the same time
 //! seldom share a cache line. Reading adds the stripes up.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::latency::{Histogram, Latencies};
 use crate::engine::Entry;
 use crate::util::sync::lock;
 
 const STRIPES: usize = 16;
+
+/// There are no more words that an error reply may begin with.
+pub const ERROR_CODES_MAX: usize = 16;
 
 /// What has happened so far.
 #[derive(Debug)]
 pub struct Statistics {
     stripes: Box<[Stripe]>,
     events: [AtomicU64; Event::ALL.len()],
+    refused: [AtomicU64; ERROR_CODES_MAX],
     pace: Mutex<Pace>,
 }
 
@@ -25,6 +30,8 @@ pub struct Statistics {
 #[repr(align(128))]
 struct Stripe {
     called: Box<[[AtomicU64; 4]]>,
+    /// How long the runs of each command took, if there were any.
+    latencies: Box<[OnceLock<Box<Histogram>>]>,
     hits: AtomicU64,
     misses: AtomicU64,
     received: AtomicU64,
@@ -48,12 +55,10 @@ pub enum Event {
     WrongPassword,
     /// A connection's thread panicked.
     Panicked,
-    /// A request named no command.
-    UnknownCommand,
 }
 
 impl Event {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 7] = [
         Self::Connected,
         Self::Rejected,
         Self::TimedOut,
@@ -61,7 +66,6 @@ impl Event {
         Self::Malformed,
         Self::WrongPassword,
         Self::Panicked,
-        Self::UnknownCommand,
     ];
 }
 
@@ -83,8 +87,8 @@ pub struct Called {
 pub struct Totals {
     /// By the number of the command.
     pub called: Vec<Called>,
-    /// Requests that named no command.
-    pub unknown: u64,
+    /// Error replies, by the number of what they begin with.
+    pub refused: [u64; ERROR_CODES_MAX],
     /// Keys looked for to be read, and there.
     pub hits: u64,
     /// Keys looked for to be read, and not there.
@@ -101,10 +105,9 @@ impl Totals {
         self.called.iter().map(|called| called.calls).sum()
     }
 
-    /// Error replies to requests.
+    /// Error replies.
     pub fn errors(&self) -> u64 {
-        let of_command = |called: &Called| called.rejected + called.failed;
-        self.unknown + self.called.iter().map(of_command).sum::<u64>()
+        self.refused.iter().sum()
     }
 }
 
@@ -151,6 +154,7 @@ impl Statistics {
     pub fn new(commands: usize) -> Self {
         let stripe = || Stripe {
             called: (0..commands).map(|_| Default::default()).collect(),
+            latencies: (0..commands).map(|_| OnceLock::new()).collect(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -160,6 +164,7 @@ impl Statistics {
         Self {
             stripes: (0..STRIPES).map(|_| stripe()).collect(),
             events: Default::default(),
+            refused: Default::default(),
             pace: Mutex::new(pace),
         }
     }
@@ -167,6 +172,11 @@ impl Statistics {
     /// Something happened.
     pub fn happened(&self, event: Event) {
         self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was answered by an error whose first word has this number, below [`ERROR_CODES_MAX`].
+    pub fn refused(&self, code: usize) {
+        self.refused[code].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often something has happened.
@@ -180,8 +190,10 @@ impl Statistics {
             let counters = [&stripe.hits, &stripe.misses, &stripe.received, &stripe.sent];
             let counters = counters.into_iter().chain(stripe.called.iter().flatten());
             counters.for_each(|counter| counter.store(0, Ordering::Relaxed));
+            stripe.latencies.iter().filter_map(OnceLock::get).for_each(|it| it.reset());
         }
-        self.events.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
+        let rare = self.events.iter().chain(&self.refused);
+        rare.for_each(|counter| counter.store(0, Ordering::Relaxed));
         lock(&self.pace).before = [0; 3];
     }
 
@@ -191,6 +203,9 @@ impl Statistics {
         if burst.command != command {
             self.add_called(id, burst);
             burst.command = command;
+        }
+        if called.calls > 0 {
+            self.stripe(id).latencies[command].get_or_init(Box::default).add(called.ns);
         }
         burst.commands += called.calls;
         burst.called.calls += called.calls;
@@ -232,7 +247,7 @@ impl Statistics {
         let commands = self.stripes[0].called.len();
         let mut totals = Totals {
             called: vec![Called::default(); commands],
-            unknown: self.times(Event::UnknownCommand),
+            refused: std::array::from_fn(|code| self.refused[code].load(Ordering::Relaxed)),
             ..Totals::default()
         };
         for stripe in &self.stripes {
@@ -251,6 +266,15 @@ impl Statistics {
             totals.sent += load(&stripe.sent);
         }
         totals
+    }
+
+    /// How long the runs of a command took.
+    pub fn latencies(&self, command: usize) -> Latencies {
+        Latencies::of(
+            self.stripes
+                .iter()
+                .filter_map(|stripe| stripe.latencies[command].get().map(Box::as_ref)),
+        )
     }
 
     /// Computes the rates since the last call; call it each second.
@@ -311,9 +335,12 @@ mod tests {
             statistics.add(id, &mut burst);
         }
         let totals = statistics.totals();
-        assert_eq!((totals.commands(), totals.errors()), (600, 400));
-        statistics.happened(Event::UnknownCommand);
-        assert_eq!(statistics.totals().errors(), 401);
+        assert_eq!((totals.commands(), totals.errors()), (600, 0));
+        let counts = totals.called.iter().map(|called| (called.rejected, called.failed));
+        assert_eq!(counts.collect::<Vec<_>>(), [(0, 0), (100, 0), (0, 300)]);
+        [0, 2, 2].into_iter().for_each(|code| statistics.refused(code));
+        let totals = statistics.totals();
+        assert_eq!((totals.refused[0], totals.refused[2], totals.errors()), (1, 2, 3));
         assert_eq!(totals.called.iter().map(|called| called.ns).sum::<u64>(), 3000);
         assert_eq!((totals.hits, totals.misses), (300, 100));
         assert_eq!((totals.received, totals.sent), (1000, 2000));

@@ -291,6 +291,7 @@ fn info_has_what_clients_and_dashboards_read() {
         "Replication",
         "CPU",
         "Modules",
+        "Errorstats",
         "Cluster",
         "Keyspace",
     ];

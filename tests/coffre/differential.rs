@@ -526,3 +526,51 @@ fn replies_are_those_of_redis() {
         assert!(used > 0 || !is_long, "never needed: {}", rule.reason);
     }
 }
+
+#[test]
+#[ignore = "needs redis-server"]
+fn types_of_replies_and_counts_of_errors_are_those_of_redis() {
+    let (folder, file) = folder();
+    let server = Server::with(&file, &["--enable-debug-command", "yes"]);
+    let redis = Redis::start(folder.path());
+    let types =
+        "string integer double bignum null array set map attrib push verbatim true false none";
+    let mut lines: Vec<String> =
+        types.split(' ').map(|kind| format!("DEBUG PROTOCOL {kind}")).collect();
+    let errors = [
+        "DEBUG ERROR \"MY own error\"",
+        "NOSUCH",
+        "GET",
+        "CONFIG NOSUCH",
+        "SET k abc",
+        "INCR k",
+        "MULTI",
+        "INCR k",
+        "GET",
+        "EXEC",
+        "MULTI",
+        "INCR k",
+        "SET k 1",
+        "INCR k",
+        "EXEC",
+        "AUTH wrong",
+        "HELLO 9",
+        "INFO errorstats",
+        "CONFIG RESETSTAT",
+        "INFO errorstats",
+        "QUIT",
+    ];
+    lines.extend(errors.map(str::to_owned));
+    for protocol in ["2", "3"] {
+        let replies = [redis.port, server.port].map(|port| {
+            let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let mut client = Client::of(stream);
+            client.send(format!("HELLO {protocol}\r\n").as_bytes());
+            client.raw_reply();
+            client.send((lines.join("\r\n") + "\r\n").as_bytes());
+            String::from_utf8(client.read_to_end()).unwrap()
+        });
+        let [redis, ours] = &replies;
+        assert_eq!(ours, redis, "RESP{protocol}");
+    }
+}

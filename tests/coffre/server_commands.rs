@@ -67,6 +67,91 @@ fn counters_begin_anew() {
 }
 
 #[test]
+fn errors_are_counted_by_what_they_begin_with() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--requirepass", "secret"]);
+    let mut client = server.client();
+    for line in ["GET a", "AUTH wrong", "AUTH secret", "SET a x", "INCR a", "GET"] {
+        client.line(line);
+    }
+    // Two errors within, and two that refuse a transaction whole.
+    for line in ["MULTI", "INCR a", "INCR a", "EXEC", "MULTI", "NOSUCH", "EXEC"] {
+        client.line(line);
+    }
+    let counts = |client: &mut Client| {
+        String::from_utf8(client.line("INFO errorstats").into_bytes()).unwrap()
+    };
+    let expected = [
+        "# Errorstats",
+        "errorstat_ERR:count=5",
+        "errorstat_EXECABORT:count=1",
+        "errorstat_NOAUTH:count=1",
+        "errorstat_WRONGPASS:count=1",
+    ];
+    assert_eq!(counts(&mut client).lines().collect::<Vec<_>>(), expected);
+    assert_eq!(info_of(&mut client, "stats", "total_error_replies"), "8");
+    // What is no request is answered by an error, too.
+    let mut broken = server.client();
+    broken.send(b"*1\r\n:1\r\n");
+    broken.read_to_end();
+    assert!(counts(&mut client).contains("errorstat_ERR:count=6\r\n"));
+    assert_eq!(client.line("CONFIG RESETSTAT"), Reply::ok());
+    assert_eq!(counts(&mut client), "# Errorstats\r\n");
+}
+
+#[test]
+fn how_long_commands_took_is_told() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--enable-debug-command", "yes"]);
+    let mut client = server.client();
+    client.line("HELLO 3");
+    for line in ["GET a", "GET a", "DEBUG SLEEP 0.02", "GET", "CONFIG GET port"] {
+        client.line(line);
+    }
+    let mut histograms = |line: &str| {
+        let Reply::Map(commands) = client.line(line) else { panic!("{line}") };
+        let of_command = |(name, histogram): (Reply, Reply)| {
+            let Reply::Map(fields) = histogram else { panic!("{line}") };
+            let [(_, Reply::Integer(calls)), (_, Reply::Map(counts))] = &fields[..] else {
+                panic!("{fields:?}")
+            };
+            let counts = counts.iter().map(|pair| match pair {
+                (Reply::Integer(longest_us), Reply::Integer(count)) => (*longest_us, *count),
+                other => panic!("{other:?}"),
+            });
+            let counts: Vec<(i64, i64)> = counts.collect();
+            (String::from_utf8(name.into_bytes()).unwrap(), *calls, counts)
+        };
+        commands.into_iter().map(of_command).collect::<Vec<_>>()
+    };
+    // One that was refused was not run.
+    let all = histograms("LATENCY HISTOGRAM");
+    let calls: Vec<_> = all.iter().map(|(name, calls, _)| (name.as_str(), *calls)).collect();
+    assert_eq!(calls.len(), 4, "{calls:?}");
+    for expected in [("get", 2), ("hello", 1), ("debug", 1), ("config|get", 1)] {
+        assert!(calls.contains(&expected), "{calls:?}");
+    }
+    for (name, calls, counts) in &all {
+        assert!(counts.is_sorted() && counts.last().unwrap().1 == *calls, "{name}: {counts:?}");
+    }
+    // 20 ms are more than 16.9 and less than 33.8.
+    let slept = histograms("LATENCY HISTOGRAM debug nosuch");
+    assert!(slept.len() == 1 && slept[0].2[0].0 >= 33_816, "{slept:?}");
+    let of_config = histograms("LATENCY HISTOGRAM config");
+    assert_eq!((of_config.len(), of_config[0].0.as_str()), (1, "config|get"));
+    client.line("HELLO 2");
+    let line = info_of(&mut client, "latencystats", "latency_percentiles_usec_debug");
+    let shares: Vec<f64> = line
+        .split(',')
+        .zip(["p50=", "p99=", "p99.9="])
+        .map(|(share, name)| share.strip_prefix(name).unwrap().parse().unwrap())
+        .collect();
+    assert!(shares.len() == 3 && shares[0] >= 20_000.0 && shares.is_sorted(), "{line}");
+    client.line("CONFIG RESETSTAT");
+    assert_eq!(client.line("LATENCY HISTOGRAM debug"), Reply::Array(Vec::new()));
+}
+
+#[test]
 fn idle_times_are_those_of_the_key() {
     let (_folder, file) = folder();
     let server = Server::start(&file);
