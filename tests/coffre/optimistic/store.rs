@@ -143,6 +143,11 @@ impl Store {
         }
     }
 
+    /// The next commit writes these keys, whatever it makes of them in the end.
+    pub fn remember(&mut self, written: impl Iterator<Item = (usize, Vec<u8>)>) {
+        self.deleted.extend(written.map(|place| (place, self.revision + 1)));
+    }
+
     /// Makes the databases what `views` are, one for each: in one commit. Remembers deletions if some connection
     /// watches.
     pub fn install(&mut self, views: Vec<View>, is_watched: bool) -> Garbage {

@@ -113,6 +113,12 @@ impl<'e> OptimisticTxn<'e> {
         }
         if writes {
             let is_watched = Arc::strong_count(&engine.watching) > 1;
+            // Whoever watches a key that came and went in this transaction has seen it modified.
+            let written = self.undo.drain(..).filter_map(|undo| match undo {
+                Undo::Write(database, key, _) if is_watched => Some((database, key)),
+                _ => None,
+            });
+            store.remember(written);
             let garbage = store.install(std::mem::take(&mut self.views), is_watched);
             drop(store);
             drop(garbage);
@@ -336,9 +342,8 @@ impl Txn for OptimisticTxn<'_> {
         }
         self.charge(work::KEY)?;
         let Some(old) = self.find(key) else { return Ok(false) };
-        if old.expires_ms() != expires_ms {
-            self.write(key, Some(old.with_expiry(expires_ms)?));
-        }
+        // To the same time, too: whoever watches the key has seen it modified, as in Redis.
+        self.write(key, Some(old.with_expiry(expires_ms)?));
         Ok(true)
     }
 
@@ -356,9 +361,6 @@ impl Txn for OptimisticTxn<'_> {
         let all = 0..self.views.len();
         for number in database.map_or(all, |database| database..database + 1) {
             let old = std::mem::take(&mut self.views[number]);
-            // Whoever watches a key that came and went in this transaction has seen it modified.
-            let gone = old.writes.keys().map(|key| (key.clone(), None));
-            self.views[number].writes.extend(gone);
             self.undo.push(Undo::View(number, old));
         }
         Ok(())
