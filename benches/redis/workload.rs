@@ -298,7 +298,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("1,000 clients, no pipeline, fsync always", MANY_SWITCHES),
     (
         "80 % GET, 20 % SET, zipfian keys, 50 clients, fsync no",
-        "as without a pipeline; and whoever reads a key that was just written waits until that is in the file",
+        "as without a pipeline; and a read of a key that was just written waits until that is in the file",
     ),
     (
         "GET while 50 others SET, fsync always",

@@ -225,8 +225,8 @@ impl Drop for Unauthenticated {
 struct Reserve(AtomicPtr<u8>);
 
 impl Reserve {
-    /// As much as the requests of some clients take between two large allocations. Nobody writes to it: it takes
-    /// address space, and no page.
+    /// As much as the requests of some clients take between two large allocations. It is never written to, so it takes
+    /// address space and no page.
     const LAYOUT: Layout = Layout::new::<[u8; 512 << 10]>();
 
     /// Sets the memory aside if it is not; `false` if the system refuses it.
@@ -241,7 +241,7 @@ impl Reserve {
         }
         let order = Ordering::AcqRel;
         if self.0.compare_exchange(ptr::null_mut(), memory, order, Ordering::Acquire).is_err() {
-            // SAFETY: it is from `System`, of this layout, and nobody else has seen it.
+            // SAFETY: it is from `System`, of this layout, and no other thread has seen it.
             unsafe { System.dealloc(memory, Self::LAYOUT) };
         }
         true
@@ -251,7 +251,7 @@ impl Reserve {
     fn spend(&self) -> bool {
         let memory = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
         if !memory.is_null() {
-            // SAFETY: it is from `System`, of this layout, and the swap has given it to nobody else.
+            // SAFETY: it is from `System`, of this layout, and the swap has given it to no other thread.
             unsafe { System.dealloc(memory, Self::LAYOUT) };
         }
         !memory.is_null()

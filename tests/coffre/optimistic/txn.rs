@@ -113,7 +113,7 @@ impl<'e> OptimisticTxn<'e> {
         }
         if writes {
             let is_watched = Arc::strong_count(&engine.watching) > 1;
-            // Whoever watches a key that came and went in this transaction has seen it modified.
+            // A watched key that came and went in this transaction counts as modified.
             let written = self.undo.drain(..).filter_map(|undo| match undo {
                 Undo::Write(database, key, _) if is_watched => Some((database, key)),
                 _ => None,
@@ -342,7 +342,7 @@ impl Txn for OptimisticTxn<'_> {
         }
         self.charge(work::KEY)?;
         let Some(old) = self.find(key) else { return Ok(false) };
-        // To the same time, too: whoever watches the key has seen it modified, as in Redis.
+        // To the same time, too: the key counts as modified, as in Redis.
         self.write(key, Some(old.with_expiry(expires_ms)?));
         Ok(true)
     }
