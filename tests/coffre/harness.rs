@@ -90,6 +90,8 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let ready = lines.find(|line| line.contains("coffre ready on "));
         let port = ready.and_then(|ready| ready.rsplit(':').next()?.trim().parse().ok());
+        // After a minute it tells that it is still running: it would end where that is not read.
+        thread::spawn(move || lines.for_each(drop));
         let mut server = Self { child, port: 0, log, logger: Some(logger) };
         match port {
             Some(port) => {
