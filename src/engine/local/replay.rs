@@ -224,16 +224,18 @@ impl Loading {
     /// Removes every key of a database, or of all.
     fn flush(&mut self, database: Option<usize>, time_s: Option<u64>) -> Result<(), NoMemory> {
         self.settle()?;
-        let mut garbage = 0;
-        for mut shard in self.store.each() {
-            let all = 0..shard.databases();
-            let databases = database.map_or(all, |number| number..number + 1);
-            let cleared = databases.filter_map(|database| shard.clear(database));
-            garbage += cleared.map(|undo| undo.garbage_bytes() as i64).sum::<i64>();
-        }
-        if database.is_none() {
-            garbage = self.live_bytes;
-        }
+        let garbage = match database {
+            Some(database) => {
+                let cleared = self.store.each().filter_map(|mut shard| shard.clear(database));
+                cleared.map(|undo| undo.garbage_bytes() as i64).sum()
+            }
+            None => {
+                for mut shard in self.store.each() {
+                    (0..shard.databases()).for_each(|database| drop(shard.clear(database)));
+                }
+                self.live_bytes
+            }
+        };
         self.live_bytes -= garbage;
         let bytes = u64::try_from(garbage).unwrap_or(0);
         let flush = time_s.filter(|_| bytes > 0).map(|time_s| Flush { time_s, bytes });
