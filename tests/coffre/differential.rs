@@ -531,8 +531,8 @@ fn replies_are_those_of_redis() {
 #[ignore = "needs redis-server"]
 fn types_of_replies_and_counts_of_errors_are_those_of_redis() {
     let (folder, file) = folder();
-    let server = Server::with(&file, &["--enable-debug-command", "yes"]);
-    let redis = Redis::start(folder.path());
+    let flags = ["--enable-debug-command", "yes"];
+    let (server, redis) = (Server::with(&file, &flags), Redis::with(folder.path(), &flags));
     let types =
         "string integer double bignum null array set map attrib push verbatim true false none";
     let mut lines: Vec<String> =

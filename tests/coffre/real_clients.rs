@@ -44,11 +44,16 @@ pub struct Redis {
 
 impl Redis {
     pub fn start(folder: &Path) -> Self {
+        Self::with(folder, &[])
+    }
+
+    /// The same with more flags.
+    pub fn with(folder: &Path, flags: &[&str]) -> Self {
         // A free port: nothing else here asks for that one meanwhile.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-            .args(["--enable-debug-command", "yes"])
+            .args(flags)
             .arg("--dir")
             .arg(folder)
             .stdout(Stdio::null())
