@@ -270,7 +270,10 @@ impl Model {
     /// Stores a key or, if that is over already, removes it.
     fn store(&mut self, database: usize, key: &[u8], value: Vec<u8>, expires_ms: Option<u64>) {
         if expires_ms == Some(PAST_MS) {
-            self.remove(database, key);
+            // As in Redis one that was not there was changed, too.
+            if self.remove(database, key).is_none() {
+                self.changed(database, key);
+            }
             return;
         }
         self.changed(database, key);

@@ -224,7 +224,12 @@ impl Txn for LocalTxn<'_> {
     ) -> Result<(), TxnError> {
         if expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms()) {
             self.begin_write(0)?;
-            return self.delete(key).map(drop);
+            // As in Redis a key that was not there is modified, too: it came and went.
+            if !self.delete(key)? {
+                self.put(key, value, None)?;
+                self.delete(key)?;
+            }
+            return Ok(());
         }
         let copied = if let View::Short(bytes) = value { bytes.len() } else { 0 };
         self.begin_write(work::KEY + work::WRITTEN_BYTE * copied as u64)?;

@@ -298,7 +298,12 @@ impl Txn for OptimisticTxn<'_> {
         expires_ms: Option<u64>,
     ) -> Result<(), TxnError> {
         if expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms()) {
-            return self.delete(key).map(drop);
+            // As in Redis a key that was not there is modified, too: it came and went.
+            if !self.delete(key)? {
+                self.put(key, value, None)?;
+                self.delete(key)?;
+            }
+            return Ok(());
         }
         let copied = if let Bytes::Short(bytes) = value { bytes.len() } else { 0 };
         self.charge(work::KEY + work::WRITTEN_BYTE * copied as u64)?;
