@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::{ECHO_BYTES_MAX, glob, lossy};
-use crate::engine::{TxnError, VerifyError};
+use crate::engine::{EngineError, EngineErrorKind, TxnError, VerifyError};
 use crate::journal::WriteRefused;
 use crate::protocol::reply::Lost;
 use crate::server::ERROR_CODES_MAX;
@@ -21,11 +21,13 @@ pub enum Code {
     Bound,
     /// No error: the command is to be run again.
     Again,
+    ClusterDown,
     ExecAbort,
     Misconf,
     NoAuth,
     NoProto,
     Oom,
+    TryAgain,
     WrongPass,
 }
 
@@ -33,15 +35,17 @@ const _: () = assert!(Code::ALL.len() <= ERROR_CODES_MAX);
 
 impl Code {
     /// All of them, in the order of their names.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Err,
         Self::Bound,
         Self::Again,
+        Self::ClusterDown,
         Self::ExecAbort,
         Self::Misconf,
         Self::NoAuth,
         Self::NoProto,
         Self::Oom,
+        Self::TryAgain,
         Self::WrongPass,
     ];
 
@@ -49,11 +53,13 @@ impl Code {
     pub fn name(self) -> &'static str {
         match self {
             Self::Err | Self::Bound | Self::Again => "ERR",
+            Self::ClusterDown => "CLUSTERDOWN",
             Self::ExecAbort => "EXECABORT",
             Self::Misconf => "MISCONF",
             Self::NoAuth => "NOAUTH",
             Self::NoProto => "NOPROTO",
             Self::Oom => "OOM",
+            Self::TryAgain => "TRYAGAIN",
             Self::WrongPass => "WRONGPASS",
         }
     }
@@ -142,7 +148,8 @@ impl CommandError {
 
     /// Whether the reason is not the command but what the server lacks just now: such an error undoes a whole transaction.
     pub fn is_for_want(&self) -> bool {
-        matches!(self.code, Code::Misconf | Code::Oom | Code::Bound)
+        use Code::{Bound, ClusterDown, Misconf, Oom, TryAgain};
+        matches!(self.code, Misconf | Oom | Bound | ClusterDown | TryAgain)
     }
 }
 
@@ -158,7 +165,21 @@ impl From<TxnError> for CommandError {
             TxnError::Refused(refused) => refused.into(),
             TxnError::NoMemory(_) => Self::NO_MEMORY,
             TxnError::TooMuchWork => Self::TOO_MUCH_WORK,
+            TxnError::Failed(failed) => failed.into(),
         }
+    }
+}
+
+impl From<EngineError> for CommandError {
+    fn from(error: EngineError) -> Self {
+        let code = match error.kind {
+            EngineErrorKind::Unavailable => Code::ClusterDown,
+            EngineErrorKind::Contended => Code::TryAgain,
+            EngineErrorKind::Full => Code::Oom,
+            EngineErrorKind::OutcomeUnknown => Code::Misconf,
+            EngineErrorKind::TooLarge => Code::Err,
+        };
+        Self::new(code, error.reason.to_string())
     }
 }
 

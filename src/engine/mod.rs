@@ -217,6 +217,41 @@ pub enum TxnError {
     /// It would hold up others for too long.
     #[error("it would keep its keys locked for too long")]
     TooMuchWork,
+    /// What the engine stands on does not do it.
+    #[error(transparent)]
+    Failed(#[from] EngineError),
+}
+
+/// Why what an engine stands on did not do what was asked of it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct EngineError {
+    /// What follows from it.
+    pub kind: EngineErrorKind,
+    /// A sentence for people.
+    pub reason: Arc<str>,
+}
+
+/// What follows from an [`EngineError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineErrorKind {
+    /// It cannot be reached, or has no majority: nothing was changed.
+    Unavailable,
+    /// Other transactions changed the same keys again and again: nothing was changed.
+    Contended,
+    /// It has no room for more: nothing was changed.
+    Full,
+    /// A transaction was sent, and whether it was done cannot be found out.
+    OutcomeUnknown,
+    /// It never takes so much in one transaction, or so long a value.
+    TooLarge,
+}
+
+impl EngineError {
+    /// An error of this kind.
+    pub fn new(kind: EngineErrorKind, reason: impl Into<Arc<str>>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
 }
 
 /// What is asked of an engine beside transactions. None of it is on the path of an ordinary command.
