@@ -7,9 +7,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, Args, CommandFactory, Parser};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 
+use crate::etcd_flags::{EtcdFlags, Members};
 use crate::journal::Fsync;
 use crate::limits::{DATABASES_MAX, REQUEST_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::tools::Tool;
@@ -34,7 +37,18 @@ pub struct Arguments {
 impl Arguments {
     /// Parses the command line and the environment; ends the process if they are invalid.
     pub fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| with_hint(error).exit())
+        Self::of(std::env::args_os()).unwrap_or_else(|error| with_hint(error).exit())
+    }
+
+    /// Parses a command line, of which the first word is the program.
+    fn of(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(words)?;
+        let arguments = Self::from_arg_matches(&matches)?;
+        match arguments.config.contradiction(&matches) {
+            Some(reason) => Err(command.error(ErrorKind::ArgumentConflict, reason)),
+            None => Ok(arguments),
+        }
     }
 }
 
@@ -98,6 +112,12 @@ pub struct Config {
     /// Data file; it is created if it does not exist
     #[arg(long, env = "COFFRE_FILE", value_name = "PATH", default_value = "donnees.txt")]
     pub file: PathBuf,
+
+    /// Where keys are kept: in the data file, or in an etcd cluster, as etcd://10.0.0.1:2379,10.0.0.2:2379
+    ///
+    /// With etcd any number of coffres, on any machines, serve the same keys; docs/cluster.md says when to use it.
+    #[arg(long, env = "COFFRE_ENGINE", value_name = "file|etcd://...", default_value = "file", value_parser = engine)]
+    pub engine: EngineKind,
 
     /// Number of databases, that SELECT chooses from; at most 256
     #[arg(long, env = "COFFRE_DATABASES", value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=DATABASES_MAX as i64))]
@@ -188,6 +208,29 @@ pub struct Config {
     /// Allow DEBUG, which can make the server fail on purpose: no, yes, or to clients of this machine
     #[arg(long, env = "COFFRE_ENABLE_DEBUG_COMMAND", value_name = "no|yes|local", default_value = "no", value_parser = PossibleValuesParser::new(["no", "yes", "local"]).map(debug_named))]
     pub enable_debug_command: Debug,
+
+    /// How etcd is reached.
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
+}
+
+/// Where keys are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// In the data file.
+    File,
+    /// In the cluster of these members.
+    Etcd(Members),
+}
+
+fn engine(text: &str) -> Result<EngineKind, String> {
+    match text {
+        "file" => Ok(EngineKind::File),
+        text => {
+            let members = text.parse().map(EngineKind::Etcd);
+            members.map_err(|reason| format!("either file, or {reason}"))
+        }
+    }
 }
 
 /// The clients that may use `DEBUG`.
@@ -230,6 +273,31 @@ impl Config {
             self.requirepass = Some(password?);
         }
         Ok(())
+    }
+
+    /// Why the flags and variables that were given do not go together, if they do not.
+    fn contradiction(&self, matches: &ArgMatches) -> Option<String> {
+        let source = |name: &&str| {
+            matches.ids().any(|id| id == name).then(|| matches.value_source(name)).flatten()
+        };
+        let is_given = |name: &&str| {
+            matches!(source(name), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+        };
+        match self.engine {
+            EngineKind::Etcd(_) => ["file", "fsync"].iter().find(|name| is_given(name)).map(|name| {
+                format!("--{name} is for the data file, and with --engine etcd:// there is none: etcd keeps the keys")
+            }),
+            // A variable may be meant for other coffres of this machine.
+            EngineKind::File => {
+                let is_flag = |id: &&clap::Id| {
+                    id.as_str().starts_with("etcd_")
+                        && matches.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+                };
+                matches.ids().find(is_flag).map(|id| {
+                    format!("--{} has no meaning without --engine etcd://", id.as_str().replace('_', "-"))
+                })
+            }
+        }
     }
 
     /// The password, if one is set.
@@ -310,14 +378,15 @@ Examples:
   coffre --port 6379
   coffre --port 0 --file /var/lib/coffre/donnees.txt --fsync everysec
   coffre --bind 127.0.0.1 --bind ::1
+  coffre --engine etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379
   coffre check donnees.txt
   printf 'SET a 1\\r\\nGET a\\r\\n' | nc -N localhost 6379
 
 RUST_LOG sets what is logged (error, warn, info, debug); the default is info.
 
 Exit codes: 0 stopped, 1 configuration, 2 usage, 3 data file refused, 4 address in use,
-5 stopped but not everything is on disk, 6 (check) torn by a crash; 128 and the signal's number after a second
-signal.";
+5 stopped but not everything is on disk, 6 (check) torn by a crash, 7 no cluster; 128 and the signal's number after
+a second signal.";
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 //! ```text
 //! flow   bytes -> request -> command -> Txn (locks, reads, changes, undo) -> journal.append -> reply -> commit -> bytes
 //! deps   lib > net > command > { protocol, server } > engine > journal > { text, value } > util > limits
-//!        lib > tools > { engine, journal }
+//!        lib > config > tools > etcd_flags > engine
 //! ```
 //!
 //! No arrow points back up. Only [`engine`] knows both the keys in memory and the [`journal`]; neither
@@ -13,6 +13,7 @@
 pub mod command;
 pub mod config;
 pub mod engine;
+pub mod etcd_flags;
 pub mod journal;
 pub mod limits;
 pub mod net;
@@ -28,7 +29,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use config::{Config, PasswordFileError};
+use config::{Config, EngineKind, PasswordFileError};
+use engine::etcd::{EtcdEngine, OpenError};
 use engine::local::store::Store;
 use engine::local::{CloseError, LocalEngine};
 use engine::{Admin, Engine};
@@ -46,6 +48,12 @@ pub enum Error {
     /// The data file.
     #[error(transparent)]
     File(#[from] journal::Error),
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] OpenError),
+    /// A file that a flag names.
+    #[error(transparent)]
+    FlagFile(#[from] etcd_flags::FileError),
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -62,13 +70,14 @@ pub enum Error {
 
 impl Error {
     /// The program's exit code: 1 configuration, 3 data file refused, 4 address in use, 5 not
-    /// everything durable. (0 is a clean stop, 2 comes from the flags.)
+    /// everything durable, 7 no cluster. (0 is a clean stop, 2 comes from the flags.)
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::File(error) => error.exit_code(),
             Self::Bind(BindError { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => 4,
             Self::Close(_) => 5,
-            Self::Bind(_) | Self::Password(_) | Self::System(_) => 1,
+            Self::Bind(_) | Self::Password(_) | Self::System(_) | Self::FlagFile(_) => 1,
+            Self::Cluster(_) => 7,
         }
     }
 }
@@ -89,6 +98,9 @@ pub trait Hosted: Engine {
 
     /// Ends it, which was asked for at `asked`; no client is connected any more.
     fn close(self: &Arc<Self>, how: Stop, asked: Instant) -> Result<(), Error>;
+
+    /// Where it keeps keys, for the log.
+    fn describe(&self, config: &Config) -> String;
 }
 
 impl Hosted for LocalEngine {
@@ -112,11 +124,46 @@ impl Hosted for LocalEngine {
     fn close(self: &Arc<Self>, how: Stop, asked: Instant) -> Result<(), Error> {
         Ok(self.close_by(how == Stop::Save, asked)?)
     }
+
+    fn describe(&self, config: &Config) -> String {
+        format!("data file {}, fsync {}", config.file.display(), config.fsync.name())
+    }
 }
 
-/// Runs a server on the engine of one machine until it is told to stop.
+impl Hosted for EtcdEngine {
+    type Opened = Self;
+
+    fn open(config: &Config) -> Result<Self, Error> {
+        let EngineKind::Etcd(members) = &config.engine else {
+            return Err(io::Error::other("no cluster is given").into());
+        };
+        Ok(Self::open(config.etcd.options(members, usize::from(config.databases))?)?)
+    }
+
+    fn start(opened: Self, _config: &mut Config) -> Result<Self, Error> {
+        Ok(opened)
+    }
+
+    fn start_tasks(self: &Arc<Self>) -> io::Result<()> {
+        self.start_threads()
+    }
+
+    fn close(self: &Arc<Self>, _how: Stop, _asked: Instant) -> Result<(), Error> {
+        Self::close(self);
+        Ok(())
+    }
+
+    fn describe(&self, _config: &Config) -> String {
+        self.name()
+    }
+}
+
+/// Runs a server until it is told to stop.
 pub fn run(config: Config) -> Result<(), Error> {
-    run_on::<LocalEngine>(config)
+    match config.engine {
+        EngineKind::File => run_on::<LocalEngine>(config),
+        EngineKind::Etcd(_) => run_on::<EtcdEngine>(config),
+    }
 }
 
 /// Runs a server on any engine until it is told to stop.
@@ -152,7 +199,8 @@ pub fn run_on<E: Hosted>(mut config: Config) -> Result<(), Error> {
     control.start_sampling()?;
     metrics::start(control, &admin, metrics)?;
     server.start(&listeners)?;
-    announce(&control.config, &addresses, &metrics_addresses, keys, started);
+    let place = engine.describe(&control.config);
+    announce(&place, &addresses, &metrics_addresses, keys, started);
 
     let (how, asked) = server.run(&listeners);
     engine.close(how, asked)?;
@@ -174,7 +222,7 @@ fn limit_clients(config: &mut Config) {
 
 /// Says in the log and on standard output that clients may come, and where.
 fn announce(
-    config: &Config,
+    place: &str,
     addresses: &[SocketAddr],
     metrics: &[SocketAddr],
     keys: usize,
@@ -184,11 +232,9 @@ fn announce(
         addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
     log::info!(
-        "coffre {} listens on {}; data file {}, fsync {}, {} loaded in {} ms",
+        "coffre {} listens on {}; {place}, {} loaded in {} ms",
         env!("CARGO_PKG_VERSION"),
         shown(addresses),
-        config.file.display(),
-        config.fsync.name(),
         counted(keys as u64, "key"),
         started.elapsed().as_millis(),
     );

@@ -305,6 +305,40 @@ pub const SNAPSHOT_VALUE_BYTES_MAX: usize = 128 << 10;
 /// How many bytes of a shard a compaction copies while it holds the lock.
 pub const SNAPSHOT_COPY_BYTES_MAX: usize = 128 << 10;
 
+// Engine: etcd.
+
+/// Most connections to a cluster, however many clients there are.
+pub const ETCD_CONNECTIONS_MAX: usize = 64;
+
+/// Longest request to a cluster, in bytes: etcd advises against a longer `--max-request-bytes`. What a cluster really
+/// takes, 1.5 MiB unless that flag is given, it says itself.
+pub const ETCD_REQUEST_BYTES_MAX: usize = 10 << 20;
+
+/// Longest reply of a cluster, in bytes of JSON.
+pub const ETCD_REPLY_BYTES_MAX: u64 = 64 << 20;
+
+/// Most keys that are read by one request to a cluster: etcd's `--max-txn-ops` is 128, unless it is given.
+pub const ETCD_READS_MAX: usize = 64;
+
+/// Keys on a page of a listing.
+pub const ETCD_PAGE_KEYS: u64 = 1000;
+
+/// How long a coffre's lease lives without being kept alive, in seconds: so long nobody deletes what has expired where
+/// the coffre that did is gone.
+pub const ETCD_LEASE_S: u64 = 15;
+
+/// How long after its time a key is deleted, in milliseconds. Until then a `WATCH` notices that it came and went.
+pub const ETCD_SWEEP_DELAY_MS: u64 = 5_000;
+
+/// Most keys that one transaction deletes because they have expired.
+pub const ETCD_SWEPT_AT_ONCE: usize = 40;
+
+/// How often a transaction meets a conflict before it gives up.
+pub const ETCD_CONFLICTS_MAX: u32 = 64;
+
+/// In how many lanes the transactions of a coffre wait for each other after a conflict, by their keys.
+pub const ETCD_LANES: usize = 256;
+
 // Relations.
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX);

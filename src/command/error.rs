@@ -16,12 +16,12 @@ use crate::server::ERROR_CODES_MAX;
 /// In the order of their names, so that `INFO errorstats` has them so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
+    ClusterDown,
     Err,
     /// The same, where a bound of the server is the reason: of time under locks, or of the length of a reply.
     Bound,
     /// No error: the command is to be run again.
     Again,
-    ClusterDown,
     ExecAbort,
     Misconf,
     NoAuth,
@@ -36,10 +36,10 @@ const _: () = assert!(Code::ALL.len() <= ERROR_CODES_MAX);
 impl Code {
     /// All of them, in the order of their names.
     pub const ALL: [Self; 11] = [
+        Self::ClusterDown,
         Self::Err,
         Self::Bound,
         Self::Again,
-        Self::ClusterDown,
         Self::ExecAbort,
         Self::Misconf,
         Self::NoAuth,

@@ -71,6 +71,9 @@ fn explain(command: CommandRef) -> Vec<String> {
     let mut text = vec![command.usage(), format!("  {}", spec.summary)];
     text.extend(spec.alias.map(|alias| format!("  Also: {alias}")));
     text.extend(spec.notes.iter().map(|note| format!("  {note}")));
+    if spec.needs_file {
+        text.push("  Not with --engine etcd://".to_owned());
+    }
     for subcommand in command.subcommands() {
         text.push(format!("  {}: {}", subcommand.usage(), subcommand.spec.summary));
     }
@@ -193,8 +196,8 @@ pub fn command_info<T: Txn>(call: &mut Call<'_, T>) -> Result {
     Ok(())
 }
 
-/// One entry of `COMMAND`: name, arity, flags, key positions, and four lists that are empty but for
-/// the subcommands.
+/// One entry of `COMMAND`: name, arity, flags, key positions, and four lists, of which those of categories and of keys are
+/// empty. The tips name what not every engine can do.
 fn info(replies: &mut Replies, command: CommandRef) {
     let Keys { first, last, step, counted } = command.keys;
     let movable = counted.then_some("movablekeys");
@@ -205,7 +208,11 @@ fn info(replies: &mut Replies, command: CommandRef) {
     replies.set(flags().count());
     flags().for_each(|flag| replies.status(flag));
     [first as i64, last, step as i64].into_iter().for_each(|number| replies.integer(number));
-    (0..3).for_each(|_| replies.set(0));
+    replies.set(0);
+    let tip = command.spec.needs_file.then_some("needs_data_file");
+    replies.set(tip.iter().count());
+    tip.iter().for_each(|tip| replies.bulk(tip.as_bytes()));
+    replies.set(0);
     replies.array(command.subcommands().len());
     command.subcommands().iter().for_each(|subcommand| info(replies, subcommand));
 }

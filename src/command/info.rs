@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::error::Code;
 use super::spec::{Group, Spec};
 use super::{Call, CommandError, REDIS_VERSION, is};
-use crate::engine::{Counts, Status, Txn};
+use crate::engine::{Counts, Figure, Status, Txn, TxnError};
 use crate::server::{Called, Control, Event, unix_time};
 use crate::util::memory;
 use crate::util::process;
@@ -23,7 +23,7 @@ pub const INFO: Spec = Spec::new(Group::Server, "1.0.0", "INFO [section [section
     .example("INFO persistence");
 
 pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let sections: [(&str, Section<T>); 13] = [
+    let sections: [(&str, Section<T>); 14] = [
         ("Server", server),
         ("Clients", clients),
         ("Memory", memory_section),
@@ -36,6 +36,7 @@ pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
         ("Errorstats", error_stats),
         ("Latencystats", latency_stats),
         ("Cluster", cluster),
+        ("Cluster_engine", cluster_engine),
         ("Keyspace", keyspace),
     ];
     let request = call.request;
@@ -44,6 +45,9 @@ pub fn info<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let default = request.len() == 1 || asked("default");
     let mut text = String::new();
     for (name, write) in sections {
+        if name == "Cluster_engine" && call.admin.figures().is_empty() {
+            continue;
+        }
         if all || default && !NOT_DEFAULT.contains(&name) || asked(name) {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -241,9 +245,25 @@ fn cluster<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
     Ok(())
 }
 
+/// What the engine stands on, of an engine that keeps nothing itself.
+fn cluster_engine<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
+    for Figure { name, shown, .. } in call.admin.figures() {
+        put(text, format_args!("{name}:{shown}"));
+    }
+    Ok(())
+}
+
 fn keyspace<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
     let now_ms = call.txn.now_ms();
-    for (database, counts) in call.txn.counts()?.into_iter().enumerate() {
+    let counts = match call.txn.counts() {
+        // The other sections say what is wrong.
+        Err(TxnError::Failed(failed)) => {
+            put(text, format_args!("coffre_error:{failed}"));
+            return Ok(());
+        }
+        counts => counts?,
+    };
+    for (database, counts) in counts.into_iter().enumerate() {
         let Counts { keys, expiring, .. } = counts;
         if keys > 0 {
             let ttl_ms = counts.average_ttl_ms(now_ms);

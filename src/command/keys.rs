@@ -290,6 +290,7 @@ pub fn object_encoding<T: Txn>(call: &mut Call<'_, T>) -> Result {
 
 pub const OBJECT_IDLETIME: Spec = Spec::new(Group::Generic, "2.2.3", "OBJECT IDLETIME key")
     .flags(&[Readonly])
+    .needs_file()
     .summary("Returns for how many seconds nobody has asked for a key.");
 
 pub fn object_idle_time<T: Txn>(call: &mut Call<'_, T>) -> Result {
@@ -377,6 +378,7 @@ pub fn select<T: Txn>(call: &mut Call<'_, T>) -> Result {
 
 pub const SWAPDB: Spec = Spec::new(Group::Server, "4.0.0", "SWAPDB index1 index2")
     .flags(&[Write, Fast])
+    .needs_file()
     .summary("Gives each of two databases the keys of the other.")
     .example("SWAPDB 0 1");
 

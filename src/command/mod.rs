@@ -371,8 +371,13 @@ fn obstacle<E: Engine>(command: CommandRef, context: &Context<'_, E>) -> Option<
     if is(Flag::Denyoom) && memory::is_full() {
         return Some(CommandError::MAX_MEMORY);
     }
-    context.connection.monitor.as_ref()?;
     let name = command.full_name();
+    if command.spec.needs_file && !E::KEEPS_FILE {
+        return Some(CommandError::err(format!(
+            "'{name}' needs a data file, and this server keeps its keys in etcd"
+        )));
+    }
+    context.connection.monitor.as_ref()?;
     let is_allowed = matches!(name, "ping" | "quit" | "reset" | "monitor");
     (!is_allowed).then(|| {
         CommandError::err(format!(

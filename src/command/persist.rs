@@ -11,6 +11,7 @@ type Result = std::result::Result<(), CommandError>;
 
 pub const BGREWRITEAOF: Spec = Spec::new(Group::Server, "1.0.0", "BGREWRITEAOF")
     .summary("Compacts the data file, while clients go on.")
+    .needs_file()
     .example("BGREWRITEAOF");
 
 pub fn bgrewriteaof<T: Txn>(call: &mut Call<'_, T>) -> Result {
@@ -23,6 +24,7 @@ pub fn bgrewriteaof<T: Txn>(call: &mut Call<'_, T>) -> Result {
 
 pub const BGSAVE: Spec = Spec::new(Group::Server, "1.0.0", "BGSAVE [SCHEDULE]")
     .summary("The same: there is one file.")
+    .needs_file()
     .example("BGSAVE");
 
 pub fn bgsave<T: Txn>(call: &mut Call<'_, T>) -> Result {
@@ -44,6 +46,7 @@ pub fn bgsave<T: Txn>(call: &mut Call<'_, T>) -> Result {
 pub const SAVE: Spec = Spec::new(Group::Server, "1.0.0", "SAVE")
     .flags(&[NoMulti])
     .summary("Waits until everything is on disk, whatever --fsync says.")
+    .needs_file()
     .example("SAVE");
 
 pub fn save<T: Txn>(call: &mut Call<'_, T>) -> Result {
@@ -55,6 +58,7 @@ pub fn save<T: Txn>(call: &mut Call<'_, T>) -> Result {
 pub const LASTSAVE: Spec = Spec::new(Group::Server, "1.0.0", "LASTSAVE")
     .flags(&[Fast])
     .summary("Returns when the last SAVE or compaction ended, as Unix time in seconds.")
+    .needs_file()
     .example("LASTSAVE");
 
 pub fn lastsave<T: Txn>(call: &mut Call<'_, T>) -> Result {

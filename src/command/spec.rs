@@ -202,6 +202,8 @@ pub struct Spec {
     /// Where it is not what follows from the usage line: a command that takes more words than it shows, or that refuses
     /// one too many as Redis does.
     pub arity: Option<Arity>,
+    /// It acts on the data file, or on what only an engine that has one knows.
+    pub needs_file: bool,
 }
 
 impl Spec {
@@ -216,6 +218,7 @@ impl Spec {
             example: "",
             notes: &[],
             arity: None,
+            needs_file: false,
         }
     }
 
@@ -242,6 +245,10 @@ impl Spec {
 
     pub const fn alias(self, alias: &'static str) -> Self {
         Self { alias: Some(alias), ..self }
+    }
+
+    pub const fn needs_file(self) -> Self {
+        Self { needs_file: true, ..self }
     }
 
     pub const fn arity(self, arity: Arity) -> Self {

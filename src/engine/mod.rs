@@ -1,9 +1,11 @@
 //! The seam between commands and data: an [`Engine`] runs transactions, a [`Txn`] is one of them.
 //!
 //! A command reads and changes keys through a `Txn` and knows nothing of locks, undo, records or commit points.
-//! [`local`] is the engine of one machine: shards in memory, a journal on disk.
+//! [`local`] is the engine of one machine: shards in memory, a journal on disk. [`etcd`] is that of several: a cluster
+//! keeps the keys.
 
 mod entry;
+pub mod etcd;
 pub mod local;
 
 use std::sync::Arc;
@@ -22,6 +24,10 @@ pub trait Engine: Admin + Sized + 'static {
     type Watched: Send + 'static;
     /// What a connection keeps from one transaction to the next: buffers, where its `SCAN` is.
     type Session: Default + Send;
+
+    /// Whether keys are kept in a data file of this machine. Where they are not, what a command says of
+    /// [files](Admin::save) has no meaning.
+    const KEEPS_FILE: bool = true;
 
     /// Runs `body` as one transaction: all of its changes are visible together, and found together after a crash, or
     /// none where it returns an error.
@@ -291,6 +297,24 @@ pub trait Admin: Send + Sync {
 
     /// After a panic of a client's thread: ends the process if that left a lock behind.
     fn assert_sound(&self);
+
+    /// What only this kind of engine has to tell.
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
+    }
+}
+
+/// A fact about an engine, for `INFO` and metrics.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Its name, without a prefix.
+    pub name: &'static str,
+    /// As it is shown to people.
+    pub shown: String,
+    /// As a number, if it is one.
+    pub number: Option<f64>,
+    /// What it is, if it is a number.
+    pub help: &'static str,
 }
 
 /// Where [`Admin::panic_at`] panics.

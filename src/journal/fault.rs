@@ -17,7 +17,7 @@ pub struct WriteRefused(Arc<str>);
 
 impl WriteRefused {
     /// For a reason that can be told.
-    pub(super) fn new(reason: impl ToString) -> Self {
+    pub fn new(reason: impl ToString) -> Self {
         Self(reason.to_string().into())
     }
 

@@ -130,6 +130,17 @@ fn metrics(control: &Control, engine: &dyn Admin) -> String {
     for (name, help, value) in counters(control, &status, &totals) {
         put(&mut text, name, "counter", help, [(String::new(), value)]);
     }
+    for figure in engine.figures() {
+        if let Some(number) = figure.number {
+            put(
+                &mut text,
+                &format!("etcd_{}", figure.name),
+                "gauge",
+                figure.help,
+                [(String::new(), number)],
+            );
+        }
+    }
     let called =
         || command::names().iter().zip(&totals.called).filter(|(_, called)| called.calls > 0);
     let label = |name| format!("{{command=\"{name}\"}}");

@@ -5,7 +5,7 @@
 //! Lock order: the monitors' list, then a monitor's queue; no other two are held together.
 
 mod clients;
-mod latency;
+
 mod monitors;
 mod pause;
 mod settings;
@@ -26,7 +26,6 @@ use crate::util::tasks::spawn;
 
 pub(crate) use clients::is_timeout;
 pub use clients::{Client, Clients, Refusal};
-pub use latency::Latencies;
 pub(crate) use monitors::{MonitorQueue, Monitors};
 pub(crate) use pause::{Pause, Paused};
 pub(crate) use settings::Settings;

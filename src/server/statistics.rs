@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::latency::{Histogram, Latencies};
 use crate::engine::Entry;
+use crate::util::latency::{Histogram, Latencies};
 use crate::util::sync::lock;
 
 const STRIPES: usize = 16;

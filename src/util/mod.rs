@@ -2,6 +2,7 @@
 
 pub(crate) mod buffer;
 pub mod clock;
+pub(crate) mod latency;
 pub mod logging;
 pub(crate) mod memory;
 pub(crate) mod nearest;

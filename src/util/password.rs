@@ -42,11 +42,11 @@ impl Password {
     /// The first line of a file.
     pub fn of_file(path: &Path) -> io::Result<Self> {
         let bytes = std::fs::read(path)?;
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match line {
+        match first_line(&bytes) {
             [] => Err(io::Error::new(io::ErrorKind::InvalidData, "its first line is empty")),
-            _ => Self::new(line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+            line => {
+                Self::new(line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+            }
         }
     }
 
@@ -56,6 +56,12 @@ impl Password {
         let same_length = self.length.ct_eq(&(guess.len() as u64));
         (same_bytes & same_length).into()
     }
+}
+
+/// The first line of a text, without its end.
+pub fn first_line(text: &[u8]) -> &[u8] {
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 fn pad(bytes: &[u8]) -> [u8; PASSWORD_BYTES_MAX] {

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, PATIENCE, Reply, Server, descriptors, folder, info, info_of, is_durable, wait_until,
+    Client, PATIENCE, Reply, Server, descriptors, folder, has_file, info, info_of, wait_until,
 };
 
 /// The lines of `CLIENT LIST`, each by the names of its fields.
@@ -444,7 +444,7 @@ fn metrics_and_health_are_served_by_http() {
         (0..20).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     assert!(health().starts_with("HTTP/1.1 200 "));
     drop(silent);
-    if is_durable() {
+    if has_file() {
         // Without its folder it cannot be well.
         std::fs::remove_dir_all(folder.path()).unwrap();
         wait_until("it is not well", || health().starts_with("HTTP/1.1 503 Service Unavailable"));

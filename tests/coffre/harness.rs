@@ -22,7 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 pub const COFFRE: &str = env!("CARGO_BIN_EXE_coffre");
 
-/// The variable that names the engine of the servers, and its one value.
+/// The variable that names the engine of the servers where that is not the data file, and its values: an engine of this
+/// executable, or the members of an etcd cluster, as `--engine` has them.
 pub const ENGINE: &str = "COFFRE_TEST_ENGINE";
 pub const OPTIMISTIC: &str = "optimistic";
 
@@ -30,21 +31,44 @@ pub const OPTIMISTIC: &str = "optimistic";
 /// with another engine.
 pub fn program() -> Command {
     match std::env::var(ENGINE) {
-        Err(_) => Command::new(COFFRE),
-        Ok(engine) => {
-            assert_eq!(engine, OPTIMISTIC, "{ENGINE} names no engine");
+        Ok(engine) if engine == OPTIMISTIC => {
             let mut command = Command::new(std::env::current_exe().unwrap());
             let serve = ["--ignored", "--exact", "--nocapture", "optimistic::suite::serve", "--"];
             command.args(serve);
             command
         }
+        Ok(members) => {
+            let mut command = Command::new(COFFRE);
+            command.env("COFFRE_ENGINE", members);
+            command
+        }
+        Err(_) => Command::new(COFFRE),
     }
 }
 
-/// Whether a server keeps its keys in the data file, where a test may look, and finds them there when it is started
-/// again.
-pub fn is_durable() -> bool {
+/// Tells a server where its keys are, and more flags: in the data file at `file`, or in a keyspace of the cluster that no
+/// other file has, where nothing can be said of fsync.
+pub fn keep_keys_in(command: &mut Command, file: &Path, flags: &[&str]) {
+    match std::env::var(ENGINE) {
+        Ok(engine) if engine != OPTIMISTIC => {
+            command.args(["--etcd-prefix", &format!("{}/", file.display())]);
+            match flags.iter().position(|flag| *flag == "--fsync") {
+                Some(place) => command.args(&flags[..place]).args(&flags[place + 2..]),
+                None => command.args(flags),
+            };
+        }
+        _ => drop(command.arg("--file").arg(file).args(flags)),
+    }
+}
+
+/// Whether a server keeps its keys in the data file, where a test may look.
+pub fn has_file() -> bool {
     std::env::var_os(ENGINE).is_none()
+}
+
+/// Whether a server finds its keys when it is started again.
+pub fn is_durable() -> bool {
+    std::env::var(ENGINE).map_or(true, |engine| engine != OPTIMISTIC)
 }
 
 /// A running coffre on a free port of 127.0.0.1.
@@ -64,7 +88,8 @@ impl Server {
     /// The same with more flags.
     pub fn with(file: &Path, flags: &[&str]) -> Self {
         let mut command = program();
-        command.args(["--port", "0", "--file"]).arg(file).args(flags);
+        command.args(["--port", "0"]);
+        keep_keys_in(&mut command, file, flags);
         Self::spawn(command)
     }
 
@@ -394,6 +419,7 @@ pub fn limited(file: &Path, limits: &str, flags: &[&str]) -> Command {
     for (name, value) in program.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
-    command.args(["--port", "0", "--file"]).arg(file).args(flags);
+    command.args(["--port", "0"]);
+    keep_keys_in(&mut command, file, flags);
     command
 }

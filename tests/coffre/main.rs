@@ -25,6 +25,8 @@
 //! - [`mutations`]: the data file mutated at random
 //! - [`offline`]: the tools for data files, `check`, `repair`, `seal`, `compact`
 //! - [`optimistic`]: a second engine, on which the tests of commands and connections run once more
+//! - [`etcd`]: coffres in front of a cluster; those tests, too
+//! - [`suite`]: the tests of commands and connections, for both
 //! - [`startup`]: flags, exit codes, one server per file, signals
 //! - [`harness`]: a server and its clients, by the replies of [`resp`] and the whole [`state`] of each
 //! - [`real_clients`], [`injected_faults`], [`real_disks`]: need other programs, run by `.ci/run` with `--ignored`
@@ -40,6 +42,7 @@ mod databases;
 mod deadlines;
 mod differential;
 mod durability;
+mod etcd;
 mod expiry;
 mod gated_disk;
 mod handle;
@@ -72,4 +75,5 @@ mod soak;
 mod startup;
 mod state;
 mod stopping;
+mod suite;
 mod transactions;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Reply, Server, folder, is_durable, request, resident_bytes, status_of, wait_until,
+    Reply, Server, folder, has_file, request, resident_bytes, status_of, wait_until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -89,7 +89,7 @@ fn keys_and_values_may_hold_any_byte_and_survive_a_restart() {
     for word in words {
         assert_eq!(client.call(&[b"GET", word]), Reply::Bulk(word.repeat(2)));
     }
-    if is_durable() {
+    if has_file() {
         assert!(str::from_utf8(&std::fs::read(&file).unwrap()).is_ok());
     }
 }

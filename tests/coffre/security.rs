@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Reply, Server, folder, info_of, is_durable, program, request, resident_bytes,
-    run_to_end, wait_until,
+    Client, Reply, Server, folder, has_file, info_of, keep_keys_in, program, request,
+    resident_bytes, run_to_end, wait_until,
 };
 
 const NOAUTH: &str = "NOAUTH Authentication required.";
@@ -72,7 +72,8 @@ fn a_password_may_come_from_a_file_or_the_environment() {
     assert_eq!(server.client().line("AUTH sesame"), Reply::ok());
     drop(server);
     let mut command = program();
-    command.args(["--port", "0", "--file"]).arg(&file).env("COFFRE_REQUIREPASS", "ouvre");
+    command.args(["--port", "0"]).env("COFFRE_REQUIREPASS", "ouvre");
+    keep_keys_in(&mut command, &file, &[]);
     let server = Server::spawn(command);
     assert_eq!(server.client().line("AUTH ouvre"), Reply::ok());
     drop(server);
@@ -96,7 +97,8 @@ fn an_empty_password_is_a_reason_not_to_start() {
     let (_folder, file) = folder();
     for (flags, variable) in [(&["--requirepass", ""][..], None), (&[], Some(""))] {
         let mut command = program();
-        command.args(["--port", "0", "--bind", "127.0.0.1", "--file"]).arg(&file).args(flags);
+        command.args(["--port", "0", "--bind", "127.0.0.1"]);
+        keep_keys_in(&mut command, &file, flags);
         variable.map(|value| command.env("COFFRE_REQUIREPASS", value));
         let output = command.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
@@ -247,7 +249,7 @@ fn no_line_of_an_http_request_is_run() {
     // As a value it is stored, and a data file that holds it can be sent to a server.
     let words = [&b"SET"[..], b"version", b"HTTP/1.1"];
     assert_eq!(client.call(&words), Reply::ok());
-    if !is_durable() {
+    if !has_file() {
         return;
     }
     let text = std::fs::read(&file).unwrap();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::harness::{
-    Client, Reply, Server, folder, info_of, is_durable, on_request, request, wait_until,
+    Client, Reply, Server, folder, has_file, info_of, on_request, request, wait_until,
 };
 
 /// Sends the requests in one write and reads all replies.
@@ -414,7 +414,7 @@ fn everything_can_be_looked_at_after_a_write() {
         let replies = burst(&mut client, &lines);
         assert!(matches!(replies.last(), Some(Reply::Array(all)) if all.len() == 2), "{line}");
     }
-    if is_durable() {
+    if has_file() {
         let before = std::fs::metadata(&file).unwrap().len();
         std::thread::sleep(Duration::from_millis(50));
         assert!(std::fs::metadata(&file).unwrap().len() < before + 1_000, "nothing goes on and on");

@@ -269,4 +269,8 @@ impl Hosted for Optimistic {
         log::info!("optimistic engine: {transactions:?} transactions, {conflicts:?} conflicts");
         Ok(())
     }
+
+    fn describe(&self, _config: &Config) -> String {
+        "keys in memory".to_owned()
+    }
 }

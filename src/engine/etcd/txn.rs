@@ -1,0 +1,499 @@
+//! A transaction on keys in etcd: it reads all at one revision, keeps what it writes to itself, and in the end lets
+//! etcd compare what it has read and write.
+//!
+//! The first read fetches every key of the [`Scope`] with it. What only reads is done then: it saw one revision. What
+//! writes names in its last request the revision of each key that it looked at.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::changes::{Change, Changes, Views};
+use super::gateway::{Bytes, Compare, KeyValue, Operation, RangeRequest, TxnReply, TxnRequest};
+use super::layout::{Part, decode};
+use super::{Breakage, EtcdEngine};
+use crate::engine::{Counts, EngineError, EngineErrorKind, Entry, Key, Scope, Txn, TxnError};
+use crate::limits::{
+    ETCD_PAGE_KEYS, ETCD_READS_MAX, ETCD_REQUEST_BYTES_MAX, LOCKED_WORK_MAX, work,
+};
+use crate::util::clock::unix_time_ms;
+use crate::value::{Value, View as ValueView};
+
+/// See the module.
+pub struct EtcdTxn<'r> {
+    pub(super) engine: &'r EtcdEngine,
+    pub(super) scope: Scope<'r>,
+    pub(super) deadline: Instant,
+    /// The revision that is read; 0 until the first read.
+    pub(super) revision: u64,
+    /// The revision is no longer there: all must be read again.
+    is_stale: bool,
+    /// 0 until it is first asked for.
+    now_ms: u64,
+    work_ns: u64,
+    /// What was read, by name.
+    reads: HashMap<Vec<u8>, Read>,
+    /// The databases of which keys were listed or counted.
+    pub(super) ranges: Vec<usize>,
+    /// When the first of what was seen alive expires.
+    first_expiry_ms: u64,
+    pub(super) views: Views,
+    /// What is lent to the caller.
+    shown: Option<Arc<Entry>>,
+}
+
+/// A key as it was read.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The revision of its last change; 0 if it is missing.
+    revision: u64,
+    /// The number of its changes since it was created.
+    version: u64,
+    /// What it holds, whether that has expired or not.
+    pub entry: Option<Arc<Entry>>,
+    /// The transaction depends on it.
+    is_used: bool,
+}
+
+/// What a connection remembers of a key that it watches.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The key existed, and was last changed at this revision.
+    There(u64),
+    /// It did not exist.
+    Missing {
+        /// When that was seen.
+        revision: u64,
+        /// How often databases had been cleared.
+        clears: u64,
+    },
+}
+
+/// What comes of a transaction.
+pub enum Finished {
+    /// It is done.
+    Done,
+    /// Something had changed. What it read is read again, at the revision that is told.
+    Conflict(HashMap<Vec<u8>, Read>, u64),
+    /// The revision that it read is no longer there.
+    Stale,
+}
+
+impl<'r> EtcdTxn<'r> {
+    /// A transaction that has to be over by `deadline`. What is known already may be given, with its revision.
+    pub fn new(
+        engine: &'r EtcdEngine,
+        scope: Scope<'r>,
+        deadline: Instant,
+        (reads, revision): (HashMap<Vec<u8>, Read>, u64),
+    ) -> Self {
+        Self {
+            engine,
+            scope,
+            deadline,
+            revision,
+            is_stale: false,
+            now_ms: 0,
+            work_ns: 0,
+            reads,
+            ranges: Vec::new(),
+            first_expiry_ms: u64::MAX,
+            views: Views::default(),
+            shown: None,
+        }
+    }
+
+    /// Ends the transaction; if `may_write`, with its writes.
+    pub fn finish(mut self, may_write: bool) -> Result<Finished, EngineError> {
+        if self.is_stale {
+            return Ok(Finished::Stale);
+        }
+        if !may_write || self.views.is_unchanged() {
+            return Ok(Finished::Done);
+        }
+        if self.first_expiry_ms != u64::MAX && unix_time_ms() >= self.first_expiry_ms {
+            return Ok(Finished::Conflict(HashMap::new(), 0));
+        }
+        let success = self.operations();
+        let compares = !self.engine.has(Breakage::NothingCompared);
+        let used = || self.reads.iter().filter(|(_, read)| read.is_used && compares);
+        let mut compare: Vec<_> =
+            used().map(|(name, read)| Compare::is_unchanged(name.clone(), read.revision)).collect();
+        for database in &self.ranges {
+            for part in [Part::Values, Part::Deletions] {
+                let range = self.engine.layout().range(part, *database..*database + 1);
+                compare.push(Compare::none_changed_since(range, self.revision));
+            }
+        }
+        let names: Vec<_> = used().map(|(name, _)| name.clone()).collect();
+        let failure = names.iter().map(|name| Operation::get(name.clone(), 0)).collect();
+        let request = TxnRequest { compare, success, failure };
+        match self.engine.slots.commit(request, self.deadline)? {
+            super::slots::Committed::Done => Ok(Finished::Done),
+            super::slots::Committed::Conflict(reply) => {
+                self.reads.clear();
+                let revision = reply.header.revision;
+                match self.keep(names, reply) {
+                    Ok(()) => Ok(Finished::Conflict(self.reads, revision)),
+                    Err(_) => Ok(Finished::Conflict(HashMap::new(), 0)),
+                }
+            }
+        }
+    }
+
+    /// What the writes are in etcd.
+    fn operations(&self) -> Vec<Operation> {
+        let mut changes = Changes::new(self.engine.layout());
+        let cleared: Vec<_> = self.views.cleared().collect();
+        for (database, view) in self.views.iter() {
+            for (bytes, written) in &view.writes {
+                let key = Key { database, bytes };
+                let name = self.engine.layout().name(Part::Values, key);
+                let before = match view.is_cleared {
+                    true => Change::Nothing,
+                    false => match self.reads.get(&name) {
+                        None => Change::Anything,
+                        Some(Read { entry: None, .. }) => Change::Nothing,
+                        Some(Read { entry: Some(entry), .. }) => Change::Entry(entry),
+                    },
+                };
+                changes.write(key, before, written.as_deref());
+            }
+        }
+        changes.clear(&cleared);
+        changes.operations()
+    }
+
+    /// The name of a key's value.
+    fn name(&self, key: Key<'_>) -> Vec<u8> {
+        self.engine.layout().name(Part::Values, key)
+    }
+
+    /// Reads what names stand for, if it is not known, and every other key of the scope in this database with it.
+    fn fetch(&mut self, database: usize, wanted: Vec<Vec<u8>>) -> Result<(), TxnError> {
+        let mut names: Vec<_> =
+            wanted.into_iter().filter(|name| !self.reads.contains_key(name)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        if let Scope::Many(keys) = self.scope {
+            for bytes in keys.iter().filter(|bytes| bytes.len() <= ETCD_REQUEST_BYTES_MAX) {
+                let name = self.name(Key { database, bytes });
+                if !self.reads.contains_key(&name) && !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        for names in names.chunks(ETCD_READS_MAX) {
+            let reads = names.iter().map(|name| Operation::get(name.clone(), self.revision));
+            let request = TxnRequest { success: reads.collect(), ..TxnRequest::default() };
+            let Some(reply) = self.engine.slots.read(&request, self.deadline)? else {
+                return Err(self.went_stale());
+            };
+            self.revision = if self.revision == 0 { reply.header.revision } else { self.revision };
+            self.keep(names.to_vec(), reply)?;
+        }
+        Ok(())
+    }
+
+    /// The revision that was read is gone: the transaction begins anew.
+    pub(super) fn went_stale(&mut self) -> TxnError {
+        self.is_stale = true;
+        let reason = "etcd compacted the revision that was read";
+        EngineError::new(EngineErrorKind::Contended, reason).into()
+    }
+
+    /// Keeps what was read under these names.
+    fn keep(&mut self, names: Vec<Vec<u8>>, reply: TxnReply) -> Result<(), TxnError> {
+        for (name, reply) in names.into_iter().zip(reply.responses) {
+            let read = match reply.response_range.kvs.into_iter().next() {
+                None => Read { revision: 0, version: 0, entry: None, is_used: false },
+                Some(KeyValue { value, mod_revision: revision, version, .. }) => {
+                    let key = self.engine.layout().parse(&name).map_or(&[][..], |(_, _, key)| key);
+                    let entry = decode(key, &value.0)?.map(Arc::new);
+                    Read { revision, version, entry, is_used: false }
+                }
+            };
+            self.reads.insert(name, read);
+        }
+        Ok(())
+    }
+
+    /// A key as it is in etcd, on which the transaction depends from here on.
+    pub(super) fn stored(&mut self, key: Key<'_>) -> Result<Read, TxnError> {
+        let name = self.name(key);
+        self.fetch(key.database, vec![name.clone()])?;
+        self.used(&name)
+    }
+
+    fn used(&mut self, name: &[u8]) -> Result<Read, TxnError> {
+        let is_each = matches!(self.scope, Scope::Each);
+        let Some(read) = self.reads.get_mut(name) else { return Err(self.went_stale()) };
+        read.is_used |= !is_each;
+        Ok(read.clone())
+    }
+
+    /// The entry of a key in this transaction's eyes, if it has not expired.
+    fn find(&mut self, key: Key<'_>) -> Result<Option<Arc<Entry>>, TxnError> {
+        check_key(key)?;
+        let entry = match self.views.get(key) {
+            Some(written) => written,
+            None => self.stored(key)?.entry,
+        };
+        Ok(entry.filter(|entry| self.is_live(entry)))
+    }
+
+    pub(super) fn is_live(&mut self, entry: &Entry) -> bool {
+        let Some(expires_ms) = entry.expires_ms() else { return true };
+        let is_live = expires_ms > self.now_ms();
+        if is_live {
+            self.first_expiry_ms = self.first_expiry_ms.min(expires_ms);
+        }
+        is_live
+    }
+
+    /// Writes an entry, or a deletion.
+    fn write(&mut self, key: Key<'_>, entry: Option<Entry>) -> Result<(), TxnError> {
+        check_key(key)?;
+        if let Some(entry) = &entry
+            && entry.value().len() > ETCD_REQUEST_BYTES_MAX
+        {
+            return Err(too_long(entry.value().len()));
+        }
+        self.views.write(key, entry.map(Arc::new));
+        Ok(())
+    }
+
+    /// What tells a missing key from one that came and went: when a key whose hash begins as its own was last deleted, and
+    /// how often, and when last, databases were cleared.
+    fn deletions(&mut self, key: Key<'_>) -> Result<(Read, Read), TxnError> {
+        let slot = self.engine.layout().name(Part::Deletions, key);
+        let cleared = self.engine.layout().cleared_name();
+        self.fetch(key.database, vec![self.name(key), slot.clone(), cleared.clone()])?;
+        Ok((self.used(&slot)?, self.used(&cleared)?))
+    }
+
+    /// Whether a key existed just before a revision, and was changed after an earlier one.
+    fn existed(&mut self, key: Key<'_>, before: u64, since: u64) -> Result<bool, TxnError> {
+        let read = RangeRequest {
+            key: Bytes(self.name(key)),
+            revision: before - 1,
+            ..RangeRequest::default()
+        };
+        // Where that is no longer known it may have.
+        let reply = self.engine.slots.read(&read, self.deadline)?;
+        Ok(reply.is_none_or(|reply| reply.kvs.iter().any(|found| found.mod_revision > since)))
+    }
+}
+
+/// An error if a key is longer than any request.
+fn check_key(key: Key<'_>) -> Result<(), TxnError> {
+    match key.bytes.len() > ETCD_REQUEST_BYTES_MAX {
+        true => Err(too_long(key.bytes.len())),
+        false => Ok(()),
+    }
+}
+
+fn too_long(bytes: usize) -> TxnError {
+    let reason = format!("too much for etcd: it takes no key or value of {bytes} bytes");
+    EngineError::new(EngineErrorKind::TooLarge, reason).into()
+}
+
+impl Txn for EtcdTxn<'_> {
+    type Watched = Watched;
+    type Savepoint = usize;
+
+    fn now_ms(&mut self) -> u64 {
+        if self.now_ms == 0 {
+            self.now_ms = unix_time_ms();
+        }
+        self.now_ms
+    }
+
+    fn get(&mut self, key: Key<'_>) -> Result<Option<&Entry>, TxnError> {
+        self.peek(key)
+    }
+
+    fn peek(&mut self, key: Key<'_>) -> Result<Option<&Entry>, TxnError> {
+        self.charge(work::KEY)?;
+        self.shown = self.find(key)?;
+        Ok(self.shown.as_deref())
+    }
+
+    /// Accesses are not counted: a read would be a write.
+    fn idle_s(&mut self, key: Key<'_>) -> Result<Option<u32>, TxnError> {
+        Ok(self.find(key)?.map(|_| 0))
+    }
+
+    fn put(
+        &mut self,
+        key: Key<'_>,
+        value: ValueView<'_>,
+        expires_ms: Option<u64>,
+    ) -> Result<(), TxnError> {
+        if expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms()) {
+            // As in Redis a key that was not there is modified, too: it came and went.
+            if !self.delete(key)? {
+                self.put(key, value, None)?;
+                self.delete(key)?;
+            }
+            return Ok(());
+        }
+        let copied = if let ValueView::Short(bytes) = value { bytes.len() } else { 0 };
+        self.charge(work::KEY + work::WRITTEN_BYTE * copied as u64)?;
+        self.write(key, Some(Entry::new(key.bytes, value, expires_ms)?))
+    }
+
+    fn splice(&mut self, key: Key<'_>, offset: usize, bytes: &[u8]) -> Result<usize, TxnError> {
+        self.charge(work::KEY + work::WRITTEN_BYTE * bytes.len() as u64)?;
+        if offset > ETCD_REQUEST_BYTES_MAX {
+            return Err(too_long(offset));
+        }
+        let old = self.find(key)?;
+        if let (Some(old), true) = (&old, bytes.is_empty()) {
+            return Ok(old.value().len());
+        }
+        let mut value = match &old {
+            Some(old) => old.value().share()?,
+            None => Value::default(),
+        };
+        value.reserve(offset, bytes.len())?;
+        value.write(offset, bytes);
+        let length = value.view().len();
+        let expires_ms = old.and_then(|old| old.expires_ms());
+        self.write(key, Some(Entry::grown(key.bytes, value, expires_ms)?))?;
+        Ok(length)
+    }
+
+    fn put_part(
+        &mut self,
+        key: Key<'_>,
+        value: &Value,
+        _part: Range<usize>,
+    ) -> Result<(), TxnError> {
+        self.charge(work::KEY)?;
+        let expires_ms = self.find(key)?.and_then(|old| old.expires_ms());
+        self.write(key, Some(Entry::grown(key.bytes, value.view().share()?, expires_ms)?))
+    }
+
+    fn expire(&mut self, key: Key<'_>, expires_ms: Option<u64>) -> Result<bool, TxnError> {
+        if expires_ms.is_some_and(|time_ms| time_ms <= self.now_ms()) {
+            return self.delete(key);
+        }
+        self.charge(work::KEY)?;
+        let Some(old) = self.find(key)? else { return Ok(false) };
+        // To the same time, too: the key counts as modified, as in Redis.
+        self.write(key, Some(old.with_expiry(expires_ms)?))?;
+        Ok(true)
+    }
+
+    fn delete(&mut self, key: Key<'_>) -> Result<bool, TxnError> {
+        self.charge(work::REMOVED_KEY)?;
+        let exists = self.find(key)?.is_some();
+        if exists {
+            self.write(key, None)?;
+        }
+        Ok(exists)
+    }
+
+    fn clear(&mut self, database: Option<usize>) -> Result<(), TxnError> {
+        let all = 0..self.engine.databases;
+        for number in database.map_or(all, |database| database..database + 1) {
+            self.views.clear(number);
+        }
+        Ok(())
+    }
+
+    /// Not reached: `SWAPDB` is refused before.
+    fn swap(&mut self, _one: usize, _two: usize) -> Result<(), TxnError> {
+        let reason = "etcd cannot exchange the keys of two databases";
+        Err(EngineError::new(EngineErrorKind::TooLarge, reason).into())
+    }
+
+    fn keys(
+        &mut self,
+        database: usize,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), TxnError> {
+        self.each(database, &mut |key| {
+            if key.starts_with(prefix) {
+                visit(key);
+            }
+        })
+    }
+
+    fn scan(
+        &mut self,
+        database: usize,
+        cursor: u64,
+        count: usize,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<u64, TxnError> {
+        let (keys, next) = self.page(database, cursor, (count as u64).min(ETCD_PAGE_KEYS))?;
+        keys.iter().for_each(|(_, key)| visit(key));
+        Ok(next.unwrap_or(0))
+    }
+
+    fn random_key(
+        &mut self,
+        database: usize,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, TxnError> {
+        self.any_key(database, visit)
+    }
+
+    fn counts(&mut self) -> Result<Vec<Counts>, TxnError> {
+        self.count()
+    }
+
+    fn watch(&mut self, key: Key<'_>) -> Result<Watched, TxnError> {
+        check_key(key)?;
+        let (_, cleared) = self.deletions(key)?;
+        let stored = self.stored(key)?;
+        Ok(match stored.entry.filter(|entry| self.is_live(entry)) {
+            Some(_) => Watched::There(stored.revision),
+            None => Watched::Missing { revision: self.revision, clears: cleared.version },
+        })
+    }
+
+    fn is_modified(&mut self, key: Key<'_>, watched: &Watched) -> Result<bool, TxnError> {
+        let (slot, cleared) = self.deletions(key)?;
+        let stored = self.stored(key)?;
+        let is_there = stored.entry.is_some_and(|entry| self.is_live(&entry));
+        match *watched {
+            Watched::There(revision) => Ok(!is_there || stored.revision != revision),
+            Watched::Missing { revision, clears } => {
+                let was_touched =
+                    is_there || stored.revision > revision || slot.revision > revision;
+                match cleared.version - clears.min(cleared.version) {
+                    _ if was_touched => Ok(true),
+                    0 => Ok(false),
+                    1 => self.existed(key, cleared.revision, revision),
+                    _ => Ok(true),
+                }
+            }
+        }
+    }
+
+    fn charge(&mut self, work_ns: u64) -> Result<(), TxnError> {
+        if matches!(self.scope, Scope::Many(_) | Scope::All) {
+            self.work_ns = self.work_ns.saturating_add(work_ns);
+        }
+        match self.work_ns > LOCKED_WORK_MAX {
+            true => Err(TxnError::TooMuchWork),
+            false => Ok(()),
+        }
+    }
+
+    fn release(&mut self) {}
+
+    fn savepoint(&mut self) -> usize {
+        self.views.savepoint()
+    }
+
+    fn roll_back(&mut self, savepoint: usize) {
+        self.views.roll_back(savepoint);
+    }
+}

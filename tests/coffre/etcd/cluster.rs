@@ -1,0 +1,151 @@
+//! A cluster of three members on this machine, always reaped.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{signal, wait_until};
+
+/// Members of a cluster.
+const MEMBERS: usize = 3;
+
+/// See the module.
+pub struct Cluster {
+    members: Vec<Member>,
+    flags: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+struct Member {
+    client_port: u16,
+    peer_port: u16,
+    child: Option<Child>,
+}
+
+/// Whether this machine has etcd; says so if not.
+pub fn is_installed() -> bool {
+    let version = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
+    let is_there = version.is_ok_and(|status| status.success());
+    if !is_there {
+        println!("SKIPPED: this machine has no etcd");
+    }
+    is_there
+}
+
+/// Free ports: nothing else here asks for those meanwhile.
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+impl Cluster {
+    /// Starts a cluster, and waits until it has a leader.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with more flags for each member.
+    pub fn with(flags: &[&str]) -> Self {
+        // In memory where that is possible: a hundred tests wait for its fsyncs, which are not what they test.
+        let memory = PathBuf::from("/dev/shm");
+        let folder = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        let member = |_| {
+            let [client_port, peer_port] = free_ports();
+            Member { client_port, peer_port, child: None }
+        };
+        let mut cluster = Self {
+            members: (0..MEMBERS).map(member).collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            folder: folder.unwrap(),
+        };
+        (0..MEMBERS).for_each(|number| cluster.start_member(number));
+        cluster.wait_until_ready();
+        cluster
+    }
+
+    /// As `--engine` has it.
+    pub fn engine(&self) -> String {
+        let members = self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port));
+        format!("etcd://{}", members.collect::<Vec<_>>().join(","))
+    }
+
+    /// Starts a member, again if it was killed.
+    pub fn start_member(&mut self, number: usize) {
+        let peer = |(number, member): (usize, &Member)| {
+            format!("m{number}=http://127.0.0.1:{}", member.peer_port)
+        };
+        let all = self.members.iter().enumerate().map(peer).collect::<Vec<_>>().join(",");
+        let Member { client_port, peer_port, .. } = self.members[number];
+        let [client, peer] =
+            [client_port, peer_port].map(|port| format!("http://127.0.0.1:{port}"));
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join(format!("m{number}.log")))
+            .unwrap();
+        let mut command = Command::new("etcd");
+        command.args(["--name", &format!("m{number}"), "--logger", "zap", "--log-level", "error"]);
+        command.arg("--data-dir").arg(self.folder.path().join(format!("m{number}")));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &all, "--initial-cluster-state", "new"]);
+        command.args(["--heartbeat-interval", "100", "--election-timeout", "1000"]);
+        command.args(&self.flags);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.members[number].child = Some(child.unwrap());
+    }
+
+    /// `kill -9`, reaped.
+    pub fn kill(&mut self, number: usize) {
+        if let Some(mut child) = self.members[number].child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[expect(dead_code, reason = "see the next commit")]
+    /// Sends a signal to a member.
+    pub fn signal(&self, number: usize, name: &str) {
+        if let Some(child) = &self.members[number].child {
+            signal(child.id(), name);
+        }
+    }
+
+    /// What `etcdctl` says, asked of one member.
+    pub fn control(&self, number: usize, words: &[&str]) -> Result<String, String> {
+        let endpoint = format!("127.0.0.1:{}", self.members[number].client_port);
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "--command-timeout", "2s"]);
+        let output = command.args(words).output().unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    #[expect(dead_code, reason = "see the next commit")]
+    /// The number of the member that leads, as one of them says.
+    pub fn leader(&self) -> Option<usize> {
+        (0..MEMBERS).filter(|number| self.members[*number].child.is_some()).find(|number| {
+            let status = self.control(*number, &["endpoint", "status"]);
+            // Address, number, version, size, whether it leads, ...
+            status.is_ok_and(|status| status.split(", ").nth(4) == Some("true"))
+        })
+    }
+
+    /// Waits until a majority answers.
+    pub fn wait_until_ready(&self) {
+        let ready = || (0..MEMBERS).any(|number| self.control(number, &["get", "nothing"]).is_ok());
+        wait_until("the cluster has a leader", ready);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        (0..MEMBERS).for_each(|number| self.kill(number));
+    }
+}
