@@ -211,6 +211,13 @@ pub mod work {
     pub const LCS_CELL: u64 = 2;
 }
 
+/// Most requests of a burst that are run in one transaction of an engine that likes few: etcd takes 128 steps at once, and
+/// a request has two or three.
+pub const TOGETHER_MAX: usize = 60;
+
+/// How long those requests may be, in bytes. The last of them may exceed it.
+pub const TOGETHER_BYTES_MAX: usize = 256 << 10;
+
 /// How many keys `EXISTS` looks for while it holds locks.
 pub const KEYS_AT_ONCE: usize = 1024;
 

@@ -24,6 +24,7 @@ mod server;
 mod spec;
 mod strings;
 mod table;
+mod together;
 mod transaction;
 mod usage;
 
@@ -47,6 +48,7 @@ use error::Code;
 pub use error::CommandError;
 pub use spec::Keys;
 pub use table::{Command, CommandRef, commands, full_name, lookup, names};
+pub use together::{Together, run_together};
 pub use transaction::Transaction;
 
 /// What earlier commands of a connection set for the later ones.

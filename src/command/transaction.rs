@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,14 @@ use super::error::Code;
 use super::spec::{Flag, Group, Spec};
 use super::table::body_of;
 use super::{
-    Before, Call, CommandError, CommandRef, Context, Detour, LongArguments, Outcome, record,
+    Before, Call, CommandError, CommandRef, ConnectionState, Context, Detour, LongArguments,
+    Outcome, record,
 };
-use crate::engine::{Engine, Key, Scope, Txn};
+use crate::engine::{Admin, Engine, Key, Scope, Txn};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
+use crate::protocol::reply::Replies;
 use crate::protocol::request::{QueuedRequest, Request};
+use crate::server::{BurstStats, Client, Control};
 use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 
@@ -237,8 +241,9 @@ pub fn exec<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> 
 }
 
 /// How a request of a transaction went.
-struct Ran {
-    failed: Option<Code>,
+pub struct Ran {
+    /// By which error, if it did.
+    pub failed: Option<Code>,
     took: Duration,
 }
 
@@ -276,33 +281,14 @@ fn run_queue<E: Engine>(
             engine.check_writes().map_err(|refused| aborted_by(&refused.into()))?;
         }
         replies.array(queue.requests.len());
-        for (index, ((command, kept), long)) in queue.requests.iter().zip(long.iter()).enumerate() {
-            if is_run_after(command) {
+        for (index, (kept, long)) in queue.requests.iter().zip(long.iter()).enumerate() {
+            if is_run_after(kept.0) {
                 after.push((index, replies.position())).map_err(no_memory)?;
                 ran.push(Ran { failed: None, took: Duration::ZERO }).map_err(no_memory)?;
                 continue;
             }
-            let started = Instant::now();
-            let call = Call {
-                txn,
-                request: &kept.request(),
-                keys: &[],
-                replies,
-                connection,
-                client,
-                control,
-                stats,
-                admin: *engine,
-                long,
-                detour: &mut Detour::shared(),
-            };
-            let done = run(command, call);
-            let failed = match &done {
-                Ok(failed) => *failed,
-                Err(error) => Some(error.code()),
-            };
-            ran.push(Ran { failed, took: started.elapsed() }).map_err(no_memory)?;
-            done?;
+            let mut shared = Shared { replies, connection, client, control, stats, admin: *engine };
+            run_one(txn, kept, long, ran, &mut shared)?;
         }
         Ok::<_, CommandError>(())
     })?;
@@ -365,6 +351,49 @@ fn run_after<E: Engine>(
     Ok(())
 }
 
+/// What the requests of a transaction share beside it.
+pub struct Shared<'s> {
+    pub replies: &'s mut Replies,
+    pub connection: &'s mut ConnectionState,
+    pub client: &'s Arc<Client>,
+    pub control: &'s Control,
+    pub stats: &'s mut BurstStats,
+    pub admin: &'s dyn Admin,
+}
+
+/// Runs one request of a transaction, and says in `ran` how it went; an error ends the transaction.
+pub fn run_one<T: Txn>(
+    txn: &mut T,
+    (command, kept): &(CommandRef, QueuedRequest),
+    long: &LongArguments,
+    ran: &mut Buffer<Ran>,
+    shared: &mut Shared<'_>,
+) -> Result {
+    let Shared { replies, connection, client, control, stats, admin } = shared;
+    let started = Instant::now();
+    let call = Call {
+        txn,
+        request: &kept.request(),
+        keys: &[],
+        replies,
+        connection,
+        client,
+        control,
+        stats,
+        admin: *admin,
+        long,
+        detour: &mut Detour::shared(),
+    };
+    let done = run(command, call);
+    let failed = match &done {
+        Ok(failed) => *failed,
+        Err(error) => Some(error.code()),
+    };
+    let took = started.elapsed();
+    ran.push(Ran { failed, took }).map_err(|NoMemory| CommandError::NO_MEMORY)?;
+    done.map(drop)
+}
+
 /// Runs one request of a transaction; says how it failed, if it did. One that fails changes nothing, and the others are run all
 /// the same, as in Redis; but where the server lacks what it needs, none of them is.
 fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<Option<Code>> {
@@ -404,14 +433,23 @@ impl Queue {
             return Ok(None);
         }
         let mut keys = Buffer::default();
-        for (command, kept) in &self.requests {
-            let request = kept.request();
-            let word = |place| request.words_from(place).next().unwrap_or_default();
-            command.key_places(&request).try_for_each(|place| keys.push(word(place)))?;
-        }
+        keys_of(&self.requests, &mut keys)?;
         watched.keys().try_for_each(|(_, key)| keys.push(key))?;
         Ok(Some(keys))
     }
+}
+
+/// Lists all keys that requests name.
+pub fn keys_of<'k>(
+    requests: &'k [(CommandRef, QueuedRequest)],
+    keys: &mut Buffer<&'k [u8]>,
+) -> std::result::Result<(), NoMemory> {
+    for (command, kept) in requests {
+        let request = kept.request();
+        let word = |place| request.words_from(place).next().unwrap_or_default();
+        command.key_places(&request).try_for_each(|place| keys.push(word(place)))?;
+    }
+    Ok(())
 }
 
 /// What a command is answered that cannot be run: an `EXEC` then ends the transaction.

@@ -28,6 +28,8 @@ pub trait Engine: Admin + Sized + 'static {
     /// Whether keys are kept in a data file of this machine. Where they are not, what a command says of
     /// [files](Admin::save) has no meaning.
     const KEEPS_FILE: bool = true;
+    /// Whether it gains by several requests in one transaction.
+    const LIKES_FEW_TRANSACTIONS: bool = false;
 
     /// Runs `body` as one transaction: all of its changes are visible together, and found together after a crash, or
     /// none where it returns an error.

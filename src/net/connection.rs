@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::command::{self, CommandError, ConnectionState, Context, Transaction};
+use crate::command::{self, CommandError, ConnectionState, Context, Together, Transaction};
 use crate::engine::Engine;
 use crate::journal::Fsync;
 use crate::limits::{
@@ -89,6 +89,22 @@ enum Received {
     TooSlow,
     /// The request may not grow.
     NoMemory,
+}
+
+/// What the commands of a connection are run with. A function would borrow the request's bytes, too.
+macro_rules! context {
+    ($connection:ident) => {
+        Context {
+            engine: $connection.engine,
+            session: &mut $connection.session,
+            transaction: &mut $connection.transaction,
+            replies: &mut $connection.output.batch.replies,
+            connection: &mut $connection.state,
+            client: $connection.client,
+            control: $connection.control,
+            stats: &mut $connection.stats,
+        }
+    };
 }
 
 impl<'a, E: Engine> Connection<'a, E> {
@@ -174,18 +190,37 @@ impl<'a, E: Engine> Connection<'a, E> {
         let Self { control, client, engine, .. } = *self;
         let mut before = Instant::now();
         client.seen(before);
+        let mut together = Together::default();
         loop {
             let request = self.requests.next(&self.limits, &mut self.telnet);
             if let Some(answers) = self.telnet.take_answers() {
                 self.output.batch.replies.raw(&answers);
             }
-            let request = match request {
-                Ok(Some(request)) => request,
-                Ok(None) => return Ok(Burst::Starved),
-                Err(error) => return Ok(Burst::Broken(error)),
+            let asked = request.as_ref().ok().and_then(Option::as_ref).map(command::find);
+            if E::LIKES_FEW_TRANSACTIONS {
+                let (state, transaction) = (&self.state, &self.transaction);
+                let joins = match (&request, &asked) {
+                    (Ok(Some(request)), Some(asked)) if !control.pause.is_on() => {
+                        together.join(asked, request, state, transaction)
+                    }
+                    _ => false,
+                };
+                if !together.is_empty() && (!joins || together.is_full()) {
+                    let mut context = context!(self);
+                    command::run_together(std::mem::take(&mut together), &mut context);
+                    before = Instant::now();
+                }
+                if joins {
+                    self.begun = None;
+                    continue;
+                }
+            }
+            let (request, asked) = match (request, asked) {
+                (Ok(Some(request)), Some(asked)) => (request, asked),
+                (Err(error), _) => return Ok(Burst::Broken(error)),
+                _ => return Ok(Burst::Starved),
             };
             self.begun = None;
-            let asked = command::find(&request);
             if let Some(number) = asked.number() {
                 client.last_command.store(number, Ordering::Relaxed);
             }
@@ -200,16 +235,7 @@ impl<'a, E: Engine> Connection<'a, E> {
                 before = Instant::now();
             }
             let start = self.output.batch.replies.position();
-            let mut context = Context {
-                engine,
-                session: &mut self.session,
-                transaction: &mut self.transaction,
-                replies: &mut self.output.batch.replies,
-                connection: &mut self.state,
-                client,
-                control,
-                stats: &mut self.stats,
-            };
+            let mut context = context!(self);
             let outcome = command::run(asked, &request, &mut context);
             let now = Instant::now();
             let took = now - before;

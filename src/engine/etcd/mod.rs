@@ -224,6 +224,7 @@ impl Engine for EtcdEngine {
     type Session = ();
 
     const KEEPS_FILE: bool = false;
+    const LIKES_FEW_TRANSACTIONS: bool = true;
 
     fn run<T, E: From<TxnError>>(
         &self,

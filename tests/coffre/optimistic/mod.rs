@@ -110,6 +110,8 @@ impl Engine for Optimistic {
     type Watched = Watched;
     type Session = ();
 
+    const LIKES_FEW_TRANSACTIONS: bool = true;
+
     fn run<T, E: From<TxnError>>(
         &self,
         _session: &mut (),
