@@ -24,6 +24,8 @@ pub enum Code {
     Again,
     ExecAbort,
     Misconf,
+    /// The same, where what was asked for may have been done, or may be later.
+    Unknown,
     NoAuth,
     NoProto,
     Oom,
@@ -35,13 +37,14 @@ const _: () = assert!(Code::ALL.len() <= ERROR_CODES_MAX);
 
 impl Code {
     /// All of them, in the order of their names.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClusterDown,
         Self::Err,
         Self::Bound,
         Self::Again,
         Self::ExecAbort,
         Self::Misconf,
+        Self::Unknown,
         Self::NoAuth,
         Self::NoProto,
         Self::Oom,
@@ -55,7 +58,7 @@ impl Code {
             Self::Err | Self::Bound | Self::Again => "ERR",
             Self::ClusterDown => "CLUSTERDOWN",
             Self::ExecAbort => "EXECABORT",
-            Self::Misconf => "MISCONF",
+            Self::Misconf | Self::Unknown => "MISCONF",
             Self::NoAuth => "NOAUTH",
             Self::NoProto => "NOPROTO",
             Self::Oom => "OOM",
@@ -148,8 +151,8 @@ impl CommandError {
 
     /// Whether the reason is not the command but what the server lacks just now: such an error undoes a whole transaction.
     pub fn is_for_want(&self) -> bool {
-        use Code::{Bound, ClusterDown, Misconf, Oom, TryAgain};
-        matches!(self.code, Misconf | Oom | Bound | ClusterDown | TryAgain)
+        use Code::{Bound, ClusterDown, Misconf, Oom, TryAgain, Unknown};
+        matches!(self.code, Misconf | Unknown | Oom | Bound | ClusterDown | TryAgain)
     }
 }
 
@@ -176,7 +179,7 @@ impl From<EngineError> for CommandError {
             EngineErrorKind::Unavailable => Code::ClusterDown,
             EngineErrorKind::Contended => Code::TryAgain,
             EngineErrorKind::Full => Code::Oom,
-            EngineErrorKind::OutcomeUnknown => Code::Misconf,
+            EngineErrorKind::OutcomeUnknown => Code::Unknown,
             EngineErrorKind::TooLarge => Code::Err,
         };
         Self::new(code, error.reason.to_string())

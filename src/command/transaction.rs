@@ -8,7 +8,6 @@
 //! again, follow the transaction: the engine may run it several times.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -162,26 +161,46 @@ pub fn watch<E: Engine>(context: &mut Context<'_, E>, request: &Request<'_>) -> 
     if transaction.is_open() {
         return Err(CommandError::err("WATCH inside MULTI is not allowed"));
     }
+    let no_memory = |NoMemory| CommandError::NO_MEMORY;
+    let too_many = || CommandError::err("too many keys are watched, or too long ones");
     let database = context.connection.database;
-    for key in request.words_from(1) {
+    let mut keys = Buffer::default();
+    request.words_from(1).try_for_each(|key| keys.push(key)).map_err(no_memory)?;
+    keys.sort_and_dedup();
+    let mut bytes = transaction.watched_bytes;
+    let mut new = Buffer::default();
+    for key in keys.iter() {
         if key.len() > WATCH_BYTES_MAX {
-            return Err(CommandError::err("too many keys are watched, or too long ones"));
+            return Err(too_many());
         }
-        let copy = memory::copy(key, key.len()).map_err(|_| CommandError::NO_MEMORY)?;
-        transaction.watched.try_reserve(1).map_err(|_| CommandError::NO_MEMORY)?;
-        let Entry::Vacant(place) = transaction.watched.entry((database, copy)) else { continue };
-        let bytes = transaction.watched_bytes + key.len() + ENTRY_BYTES;
+        let place = (database, memory::copy(key, key.len()).map_err(no_memory)?);
+        if transaction.watched.contains_key(&place) {
+            continue;
+        }
+        bytes += key.len() + ENTRY_BYTES;
         if bytes > WATCH_BYTES_MAX {
-            return Err(CommandError::err("too many keys are watched, or too long ones"));
+            return Err(too_many());
         }
-        if bytes > TRANSACTION_BYTES_SURE && !memory::has_room(key.len() + ENTRY_BYTES) {
+        if bytes > TRANSACTION_BYTES_SURE && !memory::has_room(bytes - transaction.watched_bytes) {
             return Err(CommandError::MAX_MEMORY);
         }
-        let key = Key { database, bytes: key };
-        let scope = Scope::One(key.bytes);
-        place.insert(context.engine.run(context.session, scope, |txn| txn.watch(key))?);
-        transaction.watched_bytes = bytes;
+        new.push(place).map_err(no_memory)?;
     }
+    let watched = &mut transaction.watched;
+    watched.try_reserve(new.len()).map_err(|_| CommandError::NO_MEMORY)?;
+    let mut seen = Buffer::with_capacity(new.len()).map_err(no_memory)?;
+    context.engine.run(context.session, Scope::Many(&keys), |txn| {
+        seen.clear();
+        for (database, bytes) in new.iter() {
+            let key = Key { database: *database, bytes };
+            seen.push(txn.watch(key)?).map_err(no_memory)?;
+        }
+        Ok::<_, CommandError>(())
+    })?;
+    while let (Some(place), Some(seen)) = (new.pop(), seen.pop()) {
+        watched.insert(place, seen);
+    }
+    transaction.watched_bytes = bytes;
     context.replies.status("OK");
     Ok(())
 }
@@ -236,6 +255,8 @@ pub fn exec<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) -> 
     }
     done.map_err(|error| match error {
         aborted if aborted.code() == Code::ExecAbort => aborted,
+        // It cannot be said that it was discarded.
+        unknown if unknown.code() == Code::Unknown => unknown,
         error => aborted_by(&error),
     })
 }

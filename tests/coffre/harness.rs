@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -59,6 +59,11 @@ pub fn keep_keys_in(command: &mut Command, file: &Path, flags: &[&str]) {
         }
         _ => drop(command.arg("--file").arg(file).args(flags)),
     }
+}
+
+/// Whether a server keeps its keys in a cluster: some commands are refused then.
+pub fn is_cluster() -> bool {
+    std::env::var(ENGINE).is_ok_and(|engine| engine != OPTIMISTIC)
 }
 
 /// Whether a server keeps its keys in the data file, where a test may look.
@@ -252,6 +257,19 @@ pub struct Client {
 impl Client {
     pub fn connect(port: u16) -> Self {
         Self::of(TcpStream::connect(("127.0.0.1", port)).unwrap())
+    }
+
+    /// Connects as soon as a server listens there; `None` once `is_over`.
+    pub fn connect_at_last(address: SocketAddr, is_over: impl Fn() -> bool) -> Option<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_over() {
+            match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+                Ok(stream) => return Some(Self::of(stream)),
+                Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        None
     }
 
     /// A client on a connection that is there.

@@ -10,6 +10,7 @@
 //! `-MISCONF` leaves it open. An `EXEC` with an error among its replies happens as a whole or not at all like any
 //! other.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
@@ -42,7 +43,7 @@ const SLOW_DISK: Duration = Duration::from_millis(12);
 
 /// What goes wrong in the lives of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     /// Nothing but `kill -9` at the end of each life.
     Kill,
     /// Again and again the data file may not grow.
@@ -51,6 +52,8 @@ enum Fault {
     Memory,
     /// `write` and `fdatasync` take long.
     SlowDisk,
+    /// What can happen to a cluster and to the coffres in front of it: see [`crate::etcd`].
+    Cluster,
 }
 
 /// A server as it is, or under strace.
@@ -93,11 +96,11 @@ impl Life {
 }
 
 /// What all clients of a round share.
-struct Round {
+pub struct Round {
     origin: Instant,
     next: AtomicU32,
     /// The life ends: a connection that breaks is not made again.
-    is_over: AtomicBool,
+    pub is_over: AtomicBool,
     /// The last name of each mover that an asker was shown without waiting for the disk.
     shown: [AtomicU64; MOVERS],
     /// The last name that each mover had a reply for.
@@ -106,6 +109,17 @@ struct Round {
 }
 
 impl Round {
+    pub fn new(fault: Fault) -> Self {
+        Self {
+            origin: Instant::now(),
+            next: AtomicU32::new(1),
+            is_over: AtomicBool::new(false),
+            shown: Default::default(),
+            acknowledged: Default::default(),
+            fault,
+        }
+    }
+
     fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
     }
@@ -144,8 +158,10 @@ struct Exchange {
 struct Actor<'r> {
     round: &'r Round,
     number: usize,
-    port: u16,
+    address: SocketAddr,
     client: Option<Client>,
+    /// The database that it selected.
+    database: usize,
     random: fastrand::Rng,
     ops: Vec<Op>,
     /// The value of each register that it last saw.
@@ -155,16 +171,40 @@ struct Actor<'r> {
 }
 
 impl<'r> Actor<'r> {
-    fn new(round: &'r Round, number: usize, port: u16, seed: u64) -> Self {
+    fn new(round: &'r Round, number: usize, address: SocketAddr, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed ^ (number as u64) << 32);
-        let client = Some(Client::connect(port));
+        let client = Client::connect_at_last(address, || false);
         let known = [0; REGISTERS];
-        Self { round, number, port, client, random, ops: Vec::new(), known, is_refused: false }
+        Self {
+            round,
+            number,
+            address,
+            client,
+            database: 0,
+            random,
+            ops: Vec::new(),
+            known,
+            is_refused: false,
+        }
     }
 
     fn is_at_an_end(&self) -> bool {
-        let is_over = !is_durable() && self.round.is_over.load(Ordering::SeqCst);
+        let survives = !is_durable() || self.round.fault == Fault::Cluster;
+        let is_over = survives && self.round.is_over.load(Ordering::SeqCst);
         self.client.is_none() || self.ops.len() >= OPERATIONS_MAX || is_over
+    }
+
+    /// A connection in place of one that broke, with the same database; none at the end of the life.
+    fn connect_again(&self) -> Option<Client> {
+        use std::io::Write;
+        let ends = || self.round.is_over.load(Ordering::SeqCst);
+        let select = words_of(&["SELECT", &self.database.to_string()]);
+        loop {
+            let mut client = Client::connect_at_last(self.address, ends)?;
+            if client.stream.write_all(&select).is_ok() && client.try_reply() == Some(Reply::ok()) {
+                return Some(client);
+            }
+        }
     }
 
     /// Sends requests in one write and reads all replies. A connection that breaks is made again while the
@@ -178,10 +218,15 @@ impl<'r> Actor<'r> {
         });
         let completed = self.round.now();
         if replies.is_none() {
-            let ends = self.round.is_over.load(Ordering::SeqCst);
-            self.client = (!ends).then(|| Client::connect(self.port));
+            self.client = self.connect_again();
         }
         Exchange { invoked, completed, replies }
+    }
+
+    /// Works with another database from here on, on later connections, too.
+    fn select(&mut self, database: usize) {
+        self.database = database;
+        self.exchange(&[words_of(&["SELECT", &database.to_string()])]);
     }
 
     /// Notes an operation. `writes` are its steps if nothing is known of it, `told` what they are where it was
@@ -537,6 +582,8 @@ fn outcome(reply: Option<&Reply>) -> Outcome {
         Some(Reply::Error(error)) if error.starts_with("MISCONF ") => Outcome::Unknown,
         Some(Reply::Error(error)) if error.starts_with("OOM ") => Outcome::NotDone,
         Some(Reply::Error(error)) if error.starts_with("EXECABORT ") => Outcome::NotDone,
+        Some(Reply::Error(error)) if error.starts_with("CLUSTERDOWN ") => Outcome::NotDone,
+        Some(Reply::Error(error)) if error.starts_with("TRYAGAIN ") => Outcome::NotDone,
         Some(Reply::Error(error)) => panic!("an error that nothing here explains: {error}"),
         Some(_) => Outcome::Done,
     }
@@ -661,6 +708,59 @@ fn pause(ms: u64) {
     thread::sleep(Duration::from_millis(ms));
 }
 
+/// Clients of the servers at these addresses, each on a thread that returns what it did.
+pub fn start<'s>(
+    scope: &'s thread::Scope<'s, '_>,
+    round: &'s Round,
+    addresses: &'s [SocketAddr],
+    seed: u64,
+    is_movers: bool,
+) -> Vec<thread::ScopedJoinHandle<'s, Vec<Op>>> {
+    let actor =
+        |number: usize| Actor::new(round, number, addresses[number % addresses.len()], seed);
+    let mut threads = Vec::new();
+    let (workers, movers, askers) =
+        if is_movers { (0, 1, 3 * ASKERS) } else { (WORKERS, MOVERS, ASKERS) };
+    for number in 0..workers {
+        let mut actor = actor(number);
+        threads.push(scope.spawn(move || {
+            while !actor.is_at_an_end() {
+                actor.work();
+            }
+            actor.ops
+        }));
+    }
+    for number in 0..movers {
+        let mut actor = actor(WORKERS + number);
+        threads.push(scope.spawn(move || {
+            let (counter, mut current) = (PLAIN_COUNTERS + number, None);
+            actor.select(1);
+            while !actor.is_at_an_end() {
+                actor.rename(counter, &mut current);
+                if actor.is_refused || is_movers {
+                    // Time for the askers to be in the middle of a search when it goes on.
+                    thread::sleep(Duration::from_micros(actor.random.u64(500..3_000)));
+                }
+            }
+            actor.ops
+        }));
+    }
+    for number in 0..askers {
+        let mut actor = actor(WORKERS + MOVERS + number);
+        threads.push(scope.spawn(move || {
+            actor.select(1);
+            while !actor.is_at_an_end() {
+                match actor.random.u8(..10) {
+                    0 => actor.shown(&["KEYS", "*"]),
+                    _ => actor.shown(&["RANDOMKEY"]),
+                };
+            }
+            actor.ops
+        }));
+    }
+    threads
+}
+
 /// One life of a server: clients at work, and what goes wrong meanwhile. The server is killed, unless that would be the
 /// end of its keys.
 fn live(round: &Round, file: &Path, seed: u64) -> (Vec<Op>, Option<Server>) {
@@ -672,54 +772,15 @@ fn live(round: &Round, file: &Path, seed: u64) -> (Vec<Op>, Option<Server>) {
         number.store(0, Ordering::SeqCst);
     }
     let port = life.server().port;
+    let addresses = [SocketAddr::from(([127, 0, 0, 1], port))];
     let mut client = Client::connect(port);
     for (name, text) in [("text:0", "abcde"), ("text:1", "badec")] {
         client.call(&[b"SET", name.as_bytes(), text.repeat(100).as_bytes()]);
     }
     thread::scope(|scope| {
-        let actor = |number| Actor::new(round, number, port, seed);
-        let mut threads = Vec::new();
         // What others write can hide for how long a name was shown too early: some lives are the movers' alone.
         let is_movers = round.fault == Fault::SlowDisk && random.u8(..4) > 0;
-        let (workers, movers, askers) =
-            if is_movers { (0, 1, 3 * ASKERS) } else { (WORKERS, MOVERS, ASKERS) };
-        for number in 0..workers {
-            let mut actor = actor(number);
-            threads.push(scope.spawn(move || {
-                while !actor.is_at_an_end() {
-                    actor.work();
-                }
-                actor.ops
-            }));
-        }
-        for number in 0..movers {
-            let mut actor = actor(WORKERS + number);
-            threads.push(scope.spawn(move || {
-                let (counter, mut current) = (PLAIN_COUNTERS + number, None);
-                actor.exchange(&[words_of(&["SELECT", "1"])]);
-                while !actor.is_at_an_end() {
-                    actor.rename(counter, &mut current);
-                    if actor.is_refused || is_movers {
-                        // Time for the askers to be in the middle of a search when it goes on.
-                        thread::sleep(Duration::from_micros(actor.random.u64(500..3_000)));
-                    }
-                }
-                actor.ops
-            }));
-        }
-        for number in 0..askers {
-            let mut actor = actor(WORKERS + MOVERS + number);
-            threads.push(scope.spawn(move || {
-                actor.exchange(&[words_of(&["SELECT", "1"])]);
-                while !actor.is_at_an_end() {
-                    match actor.random.u8(..10) {
-                        0 => actor.shown(&["KEYS", "*"]),
-                        _ => actor.shown(&["RANDOMKEY"]),
-                    };
-                }
-                actor.ops
-            }));
-        }
+        let threads = start(scope, round, &addresses, seed, is_movers);
         let server = life.server();
         match round.fault {
             Fault::SlowDisk if is_movers => {
@@ -733,6 +794,7 @@ fn live(round: &Round, file: &Path, seed: u64) -> (Vec<Op>, Option<Server>) {
             Fault::SlowDisk => pause(random.u64(200..500)),
             Fault::FileLimit => limit_the_file(server, file, &mut random),
             Fault::Memory => fill_memory(server, &mut random),
+            Fault::Cluster => unreachable!("the cluster's own test sees to it"),
         }
         if random.bool() && round.fault != Fault::SlowDisk {
             server.client().line("BGREWRITEAOF");
@@ -747,14 +809,7 @@ fn live(round: &Round, file: &Path, seed: u64) -> (Vec<Op>, Option<Server>) {
 /// Some lives of a server on one file, and what a last one finds.
 fn round(fault: Fault, lives: usize, seed: u64) -> Vec<String> {
     let (_folder, file) = folder();
-    let round = Round {
-        origin: Instant::now(),
-        next: AtomicU32::new(1),
-        is_over: AtomicBool::new(false),
-        shown: Default::default(),
-        acknowledged: Default::default(),
-        fault,
-    };
+    let round = Round::new(fault);
     let lives = if is_durable() { lives } else { 1 };
     let (mut ops, mut survivor) = (Vec::new(), None);
     for number in 0..lives {
@@ -763,9 +818,22 @@ fn round(fault: Fault, lives: usize, seed: u64) -> Vec<String> {
         survivor = life.1;
     }
     let server = survivor.unwrap_or_else(|| Server::start(&file));
-    let mut last = Actor::new(&round, WORKERS + MOVERS + ASKERS, server.port, seed);
+    let address = SocketAddr::from(([127, 0, 0, 1], server.port));
+    judge(&round, ops, address, seed, lives)
+}
+
+/// What the clients saw that cannot be, given what the server at `address` has in the end.
+pub fn judge(
+    round: &Round,
+    mut ops: Vec<Op>,
+    address: SocketAddr,
+    seed: u64,
+    lives: usize,
+) -> Vec<String> {
+    let fault = round.fault;
+    let mut last = Actor::new(round, WORKERS + MOVERS + ASKERS, address, seed);
     let finals = last.read_all().expect("the last reads");
-    last.exchange(&[words_of(&["SELECT", "1"])]);
+    last.select(1);
     let numbers = last.shown(&["KEYS", "mover:*"]).expect("the movers");
     // One operation: nothing else happens meanwhile.
     let others = last.ops.split_off(1);

@@ -15,7 +15,7 @@ use coffre::protocol::request::Limits;
 use coffre::protocol::telnet::Telnet;
 use coffre::text::quote;
 
-use crate::harness::{Client, Reply, Server, State, dump, folder, request};
+use crate::harness::{Client, Reply, Server, State, dump, folder, is_cluster, request};
 
 /// A key, of few; so commands meet.
 type Key = &'static str;
@@ -597,7 +597,8 @@ fn commands_answer_as_a_plain_map_would() {
         let mut clients = [server.client(), server.client()];
         assert_eq!(clients[0].line("FLUSHALL"), Reply::ok());
         let mut model = Model::new();
-        for (client, command) in &steps {
+        let is_known = |command: &C| !is_cluster() || !matches!(command, C::SwapDb(..));
+        for (client, command) in steps.iter().filter(|(_, command)| is_known(command)) {
             let words = command.words();
             let words: Vec<_> = words.iter().map(String::as_bytes).collect();
             let expected = sorted(model.run(*client, command));

@@ -117,6 +117,9 @@ impl Cluster {
             .max_idle_age(Duration::from_secs(60))
             .timeout_global(Some(attempt_time(timeout)))
             .timeout_connect(Some(attempt_time(timeout) * 3 / 4))
+            // Each connection has both.
+            .input_buffer_size(16 << 10)
+            .output_buffer_size(16 << 10)
             .user_agent("coffre");
         let member = |url| Member { url, is_suspected: AtomicBool::new(false) };
         Self {

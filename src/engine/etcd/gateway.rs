@@ -88,6 +88,9 @@ pub struct RangeRequest {
     /// As they were at this revision; 0 for the last.
     #[serde(skip_serializing_if = "is_zero")]
     pub revision: u64,
+    /// From whatever the member that is asked knows, without asking a majority.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub serializable: bool,
     /// Without values.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keys_only: bool,

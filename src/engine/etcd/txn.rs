@@ -4,7 +4,7 @@
 //! The first read fetches every key of the [`Scope`] with it. What only reads is done then: it saw one revision. What
 //! writes names in its last request the revision of each key that it looked at.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -172,21 +172,24 @@ impl<'r> EtcdTxn<'r> {
 
     /// Reads what names stand for, if it is not known, and every other key of the scope in this database with it.
     fn fetch(&mut self, database: usize, wanted: Vec<Vec<u8>>) -> Result<(), TxnError> {
-        let mut names: Vec<_> =
-            wanted.into_iter().filter(|name| !self.reads.contains_key(name)).collect();
+        let is_new = |name: &Vec<u8>| !self.reads.contains_key(name);
+        let mut names: BTreeSet<_> = wanted.into_iter().filter(is_new).collect();
         if names.is_empty() {
             return Ok(());
         }
-        if let Scope::Many(keys) = self.scope {
-            for bytes in keys.iter().filter(|bytes| bytes.len() <= ETCD_REQUEST_BYTES_MAX) {
-                let name = self.name(Key { database, bytes });
-                if !self.reads.contains_key(&name) && !names.contains(&name) {
-                    names.push(name);
-                }
-            }
-        }
+        names.extend(self.names(database, Part::Values).filter(is_new));
+        let names: Vec<_> = names.into_iter().collect();
         for names in names.chunks(ETCD_READS_MAX) {
-            let reads = names.iter().map(|name| Operation::get(name.clone(), self.revision));
+            let serializable = self.engine.has(Breakage::SerializableReads);
+            let reads = names.iter().map(|name| {
+                let (key, revision) = (Bytes(name.clone()), self.revision);
+                Operation::Range(RangeRequest {
+                    key,
+                    revision,
+                    serializable,
+                    ..RangeRequest::default()
+                })
+            });
             let request = TxnRequest { success: reads.collect(), ..TxnRequest::default() };
             let Some(reply) = self.engine.slots.read(&request, self.deadline)? else {
                 return Err(self.went_stale());
@@ -195,6 +198,13 @@ impl<'r> EtcdTxn<'r> {
             self.keep(names.to_vec(), reply)?;
         }
         Ok(())
+    }
+
+    /// The names of all keys of the scope in a part of a database.
+    fn names(&self, database: usize, part: Part) -> impl Iterator<Item = Vec<u8>> + use<'_> {
+        let keys = if let Scope::Many(keys) = self.scope { keys } else { &[] };
+        let keys = keys.iter().filter(|bytes| bytes.len() <= ETCD_REQUEST_BYTES_MAX);
+        keys.map(move |bytes| self.engine.layout().name(part, Key { database, bytes }))
     }
 
     /// The revision that was read is gone: the transaction begins anew.
@@ -270,20 +280,42 @@ impl<'r> EtcdTxn<'r> {
     fn deletions(&mut self, key: Key<'_>) -> Result<(Read, Read), TxnError> {
         let slot = self.engine.layout().name(Part::Deletions, key);
         let cleared = self.engine.layout().cleared_name();
-        self.fetch(key.database, vec![self.name(key), slot.clone(), cleared.clone()])?;
+        if !self.reads.contains_key(&slot) {
+            let mut wanted: Vec<_> = self.names(key.database, Part::Deletions).collect();
+            wanted.extend([self.name(key), slot.clone(), cleared.clone()]);
+            self.fetch(key.database, wanted)?;
+        }
+        self.fetch(key.database, vec![self.name(key)])?;
         Ok((self.used(&slot)?, self.used(&cleared)?))
     }
 
-    /// Whether a key existed just before a revision, and was changed after an earlier one.
-    fn existed(&mut self, key: Key<'_>, before: u64, since: u64) -> Result<bool, TxnError> {
-        let read = RangeRequest {
-            key: Bytes(self.name(key)),
-            revision: before - 1,
-            ..RangeRequest::default()
-        };
-        // Where that is no longer known it may have.
-        let reply = self.engine.slots.read(&read, self.deadline)?;
-        Ok(reply.is_none_or(|reply| reply.kvs.iter().any(|found| found.mod_revision > since)))
+    /// Whether a key was changed after the revision `since`, and existed when databases were cleared, `clears` times since
+    /// then and the last time at the revision `last`.
+    fn was_cleared(
+        &mut self,
+        key: Key<'_>,
+        since: u64,
+        clears: u64,
+        mut last: u64,
+    ) -> Result<bool, TxnError> {
+        const STEPS_MAX: u64 = 8;
+        let names = [self.name(key), self.engine.layout().cleared_name()];
+        for _ in 0..clears.min(STEPS_MAX) {
+            let before = names.iter().map(|name| Operation::get(name.clone(), last - 1));
+            let request = TxnRequest { success: before.collect(), ..TxnRequest::default() };
+            let Some(reply) = self.engine.slots.read(&request, self.deadline)? else {
+                // Where that is no longer known it may have.
+                return Ok(true);
+            };
+            let mut revisions = reply.responses.iter().map(|reply| {
+                reply.response_range.kvs.first().map_or(0, |found| found.mod_revision)
+            });
+            if revisions.next().is_some_and(|changed| changed > since) {
+                return Ok(true);
+            }
+            last = revisions.next().unwrap_or(0);
+        }
+        Ok(clears > STEPS_MAX)
     }
 }
 
@@ -467,12 +499,8 @@ impl Txn for EtcdTxn<'_> {
             Watched::Missing { revision, clears } => {
                 let was_touched =
                     is_there || stored.revision > revision || slot.revision > revision;
-                match cleared.version - clears.min(cleared.version) {
-                    _ if was_touched => Ok(true),
-                    0 => Ok(false),
-                    1 => self.existed(key, cleared.revision, revision),
-                    _ => Ok(true),
-                }
+                let clears = cleared.version.saturating_sub(clears);
+                Ok(was_touched || self.was_cleared(key, revision, clears, cleared.revision)?)
             }
         }
     }

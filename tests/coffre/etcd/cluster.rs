@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::net::Host;
 use crate::harness::{signal, wait_until};
 
 /// Members of a cluster.
-const MEMBERS: usize = 3;
+pub const MEMBERS: usize = 3;
 
 /// See the module.
 pub struct Cluster {
@@ -18,6 +19,7 @@ pub struct Cluster {
 }
 
 struct Member {
+    host: Host,
     client_port: u16,
     peer_port: u16,
     child: Option<Child>,
@@ -47,18 +49,24 @@ impl Cluster {
 
     /// The same with more flags for each member.
     pub fn with(flags: &[&str]) -> Self {
+        Self::on(&[(); MEMBERS].map(|()| Host::here()), flags)
+    }
+
+    /// The same on these machines, one for each member.
+    pub fn on(hosts: &[Host], flags: &[&str]) -> Self {
         // In memory where that is possible: a hundred tests wait for its fsyncs, which are not what they test.
         let memory = PathBuf::from("/dev/shm");
         let folder = match memory.is_dir() {
             true => tempfile::tempdir_in(memory),
             false => tempfile::tempdir(),
         };
-        let member = |_| {
-            let [client_port, peer_port] = free_ports();
-            Member { client_port, peer_port, child: None }
+        let member = |host: &Host| {
+            let [client_port, peer_port] =
+                if host.is_apart() { [2379, 2380] } else { free_ports() };
+            Member { host: host.clone(), client_port, peer_port, child: None }
         };
         let mut cluster = Self {
-            members: (0..MEMBERS).map(member).collect(),
+            members: hosts.iter().map(member).collect(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             folder: folder.unwrap(),
         };
@@ -69,25 +77,25 @@ impl Cluster {
 
     /// As `--engine` has it.
     pub fn engine(&self) -> String {
-        let members = self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port));
+        let members = self.members.iter().map(Member::endpoint);
         format!("etcd://{}", members.collect::<Vec<_>>().join(","))
     }
 
     /// Starts a member, again if it was killed.
     pub fn start_member(&mut self, number: usize) {
         let peer = |(number, member): (usize, &Member)| {
-            format!("m{number}=http://127.0.0.1:{}", member.peer_port)
+            format!("m{number}=http://{}:{}", member.host.address, member.peer_port)
         };
         let all = self.members.iter().enumerate().map(peer).collect::<Vec<_>>().join(",");
-        let Member { client_port, peer_port, .. } = self.members[number];
+        let Member { host, client_port, peer_port, .. } = &self.members[number];
         let [client, peer] =
-            [client_port, peer_port].map(|port| format!("http://127.0.0.1:{port}"));
+            [client_port, peer_port].map(|port| format!("http://{}:{port}", host.address));
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.folder.path().join(format!("m{number}.log")))
             .unwrap();
-        let mut command = Command::new("etcd");
+        let mut command = host.command("etcd");
         command.args(["--name", &format!("m{number}"), "--logger", "zap", "--log-level", "error"]);
         command.arg("--data-dir").arg(self.folder.path().join(format!("m{number}")));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
@@ -107,7 +115,6 @@ impl Cluster {
         }
     }
 
-    #[expect(dead_code, reason = "see the next commit")]
     /// Sends a signal to a member.
     pub fn signal(&self, number: usize, name: &str) {
         if let Some(child) = &self.members[number].child {
@@ -117,7 +124,7 @@ impl Cluster {
 
     /// What `etcdctl` says, asked of one member.
     pub fn control(&self, number: usize, words: &[&str]) -> Result<String, String> {
-        let endpoint = format!("127.0.0.1:{}", self.members[number].client_port);
+        let endpoint = self.members[number].endpoint();
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "--command-timeout", "2s"]);
         let output = command.args(words).output().unwrap();
@@ -127,7 +134,6 @@ impl Cluster {
         }
     }
 
-    #[expect(dead_code, reason = "see the next commit")]
     /// The number of the member that leads, as one of them says.
     pub fn leader(&self) -> Option<usize> {
         (0..MEMBERS).filter(|number| self.members[*number].child.is_some()).find(|number| {
@@ -141,6 +147,12 @@ impl Cluster {
     pub fn wait_until_ready(&self) {
         let ready = || (0..MEMBERS).any(|number| self.control(number, &["get", "nothing"]).is_ok());
         wait_until("the cluster has a leader", ready);
+    }
+}
+
+impl Member {
+    fn endpoint(&self) -> String {
+        format!("{}:{}", self.host.address, self.client_port)
     }
 }
 

@@ -1,5 +1,8 @@
-//! Coffres in front of an etcd cluster: three members on free ports, started here. They need `etcd`, so `.ci/run` runs them
-//! with `--ignored`.
+//! Coffres in front of an etcd cluster: three members, started here. They need `etcd`, so `.ci/run` runs them with
+//! `--ignored`.
 
+mod broken;
 pub mod cluster;
+mod faults;
+mod net;
 mod suite;

@@ -4,7 +4,57 @@ use super::cluster::{Cluster, is_installed};
 use crate::suite::{self, LeftOut};
 
 /// The tests that are about what etcd has not, and what that is.
-const LEFT_OUT: LeftOut = &[];
+const LEFT_OUT: LeftOut = &[
+    (
+        "clients::monitors_that_leave_leave_nothing_behind",
+        "it counts descriptors, and connections to etcd come and go",
+    ),
+    ("expiry::a_value_that_changes_after_its_time_is_another", "it writes the data file"),
+    ("expiry::many_that_expire_at_once_go_bit_by_bit", "it sets 100,000 keys in four seconds"),
+    ("expiry::removals_are_counted_and_written_down", "it reads the data file"),
+    ("expiry::the_mean_time_to_live_is_that_of_the_keys_that_expire", "it needs SWAPDB"),
+    ("expiry::what_has_expired_is_never_seen", "it reads the data file"),
+    (
+        "histories::a_history_at_the_bound_of_memory_is_strictly_serializable",
+        "the bound of memory is none of etcd's: `faults` has histories of clusters",
+    ),
+    (
+        "histories::a_history_on_a_disk_that_refuses_is_strictly_serializable",
+        "it lets the data file not grow: `faults` has histories of clusters",
+    ),
+    (
+        "protocol::a_del_of_ten_thousand_keys_is_one_request",
+        "its keys are more than etcd takes in a transaction",
+    ),
+    (
+        "protocol::what_a_burst_keeps_for_taking_writes_back_is_bounded",
+        "its values are longer than etcd takes",
+    ),
+    ("server_commands::debug_is_what_tests_need", "it needs SWAPDB"),
+    ("server_commands::a_reload_notices_a_file_that_tells_something_else", "it changes the file"),
+    ("server_commands::idle_times_are_those_of_the_key", "it needs OBJECT IDLETIME"),
+    (
+        "stopping::a_thousand_waiting_clients_do_not_delay_the_end",
+        "its value is longer than etcd takes, and it needs BGREWRITEAOF",
+    ),
+    (
+        "stopping::shutdown_is_refused_while_nothing_can_be_saved_unless_it_is_meant",
+        "it removes the data file",
+    ),
+    (
+        "transactions::a_transaction_writes_no_more_than_it_has_time_for",
+        "its values are longer than etcd takes",
+    ),
+    (
+        "transactions::many_keys_at_once_are_all_changed_or_none",
+        "its keys are more than etcd takes in a transaction",
+    ),
+    ("transactions::what_acts_on_more_than_keys_is_done_once", "it needs BGREWRITEAOF"),
+    (
+        "transactions::what_expires_or_comes_is_a_change_to_who_watches",
+        "it sets more keys at once than etcd takes, and needs SWAPDB",
+    ),
+];
 
 #[test]
 #[ignore = "needs etcd"]
