@@ -11,9 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ureq::tls::{ClientCert, RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Timeout};
 
 use super::gateway::{Authenticate, Refusal, Request};
+use super::names::Names;
 use crate::limits::{ETCD_CONNECTIONS_MAX, ETCD_REPLY_BYTES_MAX, ETCD_REQUEST_BYTES_MAX};
 use crate::util::latency::{Histogram, Latencies};
 use crate::util::sync::lock;
@@ -123,7 +125,7 @@ impl Cluster {
             .user_agent("coffre");
         let member = |url| Member { url, is_suspected: AtomicBool::new(false) };
         Self {
-            agent: config.build().new_agent(),
+            agent: Agent::with_parts(config.build(), DefaultConnector::default(), Names::default()),
             members: endpoints.into_iter().map(member).collect(),
             user,
             token: Mutex::default(),

@@ -16,6 +16,7 @@ mod lanes;
 mod layout;
 mod lease;
 mod listing;
+mod names;
 mod slots;
 mod sweep;
 mod txn;
