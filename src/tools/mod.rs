@@ -1,4 +1,4 @@
-//! The tools for data files: `check`, `repair`, `seal`, `compact`.
+//! The tools for data files: `check`, `repair`, `seal`, `compact`; and `export` and `import`, between a file and a cluster.
 //!
 //! A tool reports on standard output and shows a progress bar on a terminal once it has run for a second. It writes
 //! only what was asked for: `seal` and `compact` replace the file whole or not at all, as the server's own compaction
@@ -8,6 +8,7 @@ mod check;
 mod compact;
 mod repair;
 mod seal;
+mod transfer;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,8 +21,10 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::io::Errno;
 
-use crate::engine::Entry;
+use crate::engine::etcd::OpenError;
 use crate::engine::local::store::Store;
+use crate::engine::{Entry, TxnError};
+use crate::etcd_flags::{EtcdFlags, FileError, Members};
 use crate::journal::disk::{self, Disk, DiskFile, Status, System, SystemFile};
 use crate::journal::load::{Located, Source, for_each_record};
 use crate::journal::scan::{ScanError, Verdict, scan};
@@ -61,6 +64,29 @@ pub enum Tool {
         /// Leave FILE as it is and write here: a file that does not exist yet
         #[arg(long, value_name = "NEW")]
         output: Option<PathBuf>,
+    },
+    /// Write every key of an etcd cluster to a new data file, as they are at one moment
+    Export {
+        /// The members of the cluster, as etcd://10.0.0.1:2379,10.0.0.2:2379
+        cluster: Members,
+        /// Where to: a file that does not exist yet
+        file: PathBuf,
+        /// How the cluster is reached.
+        #[command(flatten)]
+        etcd: EtcdFlags,
+    },
+    /// Set every key of a data file in an etcd cluster
+    Import {
+        /// The data file; it is only read
+        file: PathBuf,
+        /// The members of the cluster, as etcd://10.0.0.1:2379,10.0.0.2:2379
+        cluster: Members,
+        /// Do so though there are keys already: those of the file replace them
+        #[arg(long)]
+        merge: bool,
+        /// How the cluster is reached.
+        #[command(flatten)]
+        etcd: EtcdFlags,
     },
     /// Rewrite a data file with one record per key, sorted
     Compact {
@@ -106,6 +132,35 @@ pub enum ToolError {
         /// The data file.
         path: PathBuf,
     },
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] OpenError),
+    /// A request to the cluster.
+    #[error(transparent)]
+    Request(#[from] TxnError),
+    /// A file that a flag names.
+    #[error(transparent)]
+    FlagFile(#[from] FileError),
+    /// There are keys where others are to be.
+    #[error(
+        "{place}: there are {keys} keys already. Choose another --etcd-prefix, or --merge: keys of the file replace those of the same name"
+    )]
+    NotEmpty {
+        /// The keyspace.
+        place: String,
+        /// How many there are.
+        keys: u64,
+    },
+    /// The cluster took some of the keys only.
+    #[error("{count} of {total} keys were written, then: {error}. Run it again with --merge")]
+    Stopped {
+        /// How many were written.
+        count: u64,
+        /// How many there are.
+        total: u64,
+        /// Why no more were.
+        error: TxnError,
+    },
     /// The report could not be written.
     #[error("standard output: {0}")]
     Report(#[from] io::Error),
@@ -117,7 +172,11 @@ impl ToolError {
         match self {
             Self::File(error) => error.exit_code(),
             Self::Unprovable { .. } | Self::Nothing { .. } => 3,
-            Self::NoSuchLine { .. } | Self::Report(_) => 1,
+            Self::Cluster(_) | Self::Request(_) | Self::Stopped { .. } => 7,
+            Self::NoSuchLine { .. }
+            | Self::Report(_)
+            | Self::FlagFile(_)
+            | Self::NotEmpty { .. } => 1,
         }
     }
 }
@@ -135,6 +194,12 @@ pub fn run(tool: &Tool) -> Result<u8, ToolError> {
         Tool::Check { file, .. } => check::check(file, &mut report),
         Tool::Repair { file, output } => repair::repair(file, output, &mut report).map(|()| 0),
         Tool::Seal { file, output } => seal::seal(file, output.as_deref(), &mut report).map(|()| 0),
+        Tool::Export { cluster, file, etcd } => {
+            transfer::export(cluster, etcd, file, &mut report).map(|()| 0)
+        }
+        Tool::Import { file, cluster, merge, etcd } => {
+            transfer::import(file, cluster, etcd, *merge, &mut report).map(|()| 0)
+        }
         Tool::Compact { file, output } => {
             compact::compact(file, output.as_deref(), &mut report).map(|()| 0)
         }

@@ -6,8 +6,8 @@
 //! transaction at most once though replies may be lost, [`cluster`] finds a member that answers, [`layout`] says where
 //! things stand, and a thread of each coffre is ready to [delete](sweep) what has expired.
 //!
-//! Lock order: lanes, then slots; what a lock guards beside these two is only looked at. A lane is no mutex: a transaction
-//! that has one speaks with the cluster meanwhile, and others wait for it until their own deadline.
+//! Lock order: none is taken while another is held. A [lane](lanes) or a [slot](slots) is no lock: a transaction that has one
+//! speaks with the cluster meanwhile, and others wait for it until their own deadline.
 
 mod changes;
 pub mod cluster;
@@ -19,10 +19,10 @@ mod listing;
 mod names;
 mod slots;
 mod sweep;
+mod transfer;
 mod txn;
 mod watch_members;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,16 +35,17 @@ use crate::engine::{
     TxnError, VerifyError,
 };
 use crate::journal::{CommitCallback, CommitPoint, WriteRefused};
-use crate::limits::{DATABASES_MAX, ETCD_CONFLICTS_MAX, ETCD_READS_MAX};
+use crate::limits::{DATABASES_MAX, ETCD_CONFLICTS_MAX};
 use crate::util::clock::{Clock, unix_time_ms, unix_time_s};
 use crate::util::sync::lock;
 use crate::util::tasks::spawn;
 
 use cluster::{Access, Cluster};
 use gateway::{Bytes, Compare, Operation, RangeRequest, TxnRequest};
-use lanes::Lanes;
+use lanes::{Known, Lanes, TakenLane};
 use layout::{ForeignLayout, Layout, Part};
 use slots::Slots;
+use txn::Finished;
 pub use txn::{EtcdTxn, Watched};
 use watch_members::Members;
 
@@ -182,14 +183,13 @@ impl EtcdEngine {
         Ok(())
     }
 
-    /// The lanes of the keys of `scope`, which other transactions that met a conflict wait for.
-    fn lanes_of(&self, scope: Scope<'_>, deadline: Instant) -> Option<lanes::TakenLanes<'_>> {
-        let keys = match &scope {
-            Scope::One(key) => std::slice::from_ref(key),
-            Scope::Many(keys) if keys.len() <= ETCD_READS_MAX => keys,
-            _ => &[],
-        };
-        self.lanes.take(keys.iter().map(|key| self.layout().hash(key)), deadline)
+    /// The hash of the lane in which transactions of `scope` wait for each other; none if it has many keys.
+    fn lane_of(&self, scope: Scope<'_>) -> Option<u64> {
+        match scope {
+            Scope::One(key) => Some(self.layout().hash(key)),
+            Scope::Many(keys) => keys.first().map(|key| self.layout().hash(key)),
+            Scope::Each | Scope::All => None,
+        }
     }
 
     fn contended(&self) -> EngineError {
@@ -234,33 +234,44 @@ impl Engine for EtcdEngine {
         mut body: impl FnMut(&mut EtcdTxn<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let deadline = self.slots.cluster.deadline();
-        let mut known = (HashMap::new(), 0);
-        let (mut conflicts, mut lanes) = (0, None);
+        let mut known = Known::default();
+        let (mut conflicts, mut lane) = (0, None);
         loop {
             let mut txn = EtcdTxn::new(self, scope, deadline, std::mem::take(&mut known));
             let result = body(&mut txn);
-            match txn.finish(result.is_ok()).map_err(TxnError::from)? {
-                txn::Finished::Done => return result,
-                txn::Finished::Conflict(reads, revision) => known = (reads, revision),
-                txn::Finished::Stale => {}
+            let may_write = result.is_ok();
+            // Where another transaction has the lane this one would meet it.
+            let is_late = may_write && lane.is_none() && txn.may_meet_others();
+            let busy = self.lane_of(scope).filter(|hash| is_late && self.lanes.is_busy(*hash));
+            let finished = match busy {
+                Some(_) => Finished::Conflict(Known::default()),
+                None => txn.finish(may_write).map_err(TxnError::from)?,
+            };
+            match finished {
+                Finished::Done(written) => {
+                    if let Some(lane) = &lane {
+                        TakenLane::leave(lane, written);
+                    }
+                    return result;
+                }
+                Finished::Conflict(read) => known = read,
+                Finished::Stale => {}
             }
-            self.conflicts.fetch_add(1, Ordering::Relaxed);
-            conflicts += 1;
+            if busy.is_none() {
+                self.conflicts.fetch_add(1, Ordering::Relaxed);
+                conflicts += 1;
+            }
             if conflicts > ETCD_CONFLICTS_MAX || Instant::now() >= deadline {
                 return Err(TxnError::from(self.contended()).into());
             }
-            match &lanes {
-                Some(_) => {
+            match (&lane, self.lane_of(scope)) {
+                (None, Some(hash)) => match self.lanes.take(hash, deadline) {
+                    Some((taken, left)) => (lane, known) = (Some(taken), left),
+                    None => return Err(TxnError::from(self.contended()).into()),
+                },
+                _ => {
                     let longest_us = 100 << conflicts.min(10);
                     thread::sleep(Duration::from_micros(random() % longest_us));
-                }
-                None => {
-                    lanes = self.lanes_of(scope, deadline);
-                    if lanes.is_none() {
-                        return Err(TxnError::from(self.contended()).into());
-                    }
-                    // Those that had the lanes have changed what was known.
-                    known = (HashMap::new(), 0);
                 }
             }
         }

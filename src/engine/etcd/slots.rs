@@ -60,8 +60,8 @@ struct Taken<'s> {
 /// What became of a transaction that was carried out.
 #[derive(Debug)]
 pub enum Committed {
-    /// Its writes were done.
-    Done,
+    /// Its writes were done, at this revision.
+    Done(u64),
     /// A condition did not hold: what it read then.
     Conflict(TxnReply),
 }
@@ -153,7 +153,7 @@ impl Slots {
             match self.cluster.write(&request, slot.number, deadline) {
                 Ok(reply) if reply.succeeded => {
                     slot.changed_at(reply.header.revision);
-                    return Ok(Committed::Done);
+                    return Ok(Committed::Done(slot.revision));
                 }
                 Ok(mut reply) => {
                     let token = reply.responses.pop().unwrap_or_default().response_range.kvs.pop();
@@ -164,7 +164,9 @@ impl Slots {
                         // The lease ran out, and the token with it. Nothing was done.
                         None => self.lease.lost(slot.lease),
                         // Something on the way sent the request twice, and the first was done.
-                        Some(token) if token.value.0 == WRITTEN => return Ok(Committed::Done),
+                        Some(token) if token.value.0 == WRITTEN => {
+                            return Ok(Committed::Done(slot.revision));
+                        }
                         Some(_) => {}
                     }
                 }
@@ -179,7 +181,7 @@ impl Slots {
                             .find_out(slot, deadline)
                             .map_err(|_| self.failed(failure.clone()))?
                     {
-                        return Ok(Committed::Done);
+                        return Ok(Committed::Done(slot.revision));
                     }
                     if Instant::now() >= deadline {
                         let Failure::Unknown(reason) = failure else { unreachable!("see above") };

@@ -111,7 +111,7 @@ impl EtcdEngine {
         }
         let deadline = self.slots.cluster.deadline();
         match self.slots.commit(request, deadline)? {
-            Committed::Done => {
+            Committed::Done(_) => {
                 self.expired.fetch_add(times.len() as u64, Ordering::Relaxed);
             }
             // One of them: each by itself, so that what changes all the time keeps none of the others.

@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use super::changes::{Change, Changes, Views};
 use super::gateway::{Bytes, Compare, KeyValue, Operation, RangeRequest, TxnReply, TxnRequest};
+use super::lanes::Known;
 use super::layout::{Part, decode};
+use super::slots::Committed;
 use super::{Breakage, EtcdEngine};
 use crate::engine::{Counts, EngineError, EngineErrorKind, Entry, Key, Scope, Txn, TxnError};
 use crate::limits::{
@@ -27,6 +29,8 @@ pub struct EtcdTxn<'r> {
     pub(super) deadline: Instant,
     /// The revision that is read; 0 until the first read.
     pub(super) revision: u64,
+    /// What is known was told by another transaction, and may have changed since.
+    is_told: bool,
     /// The revision is no longer there: all must be read again.
     is_stale: bool,
     /// 0 until it is first asked for.
@@ -72,10 +76,10 @@ pub enum Watched {
 
 /// What comes of a transaction.
 pub enum Finished {
-    /// It is done.
-    Done,
-    /// Something had changed. What it read is read again, at the revision that is told.
-    Conflict(HashMap<Vec<u8>, Read>, u64),
+    /// It is done; what it made of the keys that it had read.
+    Done(Known),
+    /// Something had changed; what it read is now that.
+    Conflict(Known),
     /// The revision that it read is no longer there.
     Stale,
 }
@@ -86,13 +90,15 @@ impl<'r> EtcdTxn<'r> {
         engine: &'r EtcdEngine,
         scope: Scope<'r>,
         deadline: Instant,
-        (reads, revision): (HashMap<Vec<u8>, Read>, u64),
+        (reads, revision): Known,
     ) -> Self {
+        let is_told = !reads.is_empty();
         Self {
             engine,
             scope,
             deadline,
             revision,
+            is_told,
             is_stale: false,
             now_ms: 0,
             work_ns: 0,
@@ -110,10 +116,14 @@ impl<'r> EtcdTxn<'r> {
             return Ok(Finished::Stale);
         }
         if !may_write || self.views.is_unchanged() {
-            return Ok(Finished::Done);
+            // What is shown must be true now.
+            return Ok(match self.is_told {
+                true => Finished::Stale,
+                false => Finished::Done(Known::default()),
+            });
         }
         if self.first_expiry_ms != u64::MAX && unix_time_ms() >= self.first_expiry_ms {
-            return Ok(Finished::Conflict(HashMap::new(), 0));
+            return Ok(Finished::Conflict(Known::default()));
         }
         let success = self.operations();
         let compares = !self.engine.has(Breakage::NothingCompared);
@@ -130,16 +140,42 @@ impl<'r> EtcdTxn<'r> {
         let failure = names.iter().map(|name| Operation::get(name.clone(), 0)).collect();
         let request = TxnRequest { compare, success, failure };
         match self.engine.slots.commit(request, self.deadline)? {
-            super::slots::Committed::Done => Ok(Finished::Done),
-            super::slots::Committed::Conflict(reply) => {
+            Committed::Done(revision) => Ok(Finished::Done(self.written_at(revision))),
+            Committed::Conflict(reply) => {
                 self.reads.clear();
                 let revision = reply.header.revision;
                 match self.keep(names, reply) {
-                    Ok(()) => Ok(Finished::Conflict(self.reads, revision)),
-                    Err(_) => Ok(Finished::Conflict(HashMap::new(), 0)),
+                    Ok(()) => Ok(Finished::Conflict((self.reads, revision))),
+                    Err(_) => Ok(Finished::Conflict(Known::default())),
                 }
             }
         }
+    }
+
+    /// Whether it writes something that depends on what it has read.
+    pub fn may_meet_others(&self) -> bool {
+        !self.views.is_unchanged() && self.reads.values().any(|read| read.is_used)
+    }
+
+    /// What is stored now, of one key that was read and written: transactions that count with it come one after the other.
+    fn written_at(&self, revision: u64) -> Known {
+        let Scope::One(bytes) = self.scope else { return Known::default() };
+        let mut known = Known::default();
+        for (database, view) in self.views.iter() {
+            let name = self.name(Key { database, bytes });
+            if let (Some(entry), Some(read)) = (view.writes.get(bytes), self.reads.get(&name)) {
+                let is_there = entry.is_some();
+                let read = Read {
+                    revision: if is_there { revision } else { 0 },
+                    version: if is_there { read.version + 1 } else { 0 },
+                    entry: entry.clone(),
+                    is_used: false,
+                };
+                known.0.insert(name, read);
+                known.1 = revision;
+            }
+        }
+        known
     }
 
     /// What the writes are in etcd.

@@ -22,6 +22,7 @@ const BREAKAGE: &str = "COFFRE_TEST_BREAKAGE";
 
 const NOTHING_COMPARED: &str = "nothing compared";
 const SERIALIZABLE_READS: &str = "serializable reads";
+const DONE_TWICE: &str = "done twice";
 
 /// A coffre that compares nothing of what it read before it writes.
 pub fn comparing_nothing(host: &Host) -> Command {
@@ -31,6 +32,11 @@ pub fn comparing_nothing(host: &Host) -> Command {
 /// A coffre whose reads do not go through a majority.
 pub fn reading_from_any_member(host: &Host) -> Command {
     server(host, SERIALIZABLE_READS)
+}
+
+/// A coffre that does again what may have been done.
+pub fn doing_twice(host: &Host) -> Command {
+    server(host, DONE_TWICE)
 }
 
 fn server(host: &Host, breakage: &str) -> Command {
@@ -166,6 +172,7 @@ impl Hosted for Broken {
         options.breakage = Some(match env::var(BREAKAGE).unwrap().as_str() {
             NOTHING_COMPARED => Breakage::NothingCompared,
             SERIALIZABLE_READS => Breakage::SerializableReads,
+            DONE_TWICE => Breakage::DoneTwice,
             other => panic!("what is {other}?"),
         });
         Ok(Self(Arc::new(EtcdEngine::open(options)?)))

@@ -15,6 +15,10 @@ pub const MEMBERS: usize = 3;
 pub struct Cluster {
     members: Vec<Member>,
     flags: Vec<String>,
+    /// `http`, or `https` for its clients.
+    scheme: &'static str,
+    /// What `etcdctl` is told to be let in.
+    control: Vec<String>,
     folder: tempfile::TempDir,
 }
 
@@ -52,8 +56,21 @@ impl Cluster {
         Self::on(&[(); MEMBERS].map(|()| Host::here()), flags)
     }
 
+    /// The same, with this certificate and its key for members and clients.
+    pub fn with_tls(cert: &str, key: &str) -> Self {
+        let flags = ["--cert-file", cert, "--key-file", key, "--trusted-ca-file", cert];
+        let flags = [&flags[..], &["--client-cert-auth"]].concat();
+        let control = ["--cacert", cert, "--cert", cert, "--key", key].map(str::to_owned);
+        let here = [(); MEMBERS].map(|()| Host::here());
+        Self::make(&here, &flags, "https", control.to_vec())
+    }
+
     /// The same on these machines, one for each member.
     pub fn on(hosts: &[Host], flags: &[&str]) -> Self {
+        Self::make(hosts, flags, "http", Vec::new())
+    }
+
+    fn make(hosts: &[Host], flags: &[&str], scheme: &'static str, control: Vec<String>) -> Self {
         // In memory where that is possible: a hundred tests wait for its fsyncs, which are not what they test.
         let memory = PathBuf::from("/dev/shm");
         let folder = match memory.is_dir() {
@@ -68,6 +85,8 @@ impl Cluster {
         let mut cluster = Self {
             members: hosts.iter().map(member).collect(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            scheme,
+            control,
             folder: folder.unwrap(),
         };
         (0..MEMBERS).for_each(|number| cluster.start_member(number));
@@ -88,8 +107,8 @@ impl Cluster {
         };
         let all = self.members.iter().enumerate().map(peer).collect::<Vec<_>>().join(",");
         let Member { host, client_port, peer_port, .. } = &self.members[number];
-        let [client, peer] =
-            [client_port, peer_port].map(|port| format!("http://{}:{port}", host.address));
+        let client = format!("{}://{}:{client_port}", self.scheme, host.address);
+        let peer = format!("http://{}:{peer_port}", host.address);
         let log = File::options()
             .create(true)
             .append(true)
@@ -124,10 +143,10 @@ impl Cluster {
 
     /// What `etcdctl` says, asked of one member.
     pub fn control(&self, number: usize, words: &[&str]) -> Result<String, String> {
-        let endpoint = self.members[number].endpoint();
+        let endpoint = format!("{}://{}", self.scheme, self.members[number].endpoint());
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "--command-timeout", "2s"]);
-        let output = command.args(words).output().unwrap();
+        let output = command.args(&self.control).args(words).output().unwrap();
         match output.status.success() {
             true => Ok(String::from_utf8(output.stdout).unwrap()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

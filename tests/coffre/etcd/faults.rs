@@ -207,3 +207,11 @@ fn an_engine_that_reads_from_any_member_is_found() {
         assert!(is_found(broken::reading_from_any_member, true));
     }
 }
+
+#[test]
+#[ignore = "needs etcd"]
+fn an_engine_that_does_twice_what_may_have_been_done_is_found() {
+    if is_installed() {
+        assert!(is_found(broken::doing_twice, true));
+    }
+}
