@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fc
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::util::buffer::Buffer;
+
 /// Names and the files behind them. Paths are absolute.
 pub trait Disk: fmt::Debug + Send + Sync {
     /// Opens an existing file for reading and appending.
@@ -180,7 +182,8 @@ impl DiskFile for SystemFile {
         if Status::from(&file.metadata()?).identity != self.status()?.identity {
             return Err(io::Error::other("another file has taken its name"));
         }
-        let mut buffer = vec![0; 256 << 10];
+        let mut buffer = Buffer::default();
+        buffer.resize(256 << 10, 0)?;
         let Range { mut start, end } = range;
         while start < end {
             let most = buffer.len().min(usize::try_from(end - start).unwrap_or(usize::MAX));

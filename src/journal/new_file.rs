@@ -15,6 +15,7 @@ use super::format::{Checksum, FileId, Header, Seal, write_select, write_time};
 use super::scan::Sealed;
 use crate::limits::DRAFT_BATCH_BYTES;
 use crate::util::clock::unix_time_s;
+use crate::util::memory::NoMemory;
 
 /// The data file as a journal appends to it. Batches are counted by their numbers in this file.
 #[derive(Clone, Debug)]
@@ -206,6 +207,7 @@ impl NewFile {
             self.flush()?;
             return self.segment.file.append(bytes);
         }
+        self.buffer.try_reserve(bytes.len()).map_err(NoMemory::from)?;
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() < super::lines::READ_BYTES { Ok(()) } else { self.flush() }
     }

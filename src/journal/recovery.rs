@@ -22,6 +22,7 @@ use super::new_file::{NewFile, Segment};
 use super::pace::Pace;
 use super::scan::{self, Sealed, Tail, Verdict};
 use crate::text::counted;
+use crate::util::buffer::Buffer;
 
 /// The suffix of a compacted file until it replaces the data file.
 pub const COMPACTING: &str = ".tmp";
@@ -457,7 +458,9 @@ fn is_copy(
     if copy.status()?.length != length {
         return Ok(false);
     }
-    let (mut ours, mut theirs) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
+    let (mut ours, mut theirs) = (Buffer::default(), Buffer::default());
+    ours.resize(READ_BYTES, 0)?;
+    theirs.resize(READ_BYTES, 0)?;
     let mut offset = 0;
     while offset < length {
         let wanted = READ_BYTES.min(usize::try_from(length - offset).unwrap_or(READ_BYTES));
