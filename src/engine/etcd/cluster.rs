@@ -114,7 +114,7 @@ impl Cluster {
             .proxy(None)
             .http_status_as_error(false)
             .max_redirects(0)
-            .max_idle_connections(ETCD_CONNECTIONS_MAX * endpoints.len())
+            .max_idle_connections(ETCD_CONNECTIONS_MAX)
             .max_idle_connections_per_host(ETCD_CONNECTIONS_MAX)
             .max_idle_age(Duration::from_secs(60))
             .timeout_global(Some(attempt_time(timeout)))
