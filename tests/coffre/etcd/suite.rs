@@ -1,5 +1,8 @@
 //! The tests of commands and connections, on coffres in front of a cluster.
 
+use std::path::Path;
+use std::process::Command;
+
 use super::cluster::{Cluster, is_installed};
 use crate::suite::{self, LeftOut};
 
@@ -62,5 +65,22 @@ fn the_command_suite_passes() {
     if is_installed() {
         let cluster = Cluster::start();
         suite::run(&cluster.engine(), LEFT_OUT, &[]);
+    }
+}
+
+/// The same that they do with a data file, and the same that passes.
+#[test]
+#[ignore = "needs etcd, Python and Node.js with their registries, and a release build"]
+fn the_clients_people_use_see_no_difference() {
+    if is_installed() {
+        let cluster = Cluster::start();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new("python3");
+        command.arg(root.join("tests/clients/run")).arg("--check");
+        let output = command.env("COFFRE_ENGINE", cluster.engine()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "a client does not work on a cluster");
+        assert!(said.matches("checks passed").count() >= 10, "{said}");
     }
 }
