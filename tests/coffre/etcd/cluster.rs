@@ -1,6 +1,7 @@
 //! A cluster of three members on this machine, always reaped.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,8 @@ pub struct Cluster {
     flags: Vec<String>,
     /// `http`, or `https` for its clients.
     scheme: &'static str,
+    /// Each member has a disk of its own.
+    has_disks: bool,
     /// What `etcdctl` is told to be let in.
     control: Vec<String>,
     folder: tempfile::TempDir,
@@ -87,8 +90,12 @@ impl Cluster {
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             scheme,
             control,
+            has_disks: hosts.iter().all(Host::is_apart),
             folder: folder.unwrap(),
         };
+        if cluster.has_disks {
+            cluster.mount_disks();
+        }
         (0..MEMBERS).for_each(|number| cluster.start_member(number));
         cluster.wait_until_ready();
         cluster
@@ -116,7 +123,8 @@ impl Cluster {
             .unwrap();
         let mut command = host.command("etcd");
         command.args(["--name", &format!("m{number}"), "--logger", "zap", "--log-level", "error"]);
-        command.arg("--data-dir").arg(self.folder.path().join(format!("m{number}")));
+        let place = if self.has_disks { self.disk(number) } else { self.folder.path().to_owned() };
+        command.arg("--data-dir").arg(place.join(format!("m{number}")));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &all, "--initial-cluster-state", "new"]);
@@ -132,6 +140,33 @@ impl Cluster {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// Gives each member a small disk of its own, if this machine allows it; before they are started.
+    fn mount_disks(&self) {
+        for number in 0..MEMBERS {
+            let place = self.disk(number);
+            std::fs::create_dir(&place).unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"]).arg(&place);
+            let status = mount.stderr(Stdio::null()).status();
+            assert!(status.is_ok_and(|status| status.success()), "a disk cannot be mounted");
+        }
+    }
+
+    fn disk(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("disk{number}"))
+    }
+
+    /// Leaves no room on the disk of a member.
+    pub fn fill_disk(&self, number: usize) {
+        let mut filler = File::create(self.disk(number).join("filler")).unwrap();
+        while filler.write_all(&[0; 1 << 20]).is_ok() {}
+    }
+
+    /// Gives the room back.
+    pub fn free_disk(&self, number: usize) {
+        std::fs::remove_file(self.disk(number).join("filler")).unwrap();
     }
 
     /// Sends a signal to a member.
@@ -178,5 +213,10 @@ impl Member {
 impl Drop for Cluster {
     fn drop(&mut self) {
         (0..MEMBERS).for_each(|number| self.kill(number));
+        if self.has_disks {
+            for number in 0..MEMBERS {
+                let _ = Command::new("umount").arg("-l").arg(self.disk(number)).status();
+            }
+        }
     }
 }

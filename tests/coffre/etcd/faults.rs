@@ -5,6 +5,7 @@
 //! shown by engines with a bug in them, which this executable serves itself.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 use super::broken;
 use super::cluster::{Cluster, MEMBERS, is_installed};
 use super::net::{Host, Net};
-use crate::harness::{COFFRE, Client, Reply, Server, on_request, wait_until};
+use super::wrong_clock;
+use crate::harness::{COFFRE, Client, Reply, Server, folder, on_request, wait_until};
 use crate::histories::{self, Fault, Round};
 
 /// Coffres in front of the cluster.
@@ -32,11 +34,18 @@ struct Coffres {
     servers: Vec<Server>,
     engine: String,
     program: Program,
+    /// A library that makes the clock of the last one wrong.
+    clock: PathBuf,
+    _folder: tempfile::TempDir,
 }
 
 impl Coffres {
     fn start(hosts: &[Host], engine: String, program: Program) -> Self {
-        let mut all = Self { hosts: hosts.to_vec(), servers: Vec::new(), engine, program };
+        let (folder, _) = folder();
+        let clock = wrong_clock::build(folder.path());
+        let (hosts, servers) = (hosts.to_vec(), Vec::new());
+        let mut all = Self { hosts, servers, engine, program, clock, _folder: folder };
+        let hosts = all.hosts.clone();
         for number in 0..hosts.len() {
             let server = all.server(number, 0);
             all.servers.push(server);
@@ -49,6 +58,9 @@ impl Coffres {
         let mut command = (self.program)(host);
         command.args(["--port", &port.to_string(), "--bind", &host.address]);
         command.args(["--protected-mode", "no", "--engine", &self.engine, "--etcd-timeout", "2"]);
+        if number + 1 == COFFRES {
+            command.env("LD_PRELOAD", &self.clock);
+        }
         Server::spawn(command)
     }
 
@@ -72,7 +84,7 @@ fn one_fault(
     random: &mut fastrand::Rng,
 ) -> String {
     let (member, coffre) = (random.usize(..MEMBERS), random.usize(..COFFRES));
-    let kind = random.usize(..if net.is_some() { 12 } else { 7 });
+    let kind = random.usize(..if net.is_some() { 13 } else { 7 });
     let time = Duration::from_millis(random.u64(300..3_500));
     let leader = if random.bool() { cluster.leader().unwrap_or(member) } else { member };
     match (kind, net) {
@@ -111,6 +123,15 @@ fn one_fault(
             thread::sleep(time);
             net.hosts[number].set_connected(true);
             format!("machine {number} was cut off")
+        }
+        (12, Some(_)) => {
+            cluster.fill_disk(leader);
+            thread::sleep(time);
+            cluster.free_disk(leader);
+            // A member that could not write has ended.
+            cluster.kill(leader);
+            cluster.start_member(leader);
+            format!("the disk of member {leader} was full")
         }
         (_, Some(net)) => {
             let other = if kind == 10 { (leader + 1) % MEMBERS } else { MEMBERS + coffre };

@@ -7,3 +7,4 @@ pub mod cluster;
 mod faults;
 mod net;
 mod suite;
+mod wrong_clock;
