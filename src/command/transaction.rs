@@ -337,28 +337,21 @@ fn run_after<E: Engine>(
         }
         copied = *place;
         let (start, started) = (replies.position(), Instant::now());
-        let (command, kept) = &queue.requests[*index];
+        let mut one = Buffer::default();
         let done = engine.run(session, Scope::Each, |txn| {
-            let call = Call {
-                txn,
-                request: &kept.request(),
-                keys: &[],
-                replies,
-                connection,
-                client,
-                control,
-                stats,
-                admin: *engine,
-                long: &LongArguments::default(),
-                detour: &mut Detour::shared(),
-            };
-            run(command, call)
+            one.clear();
+            let mut shared = Shared { replies, connection, client, control, stats, admin: *engine };
+            let long = LongArguments::default();
+            run_one(txn, &queue.requests[*index], &long, &mut one, &mut shared)
         });
-        let failed = done.unwrap_or_else(|error| {
-            replies.truncate(start);
-            replies.error(&error.to_string());
-            Some(error.code())
-        });
+        let failed = match done {
+            Ok(()) => one.pop().and_then(|ran| ran.failed),
+            Err(error) => {
+                replies.truncate(start);
+                replies.error(&error.to_string());
+                Some(error.code())
+            }
+        };
         ran[*index] = Ran { failed, took: started.elapsed() };
     }
     if !replies.is_lost() {

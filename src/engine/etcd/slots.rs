@@ -175,16 +175,12 @@ impl Slots {
                     slot.is_unsure = false;
                     return Err(self.failed(failure));
                 }
-                Err(failure @ Failure::Unknown(_)) => {
-                    if !self.does_twice
-                        && self
-                            .find_out(slot, deadline)
-                            .map_err(|_| self.failed(failure.clone()))?
-                    {
+                Err(Failure::Unknown(reason)) => {
+                    let unknown = |_| self.failed(Failure::Unknown(reason.clone()));
+                    if !self.does_twice && self.find_out(slot, deadline).map_err(unknown)? {
                         return Ok(Committed::Done(slot.revision));
                     }
                     if Instant::now() >= deadline {
-                        let Failure::Unknown(reason) = failure else { unreachable!("see above") };
                         return Err(self.failed(Failure::NotDone(Reason::Unavailable, reason)));
                     }
                 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::cluster::{Cluster, is_installed};
+use crate::harness::ENGINE;
 use crate::suite::{self, LeftOut};
 
 /// The tests that are about what etcd has not, and what that is.
@@ -65,6 +66,22 @@ fn the_command_suite_passes() {
     if is_installed() {
         let cluster = Cluster::start();
         suite::run(&cluster.engine(), LEFT_OUT, &[]);
+    }
+}
+
+/// Random sequences of commands, beside redis-server.
+#[test]
+#[ignore = "needs etcd and redis-server"]
+fn replies_are_those_of_redis() {
+    if is_installed() {
+        let cluster = Cluster::start();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "differential::replies_are_those_of_redis"]);
+        command.env(ENGINE, cluster.engine()).env("COFFRE_SEQUENCES", "400");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("test result: ok. 1 passed"));
     }
 }
 
