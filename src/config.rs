@@ -206,8 +206,13 @@ pub struct Config {
     pub metrics_port: Option<u16>,
 
     /// Allow DEBUG, which can make the server fail on purpose: no, yes, or to clients of this machine
-    #[arg(long, env = "COFFRE_ENABLE_DEBUG_COMMAND", value_name = "no|yes|local", default_value = "no", value_parser = PossibleValuesParser::new(["no", "yes", "local"]).map(debug_named))]
-    pub enable_debug_command: Debug,
+    #[arg(long, env = "COFFRE_ENABLE_DEBUG_COMMAND", value_name = "no|yes|local", default_value = "no", value_parser = allowed())]
+    pub enable_debug_command: Allowed,
+
+    /// Allow CONFIG SET requirepass, which changes the password until the server stops: no, yes, or to clients of this
+    /// machine
+    #[arg(long, env = "COFFRE_ENABLE_PROTECTED_CONFIGS", value_name = "no|yes|local", default_value = "no", value_parser = allowed())]
+    pub enable_protected_configs: Allowed,
 
     /// How etcd is reached.
     #[command(flatten)]
@@ -233,9 +238,9 @@ fn engine(text: &str) -> Result<EngineKind, String> {
     }
 }
 
-/// The clients that may use `DEBUG`.
+/// The clients that something is allowed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Debug {
+pub enum Allowed {
     /// None.
     No,
     /// All.
@@ -244,7 +249,16 @@ pub enum Debug {
     Local,
 }
 
-impl Debug {
+impl Allowed {
+    /// Whether it is allowed to a client at `peer` that is connected to the address `local`.
+    pub fn is_to(self, peer: IpAddr, local: Option<IpAddr>) -> bool {
+        match self {
+            Self::No => false,
+            Self::Yes => true,
+            Self::Local => is_of_this_machine(peer, local),
+        }
+    }
+
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -307,8 +321,8 @@ impl Config {
 
     /// Whether protected mode denies a connection from `peer` to the address `local`: no password is set, and the
     /// connection comes from another machine.
-    pub fn denies(&self, peer: IpAddr, local: Option<IpAddr>) -> bool {
-        self.protected_mode && self.password().is_none() && !is_of_this_machine(peer, local)
+    pub fn denies(&self, has_password: bool, peer: IpAddr, local: Option<IpAddr>) -> bool {
+        self.protected_mode && !has_password && !is_of_this_machine(peer, local)
     }
 }
 
@@ -338,8 +352,11 @@ fn yes_or_no() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
 }
 
-fn debug_named(name: String) -> Debug {
-    [Debug::Yes, Debug::Local].into_iter().find(|mode| mode.name() == name).unwrap_or(Debug::No)
+fn allowed() -> impl TypedValueParser<Value = Allowed> {
+    PossibleValuesParser::new(["no", "yes", "local"]).map(|name| {
+        let named = [Allowed::Yes, Allowed::Local].into_iter().find(|mode| mode.name() == name);
+        named.unwrap_or(Allowed::No)
+    })
 }
 
 /// Parses a size as Redis does: `1k` is 1000, `1kb` is 1024, and so on with `m` and `g`.
@@ -443,14 +460,14 @@ mod tests {
         let config = |flags: &[&str]| Arguments::parse_from([&["coffre"], flags].concat()).config;
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let (far, own) = (address("192.0.2.1"), Some(address("192.0.2.2")));
-        let denies = |peer: &str| config(&[]).denies(address(peer), own);
+        let denies = |peer: &str| config(&[]).denies(false, address(peer), own);
         assert!(denies("192.0.2.1") && denies("::ffff:192.0.2.1") && denies("::") && denies("::2"));
         for near in ["127.0.0.7", "::1", "::ffff:127.0.0.1", "192.0.2.2", "::ffff:192.0.2.2"] {
             assert!(!denies(near), "{near}");
         }
-        assert!(config(&[]).denies(far, None));
-        assert!(!config(&["--protected-mode", "no"]).denies(far, own));
-        assert!(!config(&["--requirepass", "x"]).denies(far, own));
+        assert!(config(&[]).denies(false, far, None));
+        assert!(!config(&["--protected-mode", "no"]).denies(false, far, own));
+        assert!(!config(&[]).denies(true, far, own));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn auth<T: Txn>(call: &mut Call<'_, T>) -> Result {
         3 => (Some(&call.request[1]), &call.request[2]),
         _ => return Err(CommandError::SYNTAX),
     };
-    if user.is_none() && call.control.config.password().is_none() {
+    if user.is_none() && call.control.settings.password().is_none() {
         return Err(CommandError::err(
             "AUTH <password> called without any password configured for the default user. \
              Are you sure your configuration is correct?",
@@ -65,7 +65,7 @@ const USER: &[u8] = b"default";
 
 fn authenticate<T: Txn>(call: &mut Call<'_, T>, user: &[u8], guess: &[u8]) -> Result {
     let known = user == USER;
-    match call.control.config.password() {
+    match call.control.settings.password() {
         // As in Redis: any password will do where none is asked for.
         None if known => {}
         // Compared in any case: how long it takes says nothing of the name.
@@ -187,7 +187,7 @@ pub fn reset<E: Engine>(context: &mut Context<'_, E>, _request: &Request<'_>) ->
         control.monitors.remove(&monitor);
         client.is_monitor.store(false, Ordering::Relaxed);
     }
-    **connection = ConnectionState::new(control.config.password().is_none());
+    **connection = ConnectionState::new(control.settings.password().is_none());
     *context.transaction = Transaction::default();
     speak(connection, replies, client, Protocol::Resp2);
     client.database.store(0, Ordering::Relaxed);

@@ -1,6 +1,9 @@
 //! `CONFIG`: the running configuration under Redis's names, and the part of it that may change.
 
-use super::spec::{Flag::Admin, Group, Spec};
+use super::spec::{
+    Flag::{Admin, Secret},
+    Group, Spec,
+};
 use super::{Call, CommandError, ECHO_BYTES_MAX, is, lossy};
 use crate::command::glob::Pattern;
 use crate::config::bytes;
@@ -9,6 +12,7 @@ use crate::limits::{LISTEN_BACKLOG, SLOWLOG_ENTRIES_MAX};
 use crate::server::Control;
 use crate::text;
 use crate::util::memory;
+use crate::util::password::Password;
 use crate::util::process;
 
 type Result<T = ()> = std::result::Result<T, CommandError>;
@@ -56,6 +60,7 @@ fn parameters(control: &Control) -> Vec<(&'static str, String)> {
         ("databases", config.databases.to_string()),
         ("dir", folder.unwrap_or_default()),
         ("enable-debug-command", config.enable_debug_command.name().to_owned()),
+        ("enable-protected-configs", config.enable_protected_configs.name().to_owned()),
         ("maxclients", clients.most().to_string()),
         ("maxmemory", memory::limit().to_string()),
         ("maxmemory-policy", "noeviction".to_owned()),
@@ -74,12 +79,16 @@ fn parameters(control: &Control) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// What `CONFIG SET` changes only where `--enable-protected-configs` allows it, and `CONFIG GET` never shows.
+const PROTECTED: [&str; 2] = ["masterauth", "requirepass"];
+
 /// A change to the configuration, which nothing can refuse any more.
 enum Change {
     /// It has that value already.
     None,
     MaxClients(u32),
     MaxMemory(usize),
+    Password(Option<Box<Password>>),
     RequestTimeout(u32),
     SlowerThan(i64),
     SlowlogLength(usize),
@@ -123,6 +132,13 @@ impl Change {
                     .map(Self::MaxMemory)
                     .ok_or_else(|| "argument must be a memory value".to_owned())
             }
+            // The password for a master, of which there is none.
+            "masterauth" => Ok(Self::None),
+            "requirepass" if value.is_empty() => Ok(Self::Password(None)),
+            "requirepass" => match Password::new(value) {
+                Ok(password) => Ok(Self::Password(Some(Box::new(password)))),
+                Err(unusable) => Err(unusable.to_string()),
+            },
             "request-timeout" => number().map(Self::RequestTimeout),
             "slowlog-log-slower-than" => {
                 let number = text::integer(value);
@@ -144,6 +160,7 @@ impl Change {
             Self::None => {}
             Self::MaxClients(most) => control.clients.set_most(most as usize),
             Self::MaxMemory(bytes) => memory::set_limit(bytes),
+            Self::Password(password) => control.settings.set_password(password.map(|boxed| *boxed)),
             Self::RequestTimeout(seconds) => control.settings.request_timeout.set(seconds),
             Self::SlowerThan(threshold_us) => control.slowlog.set_threshold(threshold_us),
             Self::SlowlogLength(most) => control.slowlog.set_most(most),
@@ -154,7 +171,7 @@ impl Change {
 
 pub const CONFIG_SET: Spec =
     Spec::new(Group::Server, "2.0.0", "CONFIG SET parameter value [parameter value ...]")
-        .flags(&[Admin])
+        .flags(&[Admin, Secret])
         .summary("Changes parameters until the server stops, all or none.");
 
 /// `CONFIG SET parameter value [parameter value ...]`: all or nothing.
@@ -162,16 +179,20 @@ pub fn set<T: Txn>(call: &mut Call<'_, T>) -> Result {
     if call.request.len() % 2 == 1 {
         return Err(CommandError::arity("config|set"));
     }
-    let known = parameters(call.control);
+    let mut known: Vec<_> = parameters(call.control).into_iter().map(|(name, _)| name).collect();
+    let local = call.client.stream.local_addr().ok().map(|local| local.ip());
+    if call.control.config.enable_protected_configs.is_to(call.client.peer.ip(), local) {
+        known.extend(PROTECTED);
+    }
     let mut changes: Vec<(&'static str, Change)> = Vec::new();
     for index in (2..call.request.len()).step_by(2) {
-        let Some((name, _)) = known.iter().find(|(name, _)| is(&call.request[index], name)) else {
+        let Some(name) = known.iter().copied().find(|name| is(&call.request[index], name)) else {
             let shown = lossy(&call.request[index], ECHO_BYTES_MAX);
             return Err(CommandError::err(format!(
                 "Unknown option or number of arguments for CONFIG SET - '{shown}'"
             )));
         };
-        let change = match changes.iter().any(|(other, _)| other == name) {
+        let change = match changes.iter().any(|(other, _)| *other == name) {
             true => Err("duplicate parameter".to_owned()),
             false => Change::new(name, &call.request[index + 1], call.control),
         };

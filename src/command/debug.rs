@@ -12,7 +12,6 @@ use super::spec::{
 };
 use super::{Call, CommandError, ECHO_BYTES_MAX, help, is, lookup, lossy};
 use crate::command::glob::Pattern;
-use crate::config::{Debug, is_of_this_machine};
 use crate::engine::{Entry, Key, PanicAt, Txn};
 use crate::protocol::reply::Protocol;
 use crate::text;
@@ -43,15 +42,11 @@ pub const DEBUG: Spec = Spec::new(Group::Server, "1.0.0", "DEBUG subcommand")
 pub fn debug<T: Txn>(call: &mut Call<'_, T>) -> Result {
     let client = call.client;
     let local = client.stream.local_addr().ok().map(|local| local.ip());
-    match call.control.config.enable_debug_command {
-        Debug::Yes => {}
-        Debug::Local if is_of_this_machine(client.peer.ip(), local) => {}
-        _ => {
-            return Err(CommandError::err(
-                "DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
+    if !call.control.config.enable_debug_command.is_to(client.peer.ip(), local) {
+        return Err(CommandError::err(
+            "DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
                  run it from a local connection, otherwise you need to set this option when you start the server.",
-            ));
-        }
+        ));
     }
     match (&call.request[1], call.request.len()) {
         (word, 2) if is(word, "HELP") => {

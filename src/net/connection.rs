@@ -111,7 +111,7 @@ impl<'a, E: Engine> Connection<'a, E> {
     /// The connection of `client`.
     pub fn new(client: &'a Arc<Client>, engine: &'a E, control: &'a Control) -> Self {
         let config = &control.config;
-        let state = ConnectionState::new(config.password().is_none());
+        let state = ConnectionState::new(control.settings.password().is_none());
         Self {
             control,
             client,

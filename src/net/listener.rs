@@ -224,7 +224,7 @@ impl<E: Engine> Server<E> {
     /// Admits a client, or tells it why not.
     fn receive(&self, stream: TcpStream, peer: SocketAddr, admitted: &Sender<Arc<Client>>) {
         let local = stream.local_addr().ok().map(|local| local.ip());
-        if self.control.config.denies(peer.ip(), local) {
+        if self.control.denies(peer.ip(), local) {
             static LOGGED: RateLimit = RateLimit::new(Duration::from_secs(60));
             if LOGGED.allow() {
                 log::warn!("{peer} turned away: no password is set (protected mode)");

@@ -44,7 +44,7 @@ pub fn serve(listener: &TcpListener, control: &Control, engine: &dyn Admin) {
         let answered = match listener.accept() {
             Ok((stream, peer)) => {
                 let local = stream.local_addr().ok().map(|local| local.ip());
-                match control.config.denies(peer.ip(), local) {
+                match control.denies(peer.ip(), local) {
                     true => continue,
                     false => answer(&stream, control, engine),
                 }

@@ -14,6 +14,7 @@ mod slowlog;
 mod statistics;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -107,6 +108,11 @@ impl Control {
         self.stopping.store(true, Ordering::Release);
         self.stopped.notify_all();
         self.pause.wake();
+    }
+
+    /// Whether protected mode denies a connection from `peer` to the address `local`.
+    pub(crate) fn denies(&self, peer: IpAddr, local: Option<IpAddr>) -> bool {
+        self.config.denies(self.settings.password().is_some(), peer, local)
     }
 
     /// Whether it was asked to stop.

@@ -1,10 +1,13 @@
 //! The settings that `CONFIG SET` may change while the server runs; they begin as the flags say, and the next run begins
 //! so again.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::util::password::Password;
+use crate::util::sync::lock;
 
 /// The settings that may change.
 #[derive(Debug)]
@@ -13,6 +16,8 @@ pub struct Settings {
     pub timeout: Seconds,
     /// A client that takes so long over a request is closed, in seconds; 0 never.
     pub request_timeout: Seconds,
+    /// What `AUTH` asks for.
+    password: Mutex<Option<Password>>,
 }
 
 /// A time in whole seconds that may change.
@@ -42,6 +47,17 @@ impl Settings {
         Self {
             timeout: Seconds(config.timeout.into()),
             request_timeout: Seconds(config.request_timeout.into()),
+            password: Mutex::new(config.password().cloned()),
         }
+    }
+
+    /// The password, if one is set.
+    pub fn password(&self) -> Option<Password> {
+        lock(&self.password).clone()
+    }
+
+    /// Asks for another password, or for none; who has given the old one need not give it again.
+    pub fn set_password(&self, password: Option<Password>) {
+        *lock(&self.password) = password;
     }
 }

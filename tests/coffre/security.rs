@@ -343,3 +343,25 @@ fn strangers_together_hold_little() {
     }
     assert_eq!(server.client().line("AUTH x"), Reply::ok());
 }
+
+#[test]
+fn the_password_changes_where_that_is_allowed() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--enable-protected-configs", "local"]);
+    let mut client = server.client();
+    assert_eq!(client.line("CONFIG SET masterauth x requirepass ouvre"), Reply::ok());
+    // Who was in stays in; who comes is asked.
+    assert_eq!(client.line("SET a 1"), Reply::ok());
+    let mut other = server.client();
+    assert_eq!(other.line("GET a"), Reply::Error("NOAUTH Authentication required.".to_owned()));
+    assert!(
+        matches!(other.line("AUTH wrong"), Reply::Error(text) if text.starts_with("WRONGPASS"))
+    );
+    assert_eq!(other.line("AUTH ouvre"), Reply::ok());
+    // It is shown nowhere.
+    assert_eq!(client.line("CONFIG GET requirepass"), Reply::Array(Vec::new()));
+    let long = "x".repeat(600);
+    assert!(matches!(client.line(&format!("CONFIG SET requirepass {long}")), Reply::Error(_)));
+    assert_eq!(client.line("CONFIG SET requirepass \"\""), Reply::ok());
+    assert_eq!(server.client().line("GET a"), Reply::Bulk(b"1".to_vec()));
+}
