@@ -335,6 +335,8 @@ impl Before {
 }
 
 /// The keys that a command touches which has a transaction of its own; `keys` is where several are listed.
+// As `RequestReader::next`.
+#[inline(always)]
 fn scope<'k>(
     command: CommandRef,
     request: &Request<'k>,
@@ -373,13 +375,14 @@ fn obstacle<E: Engine>(command: CommandRef, context: &Context<'_, E>) -> Option<
     if is(Flag::Denyoom) && memory::is_full() {
         return Some(CommandError::MAX_MEMORY);
     }
-    let name = command.full_name();
-    if command.spec.needs_file && !E::KEEPS_FILE {
+    if !E::KEEPS_FILE && command.spec.needs_file {
+        let name = command.full_name();
         return Some(CommandError::err(format!(
             "'{name}' needs a data file, and this server keeps its keys in etcd"
         )));
     }
     context.connection.monitor.as_ref()?;
+    let name = command.full_name();
     let is_allowed = matches!(name, "ping" | "quit" | "reset" | "monitor");
     (!is_allowed).then(|| {
         CommandError::err(format!(
@@ -422,6 +425,8 @@ pub fn record(
 }
 
 /// The command, or subcommand, that a request names, and whether it has the right number of arguments.
+// As `RequestReader::next`.
+#[inline(always)]
 pub fn find(request: &Request<'_>) -> Resolved {
     let Some(mut command) = lookup(&request[0]) else {
         return Resolved { command: None, error: Some(unknown(request)) };

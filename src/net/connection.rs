@@ -196,12 +196,11 @@ impl<'a, E: Engine> Connection<'a, E> {
             if let Some(answers) = self.telnet.take_answers() {
                 self.output.batch.replies.raw(&answers);
             }
-            let asked = request.as_ref().ok().and_then(Option::as_ref).map(command::find);
             if E::LIKES_FEW_TRANSACTIONS {
                 let (state, transaction) = (&self.state, &self.transaction);
-                let joins = match (&request, &asked) {
-                    (Ok(Some(request)), Some(asked)) if !control.pause.is_on() => {
-                        together.join(asked, request, state, transaction)
+                let joins = match &request {
+                    Ok(Some(request)) if !control.pause.is_on() => {
+                        together.join(&command::find(request), request, state, transaction)
                     }
                     _ => false,
                 };
@@ -215,12 +214,13 @@ impl<'a, E: Engine> Connection<'a, E> {
                     continue;
                 }
             }
-            let (request, asked) = match (request, asked) {
-                (Ok(Some(request)), Some(asked)) => (request, asked),
-                (Err(error), _) => return Ok(Burst::Broken(error)),
-                _ => return Ok(Burst::Starved),
+            let request = match request {
+                Ok(Some(request)) => request,
+                Ok(None) => return Ok(Burst::Starved),
+                Err(error) => return Ok(Burst::Broken(error)),
             };
             self.begun = None;
+            let asked = command::find(&request);
             if let Some(number) = asked.number() {
                 client.last_command.store(number, Ordering::Relaxed);
             }

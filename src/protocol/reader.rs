@@ -138,6 +138,8 @@ impl RequestReader {
 
     /// The next complete request; `None` if more bytes are needed first. The answers that `telnet` collects meanwhile
     /// are to be sent before the reply.
+    // Inlined, as it would be if there were one engine only: a GET takes 3 % fewer instructions.
+    #[inline(always)]
     pub fn next(
         &mut self,
         limits: &Limits,
@@ -178,6 +180,8 @@ impl RequestReader {
     }
 
     /// Parses on until a request is complete; `None` if its end has not arrived.
+    // As `next`.
+    #[inline(always)]
     fn advance(
         &mut self,
         limits: &Limits,
