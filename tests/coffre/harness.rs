@@ -170,16 +170,6 @@ impl Server {
         Self::with(file, flags)
     }
 
-    /// The same after SIGTERM, which it must obey.
-    pub fn terminate_and_restart(self, file: &Path) -> Self {
-        if !is_durable() {
-            return self;
-        }
-        let (status, log) = self.terminate();
-        assert!(status.success(), "{log}");
-        Self::start(file)
-    }
-
     /// `kill -9`, reaped.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -95,6 +95,10 @@ impl Cluster {
         };
         if cluster.has_disks {
             cluster.mount_disks();
+            // What it keeps of the past must have room on them, however long the test takes.
+            let flags = "--snapshot-count 5000 --max-wals 1 --max-snapshots 1 --auto-compaction-mode revision \
+                         --auto-compaction-retention 2000";
+            cluster.flags.extend(flags.split_whitespace().map(str::to_owned));
         }
         (0..MEMBERS).for_each(|number| cluster.start_member(number));
         cluster.wait_until_ready();
@@ -148,7 +152,7 @@ impl Cluster {
             let place = self.disk(number);
             std::fs::create_dir(&place).unwrap();
             let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"]).arg(&place);
+            mount.args(["-t", "tmpfs", "-o", "size=768m", "tmpfs"]).arg(&place);
             let status = mount.stderr(Stdio::null()).status();
             assert!(status.is_ok_and(|status| status.success()), "a disk cannot be mounted");
         }

@@ -144,6 +144,15 @@ fn one_fault(
     }
 }
 
+/// Ends a round when it is dropped.
+struct End<'r>(&'r Round);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Clients at work for a while; what they saw that cannot be, and how many operations there were.
 fn history(
     program: Program,
@@ -162,6 +171,8 @@ fn history(
     let addresses: Vec<_> = (0..COFFRES).map(|number| coffres.address(number)).collect();
     let started = Instant::now();
     let ops = thread::scope(|scope| {
+        // The clients end with the faults, even if those fail.
+        let end = End(&round);
         let threads = histories::start(scope, &round, &addresses, seed, false);
         while started.elapsed() < time {
             match has_faults {
@@ -174,7 +185,7 @@ fn history(
             }
         }
         cluster.wait_until_ready();
-        round.is_over.store(true, Ordering::SeqCst);
+        drop(end);
         threads.into_iter().map(|thread| thread.join().ok()).collect::<Vec<_>>()
     });
     let Some(ops) = ops.into_iter().collect::<Option<Vec<_>>>().map(|all| all.concat()) else {
