@@ -53,7 +53,17 @@ impl Coffres {
         all
     }
 
+    /// Starts a coffre, again and again while the cluster does not answer.
     fn server(&self, number: usize, port: u16) -> Server {
+        let mut server = None;
+        wait_until("a coffre starts", || {
+            server = Server::try_spawn(self.command(number, port)).ok();
+            server.is_some()
+        });
+        server.unwrap()
+    }
+
+    fn command(&self, number: usize, port: u16) -> Command {
         let host = &self.hosts[number];
         let mut command = (self.program)(host);
         command.args(["--port", &port.to_string(), "--bind", &host.address]);
@@ -61,7 +71,7 @@ impl Coffres {
         if number + 1 == COFFRES {
             command.env("LD_PRELOAD", &self.clock);
         }
-        Server::spawn(command)
+        command
     }
 
     fn address(&self, number: usize) -> SocketAddr {
