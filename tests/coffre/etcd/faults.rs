@@ -227,7 +227,7 @@ fn a_history_of_a_cluster_under_faults_is_strictly_serializable() {
 
 /// Some seconds of work on a broken engine, again if nothing was found.
 fn is_found(program: Program, has_faults: bool) -> bool {
-    (0..5).any(|_| {
+    (0..12).any(|_| {
         let (found, count) = history(program, None, has_faults, Duration::from_secs(6));
         println!("{count} operations; found: {:?}", found.first());
         !found.is_empty()
