@@ -186,13 +186,12 @@ impl<'r> EtcdTxn<'r> {
             for (bytes, written) in &view.writes {
                 let key = Key { database, bytes };
                 let name = self.engine.layout().name(Part::Values, key);
-                let before = match view.is_cleared {
-                    true => Change::Nothing,
-                    false => match self.reads.get(&name) {
-                        None => Change::Anything,
-                        Some(Read { entry: None, .. }) => Change::Nothing,
-                        Some(Read { entry: Some(entry), .. }) => Change::Entry(entry),
-                    },
+                // What was read and is not compared may be another thing by now, one that expires.
+                let before = match self.reads.get(&name).filter(|read| read.is_used) {
+                    _ if view.is_cleared => Change::Nothing,
+                    None => Change::Anything,
+                    Some(Read { entry: None, .. }) => Change::Nothing,
+                    Some(Read { entry: Some(entry), .. }) => Change::Entry(entry),
                 };
                 changes.write(key, before, written.as_deref());
             }
