@@ -35,7 +35,7 @@ use crate::engine::{
     TxnError, VerifyError,
 };
 use crate::journal::{CommitCallback, CommitPoint, WriteRefused};
-use crate::limits::{DATABASES_MAX, ETCD_CONFLICTS_MAX};
+use crate::limits::ETCD_CONFLICTS_MAX;
 use crate::util::clock::{Clock, unix_time_ms, unix_time_s};
 use crate::util::sync::lock;
 use crate::util::tasks::spawn;
@@ -307,7 +307,7 @@ impl Engine for EtcdEngine {
 
 impl Admin for EtcdEngine {
     fn databases(&self) -> usize {
-        self.databases.min(DATABASES_MAX)
+        self.databases
     }
 
     /// Whether the cluster takes writes is seen when one is sent.
