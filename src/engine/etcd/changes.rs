@@ -216,7 +216,7 @@ mod tests {
             Operation::Put { key, .. } => format!("+{}", letter(&key)),
             Operation::Delete { key, range_end: None } => format!("-{}", letter(&key)),
             Operation::Delete { key, .. } => format!("*{}", letter(&key)),
-            Operation::Range(_) => "?".to_owned(),
+            Operation::Range(_) | Operation::Txn(_) => "?".to_owned(),
         });
         shown.collect::<Vec<_>>().join(" ")
     }

@@ -168,6 +168,16 @@ impl Compare {
         let (key, range_end) = (Bytes(start), Some(Bytes(end)));
         Self { key, range_end, target: "MOD", result: "LESS", mod_revision: revision + 1 }
     }
+
+    /// The one key that it is about; none if that is a range.
+    pub fn key(&self) -> Option<&Bytes> {
+        Some(&self.key).filter(|_| self.range_end.is_none())
+    }
+
+    /// Whether it holds of its [key](Self::key) if that was last changed at `revision`.
+    pub fn holds(&self, revision: u64) -> bool {
+        self.mod_revision == revision
+    }
 }
 
 /// A step of a transaction.
@@ -196,6 +206,9 @@ pub enum Operation {
         #[serde(skip_serializing_if = "Option::is_none")]
         range_end: Option<Bytes>,
     },
+    /// A transaction within another: its conditions are asked of what there was before the outer one.
+    #[serde(rename = "request_txn")]
+    Txn(TxnRequest),
 }
 
 impl Operation {
@@ -217,6 +230,23 @@ impl Operation {
     /// Deletes a range of keys.
     pub fn delete_range(start: Vec<u8>, end: Vec<u8>) -> Self {
         Self::Delete { key: Bytes(start), range_end: Some(Bytes(end)) }
+    }
+
+    /// How long its key and its value are, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.0.len() + value.0.len(),
+            Self::Range(RangeRequest { key, .. }) | Self::Delete { key, .. } => key.0.len(),
+            Self::Txn(txn) => txn.success.iter().map(Self::bytes).sum(),
+        }
+    }
+
+    /// The one key that it changes; none if it changes several, or none.
+    pub fn changed_key(&self) -> Option<&Bytes> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, range_end: None } => Some(key),
+            _ => None,
+        }
     }
 }
 
@@ -240,6 +270,9 @@ pub struct OperationReply {
     /// What was read, of a step that reads.
     #[serde(default)]
     pub response_range: RangeReply,
+    /// What was done, of a transaction within another.
+    #[serde(default)]
+    pub response_txn: Option<Box<TxnReply>>,
 }
 
 /// Asks for a lease: what is put with it vanishes some time after it was last kept alive.

@@ -9,6 +9,7 @@
 //! Lock order: none is taken while another is held. A [lane](lanes) or a [slot](slots) is no lock: a transaction that has one
 //! speaks with the cluster meanwhile, and others wait for it until their own deadline.
 
+mod batches;
 mod changes;
 pub mod cluster;
 mod gateway;
@@ -19,6 +20,7 @@ mod listing;
 mod names;
 mod slots;
 mod sweep;
+mod together;
 mod transfer;
 mod txn;
 mod watch_members;

@@ -4,18 +4,24 @@
 //! token in the cluster: a key that no other slot writes. A transaction that writes asks that the token is as its slot
 //! last left it, and changes it. So where no reply comes, a second transaction on the token finds out: if it can still
 //! change it the first one was not done and never will be; if not, the token tells which of them came first.
+//!
+//! Transactions of several clients share a slot, a token and a journey: each is one within that which changes the token.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::batches::Batches;
 use super::cluster::{Cluster, Failure, Reason};
-use super::gateway::{Bytes, Compare, Operation, Request, TxnReply, TxnRequest};
+use super::gateway::{
+    Bytes, Compare, Operation, RangeReply, RangeRequest, Request, TxnReply, TxnRequest,
+};
 use super::layout::Layout;
 use super::lease::Lease;
+use super::together::{ReadReply, Reads, combined, outcomes};
 use crate::engine::{EngineError, EngineErrorKind};
-use crate::limits::ETCD_CONNECTIONS_MAX;
+use crate::limits::{ETCD_BATCHES_MAX, ETCD_CONNECTIONS_MAX, ETCD_READS_MAX};
 use crate::util::sync::{lock, wait_timeout};
 
 /// What a transaction writes into its token, and what the one does that finds out whether it was done.
@@ -35,6 +41,8 @@ pub struct Slots {
     does_twice: bool,
     /// The last request got no answer: whether there is a majority is asked before anything is written.
     is_down: AtomicBool,
+    reads: Batches<Reads>,
+    commits: Batches<TxnRequest>,
     free: Mutex<Vec<Slot>>,
     freed: Condvar,
 }
@@ -76,6 +84,8 @@ impl Slots {
             lease: Lease::default(),
             does_twice,
             is_down: AtomicBool::new(false),
+            reads: Batches::new(ETCD_BATCHES_MAX),
+            commits: Batches::new(ETCD_BATCHES_MAX),
             free: Mutex::new((0..ETCD_CONNECTIONS_MAX).rev().map(slot).collect()),
             freed: Condvar::new(),
         }
@@ -94,8 +104,7 @@ impl Slots {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let reason = format!("all {ETCD_CONNECTIONS_MAX} connections to etcd are in use");
-                return Err(EngineError::new(EngineErrorKind::Unavailable, reason));
+                return Err(no_turn());
             }
             free = wait_timeout(&self.freed, free, left);
         }
@@ -119,89 +128,222 @@ impl Slots {
         }
     }
 
+    /// Reads keys, with those that other clients read. `None` as from [`read`](Self::read).
+    pub fn read_together(
+        &self,
+        reads: Vec<RangeRequest>,
+        deadline: Instant,
+    ) -> Result<Option<ReadReply>, EngineError> {
+        if reads.len() > ETCD_READS_MAX / 8 {
+            // Little is gained, and others would wait for all of them.
+            return self.read_ranges(reads.iter(), deadline);
+        }
+        let reply =
+            self.reads.submit(Reads(reads), deadline, |batch| self.read_batch(batch, deadline));
+        reply.unwrap_or_else(|| Err(no_turn()))
+    }
+
+    fn read_batch(
+        &self,
+        batch: Vec<Reads>,
+        deadline: Instant,
+    ) -> Vec<Result<Option<ReadReply>, EngineError>> {
+        let counts: Vec<_> = batch.iter().map(|reads| reads.0.len()).collect();
+        match self.read_ranges(batch.iter().flat_map(|reads| &reads.0), deadline) {
+            Ok(Some(ReadReply { revision, ranges })) => {
+                let mut ranges = ranges.into_iter();
+                let each = counts.into_iter().map(|count| {
+                    Ok(Some(ReadReply { revision, ranges: ranges.by_ref().take(count).collect() }))
+                });
+                each.collect()
+            }
+            // It is the fault of one of them.
+            Ok(None) | Err(EngineError { kind: EngineErrorKind::TooLarge, .. })
+                if batch.len() > 1 =>
+            {
+                batch.into_iter().flat_map(|one| self.read_batch(vec![one], deadline)).collect()
+            }
+            Ok(None) => batch.iter().map(|_| Ok(None)).collect(),
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    fn read_ranges<'r>(
+        &self,
+        ranges: impl Iterator<Item = &'r RangeRequest>,
+        deadline: Instant,
+    ) -> Result<Option<ReadReply>, EngineError> {
+        let ranges: Vec<_> = ranges.cloned().collect();
+        if let [range] = &ranges[..] {
+            // The request that etcd answers soonest.
+            let reply = self.read(range, deadline)?;
+            let read = |reply: RangeReply| ReadReply {
+                revision: reply.header.revision,
+                ranges: vec![reply],
+            };
+            return Ok(reply.map(read));
+        }
+        let success = ranges.into_iter().map(Operation::Range).collect();
+        let reply = self.read(&TxnRequest { success, ..TxnRequest::default() }, deadline)?;
+        Ok(reply.map(|reply| ReadReply {
+            revision: reply.header.revision,
+            ranges: reply.responses.into_iter().map(|reply| reply.response_range).collect(),
+        }))
+    }
+
+    /// Carries out a transaction, at most once, with those of other clients that touch other keys.
+    pub fn commit_together(
+        &self,
+        transaction: TxnRequest,
+        deadline: Instant,
+    ) -> Result<Committed, EngineError> {
+        let outcome =
+            self.commits.submit(transaction, deadline, |batch| self.commit_batch(batch, deadline));
+        outcome.unwrap_or_else(|| Err(no_turn()))
+    }
+
     /// Carries out a transaction, at most once.
     pub fn commit(
         &self,
         transaction: TxnRequest,
         deadline: Instant,
     ) -> Result<Committed, EngineError> {
-        let mut taken = self.take(deadline)?;
+        let outcome = self.commit_batch(vec![transaction], deadline).pop();
+        outcome.unwrap_or_else(|| Err(no_turn()))
+    }
+
+    fn commit_batch(
+        &self,
+        batch: Vec<TxnRequest>,
+        deadline: Instant,
+    ) -> Vec<Result<Committed, EngineError>> {
+        let failed = |error: EngineError| batch.iter().map(|_| Err(error.clone())).collect();
+        let mut taken = match self.take(deadline) {
+            Ok(taken) => taken,
+            Err(error) => return failed(error),
+        };
         let Some(slot) = &mut taken.slot else { unreachable!("it is given back at the end") };
+        match self.commit_by(slot, &batch, deadline) {
+            Ok(Some(outcomes)) => outcomes.into_iter().map(Ok).collect(),
+            Ok(None) => self.look_back(&batch, slot.revision, deadline),
+            // It is the fault of one of them.
+            Err(Failure::NotDone(Reason::TooLarge | Reason::Refused, _)) if batch.len() > 1 => {
+                drop(taken);
+                batch.into_iter().flat_map(|one| self.commit_batch(vec![one], deadline)).collect()
+            }
+            Err(failure) => failed(self.failed(failure)),
+        }
+    }
+
+    /// Carries out a batch by a slot; `None` if it was done, at the last revision of the token, but it is not known what
+    /// became of each.
+    fn commit_by(
+        &self,
+        slot: &mut Slot,
+        batch: &[TxnRequest],
+        deadline: Instant,
+    ) -> Result<Option<Vec<Committed>>, Failure> {
         if self.is_down() {
             let look = Operation::get(self.layout.token_name(slot.lease, slot.number), 0);
             let look = TxnRequest { success: vec![look], ..TxnRequest::default() };
-            self.cluster
-                .read(&look, slot.number, deadline)
-                .map_err(|failure| self.failed(failure))?;
+            self.cluster.read(&look, slot.number, deadline)?;
             self.is_down.store(false, Ordering::Relaxed);
         }
-        let mut request = transaction;
-        let plain = (request.compare.len(), request.success.len(), request.failure.len());
         loop {
             self.prepare(slot, deadline)?;
-            request.compare.truncate(plain.0);
-            request.success.truncate(plain.1);
-            request.failure.truncate(plain.2);
             let name = self.layout.token_name(slot.lease, slot.number);
-            request.compare.push(Compare::is_unchanged(name.clone(), slot.revision));
-            request.success.push(put_token(name.clone(), WRITTEN, slot.lease));
-            request.failure.push(Operation::get(name, 0));
-            slot.is_unsure = true;
+            let mut frame = TxnRequest {
+                compare: vec![Compare::is_unchanged(name.clone(), slot.revision)],
+                success: vec![put_token(name.clone(), WRITTEN, slot.lease)],
+                failure: vec![Operation::get(name, 0)],
+            };
             if self.does_twice {
-                request.compare.pop();
+                frame.compare.clear();
             }
-            match self.cluster.write(&request, slot.number, deadline) {
+            slot.is_unsure = true;
+            match self.cluster.write(&combined(batch, frame), slot.number, deadline) {
                 Ok(reply) if reply.succeeded => {
                     slot.changed_at(reply.header.revision);
-                    return Ok(Committed::Done(slot.revision));
+                    return Ok(Some(outcomes(reply, batch)));
                 }
                 Ok(mut reply) => {
                     let token = reply.responses.pop().unwrap_or_default().response_range.kvs.pop();
                     let before = slot.revision;
                     slot.changed_at(token.as_ref().map_or(0, |token| token.mod_revision));
                     match token {
-                        _ if slot.revision == before => return Ok(Committed::Conflict(reply)),
+                        _ if slot.revision == before => {
+                            return Ok(Some(vec![Committed::Conflict(reply)]));
+                        }
                         // The lease ran out, and the token with it. Nothing was done.
                         None => self.lease.lost(slot.lease),
                         // Something on the way sent the request twice, and the first was done.
-                        Some(token) if token.value.0 == WRITTEN => {
-                            return Ok(Committed::Done(slot.revision));
-                        }
+                        Some(token) if token.value.0 == WRITTEN => return Ok(None),
                         Some(_) => {}
                     }
                 }
                 Err(Failure::NotDone(Reason::LeaseGone, _)) => self.lease.lost(slot.lease),
                 Err(failure @ Failure::NotDone(..)) => {
                     slot.is_unsure = false;
-                    return Err(self.failed(failure));
+                    return Err(failure);
                 }
                 Err(Failure::Unknown(reason)) => {
-                    let unknown = |_| self.failed(Failure::Unknown(reason.clone()));
+                    let unknown = |_| Failure::Unknown(reason.clone());
                     if !self.does_twice && self.find_out(slot, deadline).map_err(unknown)? {
-                        return Ok(Committed::Done(slot.revision));
+                        return Ok(None);
                     }
                     if Instant::now() >= deadline {
-                        return Err(self.failed(Failure::NotDone(Reason::Unavailable, reason)));
+                        return Err(Failure::NotDone(Reason::Unavailable, reason));
                     }
                 }
             }
         }
     }
 
-    /// Makes a slot fit for a transaction: with a token of the current lease, and a known state of it.
-    fn prepare(&self, slot: &mut Slot, deadline: Instant) -> Result<(), EngineError> {
-        let no_lease = || {
-            let reason = "etcd grants no lease".to_owned();
-            self.failed(Failure::NotDone(Reason::Unavailable, reason))
+    /// What became of each transaction of a batch that was done at `revision`, if the reply was lost: what each compared
+    /// is asked of the revision before. One by itself was done, as its conditions are those of its token's change.
+    fn look_back(
+        &self,
+        batch: &[TxnRequest],
+        revision: u64,
+        deadline: Instant,
+    ) -> Vec<Result<Committed, EngineError>> {
+        let look = |one: &TxnRequest| {
+            let before = one.compare.iter().filter_map(Compare::key).map(|key| RangeRequest {
+                key: key.clone(),
+                revision: revision - 1,
+                ..RangeRequest::default()
+            });
+            let unknown = |reason: String| error(Failure::Unknown(reason));
+            let reply = match one.compare.is_empty() || batch.len() == 1 {
+                true => ReadReply { revision, ranges: Vec::new() },
+                false => self
+                    .read_ranges(before.collect::<Vec<_>>().iter(), deadline)
+                    .map_err(|error| unknown(error.to_string()))?
+                    .ok_or_else(|| unknown("its revision is no longer there".to_owned()))?,
+            };
+            let holds = one.compare.iter().zip(&reply.ranges).all(|(compare, range)| {
+                compare.holds(range.kvs.first().map_or(0, |found| found.mod_revision))
+            });
+            Ok(if holds {
+                Committed::Done(revision)
+            } else {
+                Committed::Conflict(TxnReply::default())
+            })
         };
+        batch.iter().map(look).collect()
+    }
+
+    /// Makes a slot fit for a transaction: with a token of the current lease, and a known state of it.
+    fn prepare(&self, slot: &mut Slot, deadline: Instant) -> Result<(), Failure> {
+        let not_done = |reason| Failure::NotDone(Reason::Unavailable, reason);
+        let no_lease = || not_done("etcd grants no lease".to_owned());
         let lease = self.lease.get(deadline).ok_or_else(no_lease)?;
         if slot.lease != lease {
             // What is still under way with the old one puts a token with a lease that is gone, and so does nothing.
             *slot = Slot { number: slot.number, lease, revision: 0, is_unsure: false };
         }
         if slot.is_unsure {
-            let found = self.find_out(slot, deadline);
-            found.map_err(|reason| self.failed(Failure::NotDone(Reason::Unavailable, reason)))?;
+            self.find_out(slot, deadline).map_err(not_done)?;
         }
         Ok(())
     }
@@ -285,6 +427,11 @@ impl Drop for Taken<'_> {
             self.slots.freed.notify_one();
         }
     }
+}
+
+fn no_turn() -> EngineError {
+    let reason = "etcd is too slow: requests before this one took all the time that it had";
+    EngineError::new(EngineErrorKind::Unavailable, reason)
 }
 
 fn put_token(name: Vec<u8>, value: &[u8], lease: i64) -> Operation {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::changes::{Change, Changes, Views};
-use super::gateway::{Bytes, Compare, KeyValue, Operation, RangeRequest, TxnReply, TxnRequest};
+use super::gateway::{Bytes, Compare, KeyValue, Operation, RangeReply, RangeRequest, TxnRequest};
 use super::lanes::Known;
 use super::layout::{Part, decode};
 use super::slots::Committed;
@@ -139,12 +139,13 @@ impl<'r> EtcdTxn<'r> {
         let names: Vec<_> = used().map(|(name, _)| name.clone()).collect();
         let failure = names.iter().map(|name| Operation::get(name.clone(), 0)).collect();
         let request = TxnRequest { compare, success, failure };
-        match self.engine.slots.commit(request, self.deadline)? {
+        match self.engine.slots.commit_together(request, self.deadline)? {
             Committed::Done(revision) => Ok(Finished::Done(self.written_at(revision))),
             Committed::Conflict(reply) => {
                 self.reads.clear();
                 let revision = reply.header.revision;
-                match self.keep(names, reply) {
+                let ranges = reply.responses.into_iter().map(|reply| reply.response_range);
+                match self.keep(names, ranges.collect()) {
                     Ok(()) => Ok(Finished::Conflict((self.reads, revision))),
                     Err(_) => Ok(Finished::Conflict(Known::default())),
                 }
@@ -218,19 +219,12 @@ impl<'r> EtcdTxn<'r> {
             let serializable = self.engine.has(Breakage::SerializableReads);
             let reads = names.iter().map(|name| {
                 let (key, revision) = (Bytes(name.clone()), self.revision);
-                Operation::Range(RangeRequest {
-                    key,
-                    revision,
-                    serializable,
-                    ..RangeRequest::default()
-                })
+                RangeRequest { key, revision, serializable, ..RangeRequest::default() }
             });
-            let request = TxnRequest { success: reads.collect(), ..TxnRequest::default() };
-            let Some(reply) = self.engine.slots.read(&request, self.deadline)? else {
-                return Err(self.went_stale());
-            };
-            self.revision = if self.revision == 0 { reply.header.revision } else { self.revision };
-            self.keep(names.to_vec(), reply)?;
+            let reply = self.engine.slots.read_together(reads.collect(), self.deadline)?;
+            let Some(reply) = reply else { return Err(self.went_stale()) };
+            self.revision = if self.revision == 0 { reply.revision } else { self.revision };
+            self.keep(names.to_vec(), reply.ranges)?;
         }
         Ok(())
     }
@@ -250,9 +244,9 @@ impl<'r> EtcdTxn<'r> {
     }
 
     /// Keeps what was read under these names.
-    fn keep(&mut self, names: Vec<Vec<u8>>, reply: TxnReply) -> Result<(), TxnError> {
-        for (name, reply) in names.into_iter().zip(reply.responses) {
-            let read = match reply.response_range.kvs.into_iter().next() {
+    fn keep(&mut self, names: Vec<Vec<u8>>, ranges: Vec<RangeReply>) -> Result<(), TxnError> {
+        for (name, range) in names.into_iter().zip(ranges) {
+            let read = match range.kvs.into_iter().next() {
                 None => Read { revision: 0, version: 0, entry: None, is_used: false },
                 Some(KeyValue { value, mod_revision: revision, version, .. }) => {
                     let key = self.engine.layout().parse(&name).map_or(&[][..], |(_, _, key)| key);
