@@ -201,6 +201,14 @@ pub struct Config {
     )]
     pub slowlog_log_slower_than: i64,
 
+    /// End a script that runs for longer, in seconds; nothing of it is left then
+    #[arg(long, env = "COFFRE_SCRIPT_TIMEOUT", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub script_timeout: u32,
+
+    /// End a script that wants more memory
+    #[arg(long, env = "COFFRE_SCRIPT_MEMORY", value_name = "BYTES", default_value = "64mb", value_parser = up_to(VALUE_BYTES_MAX))]
+    pub script_memory: usize,
+
     /// Port for Prometheus: /metrics and /health by HTTP, on the same addresses
     #[arg(long, env = "COFFRE_METRICS_PORT", value_name = "PORT")]
     pub metrics_port: Option<u16>,

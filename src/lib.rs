@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! flow   bytes -> request -> command -> Txn (locks, reads, changes, undo) -> journal.append -> reply -> commit -> bytes
-//! deps   lib > net > command > { protocol, server } > engine > journal > { text, value } > util > limits
+//! deps   lib > net > command > server > script > protocol > engine > journal > { text, value } > util > limits
 //!        lib > config > tools > etcd_flags > engine
 //! ```
 //!
 //! No arrow points back up. Only [`engine`] knows both the keys in memory and the [`journal`]; neither
-//! knows the other, nor any socket. [`server`] is what connections share beside the data. This file is
+//! knows the other, nor any socket. [`server`] is what connections share beside the data, [`script`] runs Lua. This file is
 //! the start-up story.
 
 pub mod command;
@@ -18,6 +18,7 @@ pub mod journal;
 pub mod limits;
 pub mod net;
 pub mod protocol;
+pub mod script;
 pub mod server;
 pub mod text;
 pub mod tools;

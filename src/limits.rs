@@ -118,9 +118,9 @@ pub const IDLE_THREADS_MAX: usize = 64;
 /// How long an idle thread waits, in milliseconds.
 pub const IDLE_THREAD_MS: u64 = 1_000;
 
-/// Stack of a client's thread, in bytes. No command recurses; the deepest call chain measured uses under 16 KiB, and only
-/// touched pages take memory.
-pub const CLIENT_STACK_BYTES: usize = 256 << 10;
+/// Stack of a client's thread, in bytes; only touched pages take memory. No command recurses, and the deepest call chain
+/// measured uses under 16 KiB; but Lua may call itself 200 times over, once more within a coroutine.
+pub const CLIENT_STACK_BYTES: usize = 512 << 10;
 
 // Commands.
 
@@ -357,6 +357,46 @@ pub const ETCD_CONFLICTS_MAX: u32 = 64;
 
 /// In how many lanes the transactions of a coffre wait for each other after a conflict, by their keys.
 pub const ETCD_LANES: usize = 256;
+
+// Scripts.
+
+/// Longest script, in bytes.
+pub const SCRIPT_BYTES_MAX: usize = 1 << 20;
+
+/// Most scripts that are known at once.
+pub const SCRIPTS_MAX: usize = 10_000;
+
+/// How long they may be in all, in bytes.
+pub const SCRIPTS_BYTES_MAX: usize = 32 << 20;
+
+/// Most scripts that are known only because `EVAL` ran them: one more, and the one that was not used for the longest time is
+/// forgotten (Redis's number).
+pub const SCRIPTS_SEEN_MAX: usize = 500;
+
+/// Most scripts that run at once; others wait. Each may take `--script-memory`.
+pub const SANDBOXES_MAX: usize = 64;
+
+/// Most sandboxes that are kept for the next scripts.
+pub const SANDBOXES_SPARE_MAX: usize = 16;
+
+/// How much memory such a sandbox may keep, in bytes; a new one has about 60 KiB.
+pub const SANDBOX_SPARE_BYTES_MAX: usize = 1 << 20;
+
+/// Most scripts that a sandbox keeps compiled.
+pub const SANDBOX_COMPILED_MAX: usize = 100;
+
+/// After so many instructions of Lua it is seen whether a script's time is up: a single one, on strings of many megabytes,
+/// takes milliseconds.
+pub const SCRIPT_INSTRUCTIONS: u32 = 200;
+
+/// How long a script must run before `SCRIPT KILL` ends it, in milliseconds.
+pub const SCRIPT_OLD_MS: u64 = 100;
+
+/// Longest line that a script writes into the log, in bytes.
+pub const SCRIPT_LOG_BYTES_MAX: usize = 1024;
+
+/// The least time between two of them, in milliseconds.
+pub const SCRIPT_LOG_MS: u64 = 100;
 
 // Relations.
 

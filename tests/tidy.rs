@@ -24,8 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tools", &["etcd_flags", "engine", "journal", "text", "value", "util", "limits"]),
     ("config", &["etcd_flags", "tools", "journal", "text", "value", "util", "limits"]),
     ("protocol", &["engine", "journal", "text", "value", "util", "limits"]),
-    ("server", &["config", "engine", "journal", "text", "value", "util", "limits"]),
-    ("command", &["config", "protocol", "server", "engine", "journal", "text", "value", "util", "limits"]),
+    ("script", &["protocol", "text", "util", "limits"]),
+    ("server", &["script", "config", "engine", "journal", "text", "value", "util", "limits"]),
+    ("command", &["config", "protocol", "script", "server", "engine", "journal", "text", "value", "util", "limits"]),
     ("net", &["command", "config", "protocol", "server", "engine", "journal", "text", "value", "util", "limits"]),
 ];
 

@@ -225,6 +225,8 @@ const TRIES: usize = 8;
 pub struct Detour {
     /// The command shares its transaction with others, whose keys stay locked.
     is_shared: bool,
+    /// The command touches keys that it does not name.
+    wants_all: bool,
     /// How often it was done.
     tries: usize,
     /// What is to be done.
@@ -276,6 +278,16 @@ impl Detour {
     /// Whether no other command has part in the transaction.
     pub fn is_alone(&self) -> bool {
         !self.is_shared
+    }
+
+    /// Lets the command run again with all keys.
+    pub fn want_all(&mut self) {
+        self.wants_all = true;
+    }
+
+    /// Whether it is to be run with all keys.
+    pub fn wants_all(&self) -> bool {
+        self.wants_all
     }
 
     /// Does what the command asked for, with nothing locked.

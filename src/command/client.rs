@@ -12,10 +12,11 @@ use super::spec::{
     Group, Spec,
 };
 use super::{
-    Call, CommandError, ConnectionState, Context, ECHO_BYTES_MAX, REDIS_VERSION, ReplyMode,
-    Transaction, full_name, integer, is, lossy,
+    Call, CommandError, ConnectionState, Context, ECHO_BYTES_MAX, ReplyMode, Transaction,
+    full_name, integer, is, lossy,
 };
 use crate::engine::{Engine, Txn};
+use crate::protocol::REDIS_VERSION;
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::Request;
 use crate::server::{Client, Event, Paused};

@@ -16,6 +16,7 @@ use crate::server::ERROR_CODES_MAX;
 /// In the order of their names, so that `INFO errorstats` has them so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
+    Busy,
     ClusterDown,
     Err,
     /// The same, where a bound of the server is the reason: of time under locks, or of the length of a reply.
@@ -28,6 +29,8 @@ pub enum Code {
     Unknown,
     NoAuth,
     NoProto,
+    NoScript,
+    NotBusy,
     Oom,
     TryAgain,
     WrongPass,
@@ -37,7 +40,8 @@ const _: () = assert!(Code::ALL.len() <= ERROR_CODES_MAX);
 
 impl Code {
     /// All of them, in the order of their names.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
+        Self::Busy,
         Self::ClusterDown,
         Self::Err,
         Self::Bound,
@@ -47,20 +51,31 @@ impl Code {
         Self::Unknown,
         Self::NoAuth,
         Self::NoProto,
+        Self::NoScript,
+        Self::NotBusy,
         Self::Oom,
         Self::TryAgain,
         Self::WrongPass,
     ];
 
+    /// The code that an error reply begins with; `ERR` for those that only scripts have.
+    pub fn of(reply: &str) -> Self {
+        let name = reply.split(' ').next().unwrap_or_default();
+        Self::ALL.into_iter().find(|code| code.name() == name).unwrap_or(Self::Err)
+    }
+
     /// What an error reply begins with.
     pub fn name(self) -> &'static str {
         match self {
             Self::Err | Self::Bound | Self::Again => "ERR",
+            Self::Busy => "BUSY",
             Self::ClusterDown => "CLUSTERDOWN",
             Self::ExecAbort => "EXECABORT",
             Self::Misconf | Self::Unknown => "MISCONF",
             Self::NoAuth => "NOAUTH",
             Self::NoProto => "NOPROTO",
+            Self::NoScript => "NOSCRIPT",
+            Self::NotBusy => "NOTBUSY",
             Self::Oom => "OOM",
             Self::TryAgain => "TRYAGAIN",
             Self::WrongPass => "WRONGPASS",
@@ -151,8 +166,8 @@ impl CommandError {
 
     /// Whether the reason is not the command but what the server lacks just now: such an error undoes a whole transaction.
     pub fn is_for_want(&self) -> bool {
-        use Code::{Bound, ClusterDown, Misconf, Oom, TryAgain, Unknown};
-        matches!(self.code, Misconf | Unknown | Oom | Bound | ClusterDown | TryAgain)
+        use Code::{Bound, Busy, ClusterDown, Misconf, Oom, TryAgain, Unknown};
+        matches!(self.code, Busy | Misconf | Unknown | Oom | Bound | ClusterDown | TryAgain)
     }
 }
 

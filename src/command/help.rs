@@ -89,6 +89,7 @@ const fn help_of(group: Group, usage: &'static str) -> Spec {
 
 pub const OBJECT_HELP: Spec = help_of(Group::Generic, "OBJECT HELP");
 pub const MEMORY_HELP: Spec = help_of(Group::Server, "MEMORY HELP");
+pub const SCRIPT_HELP: Spec = help_of(Group::Scripting, "SCRIPT HELP");
 pub const CLIENT_HELP: Spec = help_of(Group::Connection, "CLIENT HELP");
 pub const COMMAND_HELP: Spec = help_of(Group::Server, "COMMAND HELP");
 pub const CONFIG_HELP: Spec = help_of(Group::Server, "CONFIG HELP");

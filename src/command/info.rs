@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use super::error::Code;
 use super::spec::{Group, Spec};
-use super::{Call, CommandError, REDIS_VERSION, is};
+use super::{Call, CommandError, is};
 use crate::engine::{Counts, Figure, Status, Txn, TxnError};
+use crate::protocol::REDIS_VERSION;
 use crate::server::{Called, Control, Event, unix_time};
 use crate::util::memory;
 use crate::util::process;
@@ -109,7 +110,7 @@ fn clients<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
     Ok(())
 }
 
-fn memory_section<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result {
+fn memory_section<T: Txn>(call: &mut Call<'_, T>, text: &mut String) -> Result {
     let used = memory::used_bytes() as u64;
     let resident = process::resident_bytes();
     let mut size = |name: &str, bytes: u64| {
@@ -122,6 +123,9 @@ fn memory_section<T: Txn>(_call: &mut Call<'_, T>, text: &mut String) -> Result 
     size("total_system_memory", process::machine_bytes());
     size("maxmemory", memory::limit() as u64);
     put(text, format_args!("maxmemory_policy:noeviction"));
+    let (scripts, script_bytes) = call.control.scripts.totals();
+    put(text, format_args!("number_of_cached_scripts:{scripts}"));
+    put(text, format_args!("used_memory_scripts:{script_bytes}"));
     put(text, format_args!("mem_fragmentation_ratio:{:.2}", resident as f64 / used.max(1) as f64));
     put(text, format_args!("mem_allocator:libc"));
     Ok(())

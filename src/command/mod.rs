@@ -20,6 +20,7 @@ mod keys;
 mod lcs;
 mod numbers;
 mod persist;
+mod script;
 mod server;
 mod spec;
 mod strings;
@@ -40,7 +41,7 @@ use crate::text;
 use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 use call::{Call, Detour, LongArguments};
-use spec::Flag;
+use spec::{Flag, Group};
 use table::{body_of, lookup_subcommand, outside_of};
 
 use error::Code;
@@ -129,9 +130,6 @@ pub struct Context<'a, E: Engine> {
     pub stats: &'a mut BurstStats,
 }
 
-/// The version of Redis whose commands these are: client libraries choose by it what they use.
-const REDIS_VERSION: &str = "7.4.0";
-
 /// Longest part of a request that an error echoes, in bytes (Redis's own bound).
 const ECHO_BYTES_MAX: usize = 128;
 
@@ -185,6 +183,7 @@ pub fn held_up_by<E: Engine>(
         true if transaction.is_open() && command.name != "EXEC" => None,
         true if transaction.writes() => Some(Paused::Writes),
         true if command.flags.contains(Flag::Write) => Some(Paused::Writes),
+        true if command.spec.group == Group::Scripting => Some(Paused::Writes),
         true => Some(Paused::All),
     }
 }
@@ -272,6 +271,7 @@ fn run_alone<E: Engine>(
     let keys = if let Scope::Many(keys) = scope { keys } else { &[] };
     let mut runs = 0;
     loop {
+        let scope = if detour.wants_all() { Scope::All } else { scope };
         let result = engine.run(session, scope, |txn| {
             if runs > 0 {
                 before.restore(replies, connection, stats);
@@ -347,6 +347,8 @@ fn scope<'k>(
     let Some(first) = places.next() else {
         return Ok(match command.name {
             "FLUSHALL" | "FLUSHDB" | "SWAPDB" => Scope::All,
+            // One that touches keys all the same begins anew.
+            "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" => Scope::Many(&[]),
             _ => Scope::Each,
         });
     };
@@ -364,6 +366,15 @@ fn scope<'k>(
         keys.sort_and_dedup();
     }
     Ok(Scope::Many(keys))
+}
+
+/// Whether a command may touch keys that its request does not name.
+fn may_touch_any(command: CommandRef) -> bool {
+    match command.spec.group {
+        Group::Connection => false,
+        Group::Scripting => true,
+        _ => !command.keys.is_any() && command.name != "TIME",
+    }
 }
 
 /// What forbids a command just now.

@@ -148,14 +148,22 @@ pub enum Group {
     Transactions,
     /// This connection.
     Connection,
+    /// Programs that clients send.
+    Scripting,
     /// The server as a whole.
     Server,
 }
 
 impl Group {
     /// All of them, in the order of `HELP`.
-    pub const ALL: &[Self] =
-        &[Self::String, Self::Generic, Self::Transactions, Self::Connection, Self::Server];
+    pub const ALL: &[Self] = &[
+        Self::String,
+        Self::Generic,
+        Self::Transactions,
+        Self::Scripting,
+        Self::Connection,
+        Self::Server,
+    ];
 
     /// Redis's name for it.
     pub fn name(self) -> &'static str {
@@ -164,6 +172,7 @@ impl Group {
             Self::Generic => "generic",
             Self::Transactions => "transactions",
             Self::Connection => "connection",
+            Self::Scripting => "scripting",
             Self::Server => "server",
         }
     }
@@ -175,6 +184,7 @@ impl Group {
             Self::Generic => "keyspace",
             Self::Transactions => "transaction",
             Self::Connection => "connection",
+            Self::Scripting => "scripting",
             Self::Server => "admin",
         }
     }

@@ -10,7 +10,7 @@ use super::spec::{Arity, Flag, Flags, Keys, Spec};
 use super::usage::{self, Argument};
 use super::{
     Call, CommandError, Context, client, config, data, debug, expiry, help, info, is, keys, lcs,
-    numbers, persist, server, strings, transaction,
+    numbers, persist, script, server, strings, transaction,
 };
 use crate::engine::{Engine, Txn};
 use crate::protocol::request::Request;
@@ -114,6 +114,16 @@ commands! {
     transaction::EXEC => [transaction::exec],
     transaction::DISCARD => [transaction::discard],
     transaction::WATCH => [transaction::watch],
+    script::EVAL => script::eval,
+    script::EVALSHA => script::eval_sha,
+    script::EVAL_RO => script::eval_ro,
+    script::EVALSHA_RO => script::eval_sha_ro,
+    script::SCRIPT => help::subcommands,
+        script::SCRIPT_LOAD => script::load,
+        script::SCRIPT_EXISTS => script::exists,
+        script::SCRIPT_FLUSH => script::flush,
+        script::SCRIPT_KILL => script::kill,
+        help::SCRIPT_HELP => help::subcommands,
     transaction::UNWATCH => [transaction::unwatch] transaction::unwatch_in_exec,
     keys::SELECT => keys::select,
     keys::SWAPDB => keys::swap_db,

@@ -17,7 +17,7 @@ use super::spec::{Flag, Group, Spec};
 use super::table::body_of;
 use super::{
     Before, Call, CommandError, CommandRef, ConnectionState, Context, Detour, LongArguments,
-    Outcome, record,
+    Outcome, may_touch_any, record,
 };
 use crate::engine::{Admin, Engine, Key, Scope, Txn};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
@@ -410,7 +410,7 @@ pub fn run_one<T: Txn>(
 
 /// Runs one request of a transaction; says how it failed, if it did. One that fails changes nothing, and the others are run all
 /// the same, as in Redis; but where the server lacks what it needs, none of them is.
-fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<Option<Code>> {
+pub fn run<T: Txn>(command: CommandRef, mut call: Call<'_, T>) -> Result<Option<Code>> {
     let start = call.replies.position();
     let savepoint = call.txn.savepoint();
     call.replies.speak(call.connection.protocol);
@@ -441,9 +441,7 @@ impl Queue {
         &'k self,
         watched: &'k Watched<E>,
     ) -> std::result::Result<Option<Buffer<&'k [u8]>>, NoMemory> {
-        let needs_all =
-            |command: CommandRef| !command.keys.is_any() && command.spec.group != Group::Connection;
-        if self.requests.iter().any(|(command, _)| needs_all(command)) {
+        if self.requests.iter().any(|(command, _)| may_touch_any(command)) {
             return Ok(None);
         }
         let mut keys = Buffer::default();

@@ -80,6 +80,11 @@ pub trait Txn {
     /// The transaction's time, in milliseconds of Unix time: the same throughout.
     fn now_ms(&mut self) -> u64;
 
+    /// Whether it may touch a key that its scope does not name, or any key at all.
+    fn reaches(&self, _key: Option<Key<'_>>) -> bool {
+        true
+    }
+
     /// The entry of a key that has not expired. It counts as an access.
     fn get(&mut self, key: Key<'_>) -> Result<Option<&Entry>, TxnError>;
 

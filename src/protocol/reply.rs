@@ -150,6 +150,11 @@ impl Replies {
         self.lost.is_some()
     }
 
+    /// All of them, if they share no long value.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        (!self.shares()).then_some(&self.bytes)
+    }
+
     /// Sends them all.
     pub fn write_to(&self, mut stream: impl Write) -> io::Result<()> {
         let mut sent = 0;
@@ -211,6 +216,23 @@ impl Replies {
                 self.push(number.as_bytes());
                 self.push(b"\r\n");
             }
+        }
+    }
+
+    /// `(digits`, or the digits as [`bulk`](Self::bulk). They are one line.
+    pub fn big_number(&mut self, digits: &str) {
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(digits.as_bytes()),
+            Protocol::Resp3 => self.line(b'(', digits),
+        }
+    }
+
+    /// `#t` or `#f`, or `:1` or `:0`.
+    pub fn boolean(&mut self, is_true: bool) {
+        match (self.protocol, is_true) {
+            (Protocol::Resp2, _) => self.integer(i64::from(is_true)),
+            (Protocol::Resp3, true) => self.push(b"#t\r\n"),
+            (Protocol::Resp3, false) => self.push(b"#f\r\n"),
         }
     }
 

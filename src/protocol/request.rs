@@ -93,14 +93,23 @@ impl QueuedRequest {
     /// A copy of a request; an error if there is no memory for it.
     pub fn new(request: &Request<'_>) -> Result<Self, NoMemory> {
         let length = request.words_from(0).map(<[u8]>::len).sum();
-        let mut bytes = Buffer::with_capacity(length)?;
-        let mut spans = Buffer::with_capacity(request.len())?;
-        for word in request.words_from(0) {
-            let start = bytes.len();
-            bytes.extend_from_slice(word)?;
-            spans.push(start..bytes.len())?;
-        }
-        Ok(Self { bytes, spans, inline: request.inline })
+        let bytes = Buffer::with_capacity(length)?;
+        let spans = Buffer::with_capacity(request.len())?;
+        let mut copy = Self { bytes, spans, inline: request.inline };
+        request.words_from(0).try_for_each(|word| copy.push_word(word))?;
+        Ok(copy)
+    }
+
+    /// Without words, which is no request yet.
+    pub fn empty() -> Self {
+        Self { bytes: Buffer::default(), spans: Buffer::default(), inline: false }
+    }
+
+    /// Adds a word.
+    pub fn push_word(&mut self, word: &[u8]) -> Result<(), NoMemory> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(word)?;
+        self.spans.push(start..self.bytes.len())
     }
 
     /// The request.

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
+use crate::script::Scripts;
 use crate::util::memory;
 use crate::util::sync::{lock, wait};
 use crate::util::tasks::spawn;
@@ -57,6 +58,8 @@ pub struct Control {
     pub(crate) pause: Pause,
     /// The settings that may change.
     pub(crate) settings: Settings,
+    /// The scripts that are known, and what runs them.
+    pub(crate) scripts: Scripts,
     stopping: AtomicBool,
 
     /// How it is to stop, and since when.
@@ -84,6 +87,7 @@ impl Control {
             monitors: Monitors::default(),
             pause: Pause::default(),
             settings: Settings::new(&config),
+            scripts: Scripts::default(),
             config,
             started,
             run_id: random_hex(),

@@ -65,6 +65,7 @@ mod redis_rs;
 mod refused_memory;
 mod resp;
 mod scanning;
+mod scripts;
 mod security;
 mod server_commands;
 mod sessions;

@@ -66,6 +66,7 @@ const fn writes(
 const OLD: &[&str] = &["SET k old"];
 const BOTH: &[&str] = &["SET k old", "SET j old"];
 const NUMBER: &[&str] = &["SET k 1"];
+const SCRIPT: &[&str] = &["SCRIPT LOAD \"return redis.call('GET',KEYS[1])\"", "SET k old"];
 const EXPIRING: &[&str] = &["SET k old EXAT 4000000000"];
 /// A value as long as may be.
 const LONGEST: &str = "SET k aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -75,6 +76,13 @@ const CASES: &[Case] = &[
     // What is read.
     shows("get", OLD, "SET k new", "GET k", "new"),
     shows("get", OLD, "DEL k", "GET k", "nil"),
+    shows("get", OLD, "EVAL \"return redis.call('SET', 'k', 'new')\" 0", "GET k", "new"),
+    shows("eval", OLD, "SET k new", "EVAL \"return redis.call('GET', KEYS[1])\" 1 k", "new"),
+    shows("eval", OLD, "DEL k", "EVAL \"return redis.call('EXISTS', 'k')\" 0", ":0"),
+    writes("eval", OLD, "EVAL \"return redis.call('APPEND', KEYS[1], 'er')\" 1 k", ":5"),
+    shows("eval_ro", OLD, "SET k new", "EVAL_RO \"return redis.call('GET', KEYS[1])\" 1 k", "new"),
+    shows("evalsha", SCRIPT, "SET k new", "EVALSHA 620cd258c2c9c88c9d10db67812ccf663d96bdc6 1 k", "new"),
+    shows("evalsha_ro", SCRIPT, "SET k new", "EVALSHA_RO 620cd258c2c9c88c9d10db67812ccf663d96bdc6 1 k", "new"),
     shows("get", OLD, "FLUSHALL ASYNC", "GET k", "nil"),
     shows("get", OLD, "FLUSHDB ASYNC", "GET k", "nil"),
     shows("get", OLD, "SWAPDB 0 1", "GET k", "nil"),
@@ -262,6 +270,7 @@ const CASES: &[Case] = &[
 const NOT_OF_KEYS: &[(&str, &str)] = &[
     ("ping", "says what was sent"),
     ("echo", "says what was sent"),
+    ("script", "the texts of scripts are in memory only"),
     ("time", "the clock"),
     ("select", "how many databases there are is a setting"),
     ("quit", "this connection"),

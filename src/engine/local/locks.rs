@@ -62,6 +62,20 @@ impl<'e> Locks<'e> {
         matches!(self.locked, Locked::Many(_))
     }
 
+    /// Whether the shard of a key is locked; of none: whether all are.
+    pub fn reach(&self, key: Option<Key<'_>>) -> bool {
+        let wanted = key.map(|key| self.store.slot(key).shard());
+        match (&self.locked, wanted) {
+            (Locked::One { slot, .. }, Some(wanted)) => slot.shard() == wanted,
+            (Locked::One { .. }, None) => false,
+            (Locked::Many(shards), Some(wanted)) => {
+                shards.binary_search_by_key(&wanted, |(number, _)| *number).is_ok()
+            }
+            (Locked::Many(shards), None) => shards.len() == SHARDS,
+            (Locked::Each(_), _) => true,
+        }
+    }
+
     /// Where a key lives.
     #[inline]
     pub fn slot(&self, wanted: Key<'_>) -> KeySlot {

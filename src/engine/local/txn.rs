@@ -195,6 +195,10 @@ impl Txn for LocalTxn<'_> {
         self.now_ms
     }
 
+    fn reaches(&self, key: Option<Key<'_>>) -> bool {
+        self.locks.reach(key)
+    }
+
     fn get(&mut self, key: Key<'_>) -> Result<Option<&Entry>, TxnError> {
         let now_s = self.engine.age_s.load(Ordering::Relaxed);
         let slot = self.locks.slot(key);
