@@ -363,6 +363,9 @@ pub const ETCD_LANES: usize = 256;
 /// Longest script, in bytes.
 pub const SCRIPT_BYTES_MAX: usize = 1 << 20;
 
+/// Keys and arguments of a script, in bytes, for which memory is asked without asking whether there is any.
+pub const SCRIPT_SMALL_BYTES: usize = 64 << 10;
+
 /// Most scripts that are known at once.
 pub const SCRIPTS_MAX: usize = 10_000;
 

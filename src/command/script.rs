@@ -174,12 +174,7 @@ fn run<T: Txn>(call: &mut Call<'_, T>, script: &Script, is_readonly: bool) -> Re
     };
     let (keys, arguments): (Vec<_>, Vec<_>) =
         (words.clone().take(count).collect(), words.skip(count).collect());
-    let input = Input {
-        keys: &keys,
-        arguments: &arguments,
-        time: call.time(),
-        request_bytes: call.control.config.max_request.min(call.control.config.script_memory),
-    };
+    let input = Input { keys: &keys, arguments: &arguments, time: call.time() };
     let mut sandbox = sandbox(call.control, input.time)?;
     let before = (call.connection.database, call.connection.protocol);
     let mut runner = Runner {

@@ -105,6 +105,14 @@ impl QueuedRequest {
         Self { bytes: Buffer::default(), spans: Buffer::default(), inline: false }
     }
 
+    /// Removes all words, and the memory beyond `spare_bytes_max`.
+    pub fn clear(&mut self, spare_bytes_max: usize) {
+        self.bytes.clear();
+        self.bytes.shrink_to(spare_bytes_max);
+        self.spans.clear();
+        self.spans.shrink_to(spare_bytes_max / size_of::<Range<usize>>());
+    }
+
     /// Adds a word.
     pub fn push_word(&mut self, word: &[u8]) -> Result<(), NoMemory> {
         let start = self.bytes.len();

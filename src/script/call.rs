@@ -1,14 +1,20 @@
 //! `redis.call`: arguments of Lua to a request, and the reply to a value.
 
-use std::sync::atomic::Ordering;
-
 use mlua::{Lua, MultiValue, Value};
+use scoped_tls_hkt::scoped_thread_local;
 
 use super::number::general;
 use super::replies;
-use super::sandbox::{Calls, Input, Shared};
-use crate::protocol::reply::{Protocol, Replies};
+use super::sandbox::{Calls, Shared};
+use crate::limits::SCRIPT_SMALL_BYTES;
+use crate::protocol::reply::Replies;
 use crate::protocol::request::QueuedRequest;
+use crate::util::sync::lock;
+
+scoped_thread_local! {
+    /// What the script calls that this thread runs.
+    pub static mut CALLS: for<'c> &'c mut (dyn Calls + 'c)
+}
 
 /// An error that `redis.call` raises.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -33,23 +39,53 @@ impl CallError {
     }
 }
 
-/// What `redis.call` does: asks `calls`, and makes a value of what it answers.
-pub fn call(
-    lua: &Lua,
+/// What one call after the other uses, so that it need not be made each time.
+#[derive(Debug)]
+pub struct Buffers {
+    request: QueuedRequest,
+    answers: Replies,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { request: QueuedRequest::empty(), answers: Replies::default() }
+    }
+}
+
+/// What `redis.call` does: asks those who are lent to this thread, and makes a value of what they answer.
+pub fn call(lua: &Lua, words: &MultiValue, shared: &Shared) -> mlua::Result<Value> {
+    // It is bounded where it may be long. Most answers are short, and made at half the cost.
+    lua.set_memory_limit(0)?;
+    let mut buffers = lock(&shared.buffers);
+    let Buffers { request, answers } = &mut *buffers;
+    let answer = ask(words, shared, request, answers);
+    request.clear(SCRIPT_SMALL_BYTES);
+    let is_long = answers.len() > SCRIPT_SMALL_BYTES;
+    if is_long {
+        shared.bound_memory(lua)?;
+    }
+    let value = answer.map_err(mlua::Error::external).and_then(|()| value_of(lua, answers));
+    answers.clear(SCRIPT_SMALL_BYTES);
+    if !is_long {
+        shared.bound_memory(lua)?;
+    }
+    value
+}
+
+/// Runs a request, whose reply is added to `answers`.
+fn ask(
     words: &MultiValue,
-    input: &Input<'_>,
     shared: &Shared,
-    calls: &mut dyn Calls,
+    request: &mut QueuedRequest,
     answers: &mut Replies,
-) -> mlua::Result<Result<Value, CallError>> {
-    let refuse = |text: &str| Ok(Err(CallError(text.to_owned())));
+) -> Result<(), CallError> {
+    let refuse = |text: &str| Err(CallError(text.to_owned()));
     if words.is_empty() {
         return refuse("ERR Please specify at least one argument for this redis lib call");
     }
-    if shared.watch.check() {
+    if shared.watch.check() || !CALLS.is_set() {
         return refuse("ERR the script is to end");
     }
-    let mut request = QueuedRequest::empty();
     for word in words {
         let pushed = match word {
             Value::String(text) => request.push_word(&text.as_bytes()),
@@ -59,18 +95,22 @@ pub fn call(
                 return refuse("ERR Lua redis lib command arguments must be strings or integers");
             }
         };
-        if pushed.is_err() || request.bytes() > input.request_bytes {
+        if pushed.is_err() || request.bytes() > shared.memory_bytes {
             return refuse("OOM command not allowed: out of memory");
         }
     }
-    let protocol = match shared.is_resp3.load(Ordering::Relaxed) {
-        true => Protocol::Resp3,
-        false => Protocol::Resp2,
-    };
-    if let Err(end) = calls.call(&request, protocol, answers) {
+    let done = CALLS.with(|calls| calls.call(request, shared.protocol(), answers));
+    if let Err(end) = done {
         shared.watch.end(end);
         return refuse("ERR the script is to end");
     }
+    match answers.bytes() {
+        Some([b'-', error @ ..]) => refuse(String::from_utf8_lossy(error).trim_end()),
+        _ => Ok(()),
+    }
+}
+
+fn value_of(lua: &Lua, answers: &Replies) -> mlua::Result<Value> {
     let mut copy = Vec::new();
     let mut bytes = match answers.bytes() {
         Some(bytes) => bytes,
@@ -81,8 +121,5 @@ pub fn call(
             &copy
         }
     };
-    if let [b'-', error @ ..] = bytes {
-        return refuse(String::from_utf8_lossy(error).trim_end());
-    }
-    Ok(Ok(replies::to_lua(lua, &mut bytes)?))
+    replies::to_lua(lua, &mut bytes)
 }

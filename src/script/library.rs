@@ -7,7 +7,7 @@ use std::time::Duration;
 use mlua::{Lua, LuaString, MultiValue, Table, Value};
 
 use super::cache::Sha;
-use super::call::CallError;
+use super::call::{CallError, call};
 use super::number::{Random, general};
 use super::pattern::{self, Capture, PatternError};
 use super::sandbox::{CHUNK, Shared, first_line};
@@ -22,6 +22,9 @@ pub fn functions(lua: &Lua, shared: &Arc<Shared>) -> mlua::Result<Table> {
     let rust = lua.create_table()?;
     let own = || Arc::clone(shared);
 
+    let here = own();
+    let call = move |lua: &Lua, words: MultiValue| call(lua, &words, &here);
+    rust.set("call", lua.create_function(call)?)?;
     let here = own();
     rust.set("is_over", lua.create_function(move |_, ()| Ok(here.watch.check()))?)?;
     let seen = |lua: &Lua, problem: Value| match &problem {

@@ -10,12 +10,11 @@ local concat, create, resume, yield, status = table.concat, coroutine.create, co
 
 local READONLY = 'Attempt to modify a readonly table'
 local globals = {}
-local frozen, proxies = {}, {}
+local frozen = {}
 local in_coroutine = false
 
 local function freeze(proxy, content)
     frozen[proxy] = true
-    proxies[#proxies + 1] = proxy
     return setmetatable(proxy, {
         __index = content,
         __newindex = function() error(READONLY, 2) end,
@@ -204,7 +203,18 @@ local function only(library, names, more)
     return freeze({}, copy)
 end
 
-globals.table = only(table, { 'concat', 'foreach', 'foreachi', 'getn', 'insert', 'maxn', 'remove' }, { sort = sort })
+local insert, remove = table.insert, table.remove
+globals.table = only(table, { 'concat', 'foreach', 'foreachi', 'getn', 'maxn' }, {
+    insert = function(t, ...)
+        if frozen[t] then error(READONLY, 2) end
+        return insert(t, ...)
+    end,
+    remove = function(t, ...)
+        if frozen[t] then error(READONLY, 2) end
+        return remove(t, ...)
+    end,
+    sort = sort,
+})
 globals.math = only(math, { 'abs', 'acos', 'asin', 'atan', 'atan2', 'ceil', 'cos', 'cosh', 'deg', 'exp', 'floor', 'fmod',
     'frexp', 'huge', 'ldexp', 'log', 'log10', 'max', 'min', 'mod', 'modf', 'pi', 'pow', 'rad', 'sin', 'sinh', 'sqrt', 'tan',
     'tanh' }, {
@@ -285,6 +295,7 @@ end
 local redis = {
     LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
     REPL_NONE = 0, REPL_AOF = 1, REPL_SLAVE = 2, REPL_REPLICA = 2, REPL_ALL = 3,
+    call = rust.call,
     REDIS_VERSION = rust.version,
     REDIS_VERSION_NUM = rust.version_number,
     error_reply = function(...) return one_string('err', ...) end,
@@ -335,15 +346,19 @@ local function described(problem)
     return problem
 end
 
--- Runs a script: whether it came to its end, what it returned or why not, and whether it left anything behind.
-return function(script, call, protected_call, keys, arguments)
-    redis.call, redis.pcall, in_coroutine = call, protected_call, false
+local function answered(ok, value)
+    return value
+end
+
+function redis.pcall(...)
+    return answered(caught(pcall(redis.call, ...)))
+end
+
+-- Runs a script: whether it came to its end, and what it returned or why not.
+return function(script, keys, arguments)
+    in_coroutine = false
     globals.KEYS, globals.ARGV = keys, arguments
     local ok, value = xpcall(script, described)
-    redis.call, redis.pcall = nil, nil
-    globals.KEYS, globals.ARGV = {}, {}
-    for place = 1, #proxies do
-        if next(proxies[place]) ~= nil then return ok, value, false end
-    end
-    return ok, value, true
+    globals.KEYS, globals.ARGV = nil, nil
+    return ok, value
 end

@@ -1,27 +1,26 @@
 //! A state of Lua in which scripts run one after the other, none of which finds what another one left.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mlua::chunk::ChunkMode;
 use mlua::debug::HookTriggers;
 use mlua::state::{GcIncParams, GcMode};
-use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value, VmState};
+use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, VmState};
 
 use super::cache::Sha;
-use super::call::call;
+use super::call::{Buffers, CALLS};
 use super::library::functions;
 use super::number::Random;
 use super::replies;
 use super::source::Script;
 use super::watch::Watch;
 use crate::limits::{
-    SANDBOX_COMPILED_MAX, SANDBOX_SPARE_BYTES_MAX, SCRIPT_BYTES_MAX, SCRIPT_INSTRUCTIONS,
+    SANDBOX_COMPILED_MAX, SANDBOX_SPARE_BYTES_MAX, SCRIPT_INSTRUCTIONS, SCRIPT_SMALL_BYTES,
 };
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::QueuedRequest;
@@ -67,8 +66,6 @@ pub struct Input<'i> {
     pub arguments: &'i [&'i [u8]],
     /// After so long it is ended.
     pub time: Duration,
-    /// Longest request that it may make, in bytes.
-    pub request_bytes: usize,
 }
 
 /// What functions of a sandbox share.
@@ -82,6 +79,46 @@ pub struct Shared {
     pub random: Mutex<Random>,
     /// How much memory a script may take.
     pub memory_bytes: usize,
+    /// How much Lua may have while the script runs, in bytes.
+    limit_bytes: AtomicUsize,
+    /// What calls use.
+    pub buffers: Mutex<Buffers>,
+    /// Whether garbage is collected as soon as there is some.
+    collects_early: AtomicBool,
+}
+
+impl Shared {
+    /// What the script speaks.
+    pub fn protocol(&self) -> Protocol {
+        match self.is_resp3.load(Ordering::Relaxed) {
+            true => Protocol::Resp3,
+            false => Protocol::Resp2,
+        }
+    }
+
+    /// Lets Lua take no more than so much beyond what it has when its script begins. Without a bound every function of
+    /// Lua's interface is called at half the cost, but the process ends where the system refuses memory: that is for what
+    /// is small.
+    pub fn bound_memory(&self, lua: &Lua) -> mlua::Result<()> {
+        lua.set_memory_limit(self.limit_bytes.load(Ordering::Relaxed)).map(drop)
+    }
+
+    /// From here on: Lua 5.1 does not collect garbage where memory is refused, so a script that takes much of it would be
+    /// ended for what it does not use any more.
+    fn collect_early(&self, lua: &Lua) -> mlua::Result<()> {
+        if self.collects_early.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let parameters = GcIncParams::default().pause(110).step_multiplier(400);
+        lua.gc_set_mode(GcMode::Incremental(parameters));
+        lua.gc_collect()
+    }
+}
+
+/// Lets garbage wait until it is about as much as a sandbox may keep: each collection looks at all that a sandbox has from
+/// the beginning, which is more than most scripts leave.
+fn collect_late(lua: &Lua) {
+    lua.gc_set_mode(GcMode::Incremental(GcIncParams::default().pause(1000)));
 }
 
 /// See the module.
@@ -90,8 +127,8 @@ pub struct Sandbox {
     run: Function,
     compiled: HashMap<Sha, Function>,
     shared: Arc<Shared>,
-    /// The last script left nothing behind.
-    is_clean: bool,
+    /// The last script was not broken off in the middle.
+    is_sound: bool,
 }
 
 impl fmt::Debug for Sandbox {
@@ -110,21 +147,25 @@ impl Sandbox {
             is_resp3: AtomicBool::new(false),
             random: Mutex::new(Random::new(0)),
             memory_bytes,
+            limit_bytes: AtomicUsize::new(0),
+            buffers: Mutex::default(),
+            collects_early: AtomicBool::new(false),
         });
-        let watch = Arc::clone(&shared.watch);
+        let hooked = Arc::clone(&shared);
         let triggers = HookTriggers::new().every_nth_instruction(SCRIPT_INSTRUCTIONS);
-        lua.set_global_hook(triggers, move |_, _| match watch.check() {
-            true => Err(mlua::Error::runtime("the script is to end")),
-            false => Ok(VmState::Continue),
+        lua.set_global_hook(triggers, move |lua, _| {
+            if hooked.watch.check() {
+                return Err(mlua::Error::runtime("the script is to end"));
+            }
+            if lua.used_memory() > SANDBOX_SPARE_BYTES_MAX {
+                hooked.collect_early(lua)?;
+            }
+            Ok(VmState::Continue)
         })?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=coffre");
         let run = prelude.call(functions(&lua, &shared)?)?;
-        // Lua 5.1 does not collect garbage where memory is refused: so it begins to in good time.
-        lua.gc_set_mode(GcMode::Incremental(
-            GcIncParams::default().pause(110).step_multiplier(400),
-        ));
-        lua.set_memory_limit(lua.used_memory() + memory_bytes)?;
-        Ok(Self { lua, run, compiled: HashMap::new(), shared, is_clean: true })
+        collect_late(&lua);
+        Ok(Self { lua, run, compiled: HashMap::new(), shared, is_sound: true })
     }
 
     /// Whether its script is to end.
@@ -137,11 +178,13 @@ impl Sandbox {
         if self.compiled.len() > SANDBOX_COMPILED_MAX {
             self.compiled.clear();
         }
-        if self.is_clean && self.lua.used_memory() > SANDBOX_SPARE_BYTES_MAX {
+        let is_early = self.shared.collects_early.swap(false, Ordering::Relaxed);
+        if self.is_sound && (is_early || self.lua.used_memory() > SANDBOX_SPARE_BYTES_MAX) {
+            collect_late(&self.lua);
             let is_collected = self.lua.gc_collect().and_then(|()| self.lua.gc_collect()).is_ok();
             return is_collected && self.lua.used_memory() <= SANDBOX_SPARE_BYTES_MAX;
         }
-        self.is_clean
+        self.is_sound
     }
 
     /// Runs a script and writes a reply: what it returned, or its error. `Err` if it was ended.
@@ -173,11 +216,17 @@ impl Sandbox {
         calls: &mut dyn Calls,
         replies: &mut Replies,
     ) -> mlua::Result<Option<String>> {
-        self.is_clean = false;
+        self.is_sound = false;
+        let limit_bytes = self.lua.used_memory() + self.shared.memory_bytes;
+        self.shared.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        let words = input.keys.iter().chain(input.arguments);
+        if words.map(|word| word.len()).sum::<usize>() > SCRIPT_SMALL_BYTES {
+            self.shared.bound_memory(&self.lua)?;
+        }
         let function = match self.function(script) {
             Ok(function) => function,
             Err(error @ mlua::Error::SyntaxError { .. }) => {
-                self.is_clean = true;
+                self.is_sound = true;
                 return Ok(Some(format!("ERR {}", compile_error(&error))));
             }
             Err(error) => return Err(error),
@@ -191,36 +240,14 @@ impl Sandbox {
             )
         };
         let (keys, arguments) = (strings(input.keys)?, strings(input.arguments)?);
-        let shared = Arc::clone(&self.shared);
-        let mut answers = Replies::default();
-        let caller = RefCell::new((calls, &mut answers));
-        let call = |lua: &Lua, words: &MultiValue| {
-            let (calls, answers) = &mut *caller.borrow_mut();
-            let answer = call(lua, words, input, &shared, *calls, answers);
-            answers.clear(SCRIPT_BYTES_MAX);
-            answer
-        };
-        let (is_ok, value, is_clean): (bool, Value, bool) = self.lua.scope(|scope| {
-            let plain = scope.create_function(|lua: &Lua, words: MultiValue| {
-                call(lua, &words)?.map_err(mlua::Error::external)
-            })?;
-            let protected = scope.create_function(|lua: &Lua, words: MultiValue| {
-                match call(lua, &words)? {
-                    Ok(value) => Ok(value),
-                    // What ends a script is not kept from it.
-                    Err(error) if shared.watch.is_over() => Err(mlua::Error::external(error)),
-                    Err(error) => error.table(lua),
-                }
-            })?;
-            self.run.call((function, plain, protected, keys, arguments))
-        })?;
-        self.is_clean = is_clean;
+        self.shared.bound_memory(&self.lua)?;
+        let outcome =
+            CALLS.set(calls, || self.run.call::<(bool, Value)>((function, keys, arguments)));
+        self.lua.set_memory_limit(0)?;
+        let (is_ok, value) = outcome?;
+        self.is_sound = true;
         if is_ok {
-            let protocol = match self.shared.is_resp3.load(Ordering::Relaxed) {
-                true => Protocol::Resp3,
-                false => Protocol::Resp2,
-            };
-            replies::from_lua(&value, replies, protocol, &self.shared.watch);
+            replies::from_lua(&value, replies, self.shared.protocol(), &self.shared.watch);
             return Ok(None);
         }
         let (text, place) = match &value {

@@ -33,7 +33,7 @@ const MEMORY_BYTES: usize = 16 << 20;
 
 fn run_in(sandbox: &mut Sandbox, text: &str, time: Duration) -> Result<String, End> {
     let script = Script::new(text.as_bytes()).unwrap();
-    let input = Input { keys: &[b"k"], arguments: &[b"a"], time, request_bytes: 1 << 20 };
+    let input = Input { keys: &[b"k"], arguments: &[b"a"], time };
     let mut replies = Replies::default();
     match sandbox.run(&script, &input, &mut Echo, &mut replies)? {
         Some(error) => Ok(format!("-{error}")),
