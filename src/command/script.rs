@@ -39,8 +39,9 @@ pub const EVAL: Spec =
         ]);
 
 pub fn eval<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let count = key_count(call)?;
     let script = seen(call)?;
-    run(call, &script, script.is_readonly())
+    run(call, &script, count, script.is_readonly())
 }
 
 pub const EVALSHA: Spec =
@@ -49,8 +50,9 @@ pub const EVALSHA: Spec =
         .example("EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0");
 
 pub fn eval_sha<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let count = key_count(call)?;
     let script = known(call)?;
-    run(call, &script, script.is_readonly())
+    run(call, &script, count, script.is_readonly())
 }
 
 pub const EVAL_RO: Spec =
@@ -60,8 +62,9 @@ pub const EVAL_RO: Spec =
         .example("EVAL_RO \"return redis.call('GET', KEYS[1])\" 1 ville");
 
 pub fn eval_ro<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let count = key_count(call)?;
     let script = seen(call)?;
-    run(call, &script, true)
+    run(call, &script, count, true)
 }
 
 pub const EVALSHA_RO: Spec =
@@ -71,8 +74,9 @@ pub const EVALSHA_RO: Spec =
         .example("EVALSHA_RO e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0");
 
 pub fn eval_sha_ro<T: Txn>(call: &mut Call<'_, T>) -> Result {
+    let count = key_count(call)?;
     let script = known(call)?;
-    run(call, &script, true)
+    run(call, &script, count, true)
 }
 
 pub const SCRIPT: Spec = Spec::new(Group::Scripting, "2.6.0", "SCRIPT subcommand")
@@ -161,17 +165,24 @@ impl<T> Call<'_, T> {
     }
 }
 
-/// Runs a script with the keys and arguments of the request.
-fn run<T: Txn>(call: &mut Call<'_, T>, script: &Script, is_readonly: bool) -> Result {
-    const FIRST: usize = 3;
-    let words = call.request.words_from(FIRST);
-    let count = match integer(&call.request[2])? {
-        count if count < 0 => return Err(CommandError::err("Number of keys can't be negative")),
-        count if count as u64 > words.len() as u64 => {
-            return Err(CommandError::err("Number of keys can't be greater than number of args"));
+/// Where the keys begin, and after them the arguments.
+const FIRST: usize = 3;
+
+/// How many words are keys.
+fn key_count<T: Txn>(call: &Call<'_, T>) -> Result<usize> {
+    let most = (call.request.len() - FIRST) as i64;
+    match integer(&call.request[FIRST - 1])? {
+        ..0 => Err(CommandError::err("Number of keys can't be negative")),
+        count if count > most => {
+            Err(CommandError::err("Number of keys can't be greater than number of args"))
         }
-        count => count as usize,
-    };
+        count => Ok(count as usize),
+    }
+}
+
+/// Runs a script with the keys, of which there are `count`, and arguments of the request.
+fn run<T: Txn>(call: &mut Call<'_, T>, script: &Script, count: usize, is_readonly: bool) -> Result {
+    let words = call.request.words_from(FIRST);
     let (keys, arguments): (Vec<_>, Vec<_>) =
         (words.clone().take(count).collect(), words.skip(count).collect());
     let input = Input { keys: &keys, arguments: &arguments, time: call.time() };
@@ -343,8 +354,12 @@ fn is_allowed(command: CommandRef) -> bool {
         && !matches!(command.name, "PING" | "ECHO" | "SELECT");
     let is_of_server = command.flags.contains(Flag::Admin) || command.flags.contains(Flag::NoMulti);
     let is_of_file = command.spec.needs_file && command.spec.group == Group::Server;
+    let name = command.full_name();
+    let is_setting = ["config", "latency", "module", "slowlog", "help"]
+        .iter()
+        .any(|of_server| name.split('|').next() == Some(of_server));
     let is_outside = matches!(command.spec.group, Group::Transactions | Group::Scripting);
-    !(is_of_connection || is_of_server || is_of_file || is_outside)
+    !(is_setting || is_of_connection || is_of_server || is_of_file || is_outside)
 }
 
 impl From<ScriptError> for CommandError {

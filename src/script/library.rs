@@ -9,7 +9,7 @@ use mlua::{Lua, LuaString, MultiValue, Table, Value};
 use super::cache::Sha;
 use super::call::{CallError, call};
 use super::number::{Random, general};
-use super::pattern::{self, Capture, PatternError};
+use super::pattern::{self, Capture};
 use super::sandbox::{CHUNK, Shared, first_line};
 use super::{bits, json};
 use crate::limits::{SCRIPT_LOG_BYTES_MAX, SCRIPT_LOG_MS};
@@ -66,14 +66,18 @@ pub fn functions(lua: &Lua, shared: &Arc<Shared>) -> mlua::Result<Table> {
 
     rust.set("null", Value::NULL)?;
     let most = shared.memory_bytes;
-    let encode = move |lua: &Lua, value: Value| match json::encode(&value, most) {
-        Ok(json) => Ok((None, Some(lua.create_string(json)?))),
-        Err(problem) => Ok((Some(problem), None)),
+    let encode = move |lua: &Lua, values: MultiValue| {
+        let value = values
+            .front()
+            .filter(|_| values.len() == 1)
+            .ok_or_else(|| raised(lua, "bad argument #1 to 'encode' (expected 1 argument)"))?;
+        let json = json::encode(value, most).map_err(|problem| raised(lua, &problem))?;
+        lua.create_string(json)
     };
     rust.set("encode", lua.create_function(encode)?)?;
-    let decode = |lua: &Lua, text: LuaString| match json::decode(lua, &text.as_bytes()) {
-        Ok(value) => Ok((None, value)),
-        Err(problem) => Ok((Some(problem), Value::Nil)),
+    let decode = |lua: &Lua, value: Value| {
+        let text = string(lua, value, "decode", 1)?;
+        json::decode(lua, &text.as_bytes()).map_err(|problem| raised(lua, &problem))
     };
     rust.set("decode", lua.create_function(decode)?)?;
     rust.set("bit", bit_operations(lua)?)?;
@@ -156,27 +160,64 @@ fn captured<'c>(
     })
 }
 
+/// An error with the place in the script where it was raised.
+fn raised(lua: &Lua, problem: &str) -> mlua::Error {
+    mlua::Error::runtime(match line_of_script(lua) {
+        Some(line) => format!("{}:{line}: {problem}", &CHUNK[1..]),
+        None => problem.to_owned(),
+    })
+}
+
+/// Argument `place` of a function as a string; a number is one, too.
+fn string(lua: &Lua, value: Value, function: &str, place: usize) -> mlua::Result<LuaString> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Integer(number) => lua.create_string(number.to_string()),
+        Value::Number(number) => lua.create_string(general(number, 14)),
+        other => {
+            let found = if other.is_nil() { "no value" } else { other.type_name() };
+            let problem =
+                format!("bad argument #{place} to '{function}' (string expected, got {found})");
+            Err(raised(lua, &problem))
+        }
+    }
+}
+
+/// Where a search begins; at the beginning if that is left out.
+fn from(value: &Value, length: usize) -> usize {
+    match value {
+        Value::Integer(place) => init(*place as f64, length),
+        Value::Number(place) => init(*place, length),
+        Value::String(digits) => {
+            init(digits.to_string_lossy().trim().parse().unwrap_or(1.0), length)
+        }
+        _ => 0,
+    }
+}
+
 /// `string.find`: the place, its end, and the captures.
 fn find(
     lua: &Lua,
-    (subject, pattern, from, is_plain): (LuaString, LuaString, f64, bool),
+    (subject, pattern, start, is_plain): (Value, Value, Value, Value),
 ) -> mlua::Result<MultiValue> {
+    let subject = string(lua, subject, "find", 1)?;
+    let pattern = string(lua, pattern, "find", 2)?;
     let (subject, pattern) = (subject.as_bytes(), pattern.as_bytes());
-    let from = init(from, subject.len());
+    let from = from(&start, subject.len());
     let is_special = |byte: &u8| b"^$*+?.([%-".contains(byte);
+    let is_plain = !matches!(is_plain, Value::Nil | Value::Boolean(false));
     let place = |place: usize| Ok(Value::Number(place as f64));
     if is_plain || !pattern.iter().any(is_special) {
         let found = memchr::memmem::find(&subject[from..], &pattern).map(|start| start + from);
-        let values = match found {
-            Some(start) => vec![Ok(Value::Nil), place(start + 1), place(start + pattern.len())],
-            None => vec![Ok(Value::Nil), Ok(Value::Nil)],
+        return match found {
+            Some(start) => [place(start + 1), place(start + pattern.len())].into_iter().collect(),
+            None => Ok(MultiValue::from_iter([Value::Nil])),
         };
-        return values.into_iter().collect();
     }
-    match pattern::find(&subject, &pattern, from) {
-        Err(error) => string_problem(lua, error),
-        Ok(None) => Ok(MultiValue::from_iter([Value::Nil, Value::Nil])),
-        Ok(Some(found)) => [Ok(Value::Nil), place(found.start + 1), place(found.end)]
+    let found = pattern::find(&subject, &pattern, from);
+    match found.map_err(|error| raised(lua, &error.to_string()))? {
+        None => Ok(MultiValue::from_iter([Value::Nil])),
+        Some(found) => [place(found.start + 1), place(found.end)]
             .into_iter()
             .chain(captured(lua, &subject, &found.captures))
             .collect(),
@@ -186,16 +227,18 @@ fn find(
 /// `string.match`: the captures, or all.
 fn match_once(
     lua: &Lua,
-    (subject, pattern, from): (LuaString, LuaString, f64),
+    (subject, pattern, start): (Value, Value, Value),
 ) -> mlua::Result<MultiValue> {
+    let subject = string(lua, subject, "match", 1)?;
+    let pattern = string(lua, pattern, "match", 2)?;
     let (subject, pattern) = (subject.as_bytes(), pattern.as_bytes());
-    match pattern::find(&subject, &pattern, init(from, subject.len())) {
-        Err(error) => string_problem(lua, error),
-        Ok(None) => Ok(MultiValue::from_iter([Value::Nil, Value::Nil])),
-        Ok(Some(found)) => {
+    let found = pattern::find(&subject, &pattern, from(&start, subject.len()));
+    match found.map_err(|error| raised(lua, &error.to_string()))? {
+        None => Ok(MultiValue::from_iter([Value::Nil])),
+        Some(found) => {
             let whole = [Capture::Span(found.start, found.end)];
             let captures = if found.captures.is_empty() { &whole } else { &found.captures[..] };
-            [Ok(Value::Nil)].into_iter().chain(captured(lua, &subject, captures)).collect()
+            captured(lua, &subject, captures).collect()
         }
     }
 }
@@ -207,7 +250,9 @@ fn match_next(
 ) -> mlua::Result<MultiValue> {
     let (subject, pattern) = (subject.as_bytes(), pattern.as_bytes());
     match pattern::find(&subject, &pattern, init(from, subject.len())) {
-        Err(error) => string_problem(lua, error),
+        Err(error) => {
+            Ok(MultiValue::from_iter([Value::String(lua.create_string(error.to_string())?)]))
+        }
         Ok(None) => Ok(MultiValue::from_iter([Value::Nil, Value::Nil])),
         Ok(Some(found)) => {
             let places = [
@@ -218,10 +263,6 @@ fn match_next(
             places.into_iter().map(Ok).chain(captured(lua, &subject, &found.captures)).collect()
         }
     }
-}
-
-fn string_problem(lua: &Lua, error: PatternError) -> mlua::Result<MultiValue> {
-    Ok(MultiValue::from_iter([Value::String(lua.create_string(error.to_string())?)]))
 }
 
 /// The replacement of `string.gsub`: `%1` in a template is a capture, `%0` the whole match.

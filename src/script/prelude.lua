@@ -45,7 +45,14 @@ for _, name in ipairs { '_VERSION', 'assert', 'error', 'getmetatable', 'ipairs',
     globals[name] = _G[name]
 end
 
-function globals.pcall(...) return caught(pcall(...)) end
+-- As in Redis an error that is a table is its text here.
+local function told(ok, ...)
+    local problem = ...
+    if not ok and type(problem) == 'table' and type(problem.err) == 'string' then return ok, problem.err end
+    return ok, ...
+end
+
+function globals.pcall(...) return told(caught(pcall(...))) end
 
 -- Lua calls a handler where the error was raised, with its hook turned off: it could not be ended there.
 function globals.xpcall(body, handler)
@@ -85,6 +92,8 @@ function globals.collectgarbage(what)
     return what == 'count' and rust.used_kib() or 0
 end
 
+globals.gcinfo = rust.used_kib
+
 -- Lua's own functions with patterns cannot be interrupted.
 
 local text = {}
@@ -98,15 +107,7 @@ local function subject_of(s, name, place)
     error(("bad argument #%d to '%s' (string expected, got %s)"):format(place, name, s == nil and 'no value' or type(s)), 3)
 end
 
-function text.find(s, pattern, init, plain)
-    s, pattern = subject_of(s, 'find', 1), subject_of(pattern, 'find', 2)
-    return checked(rust.find(s, pattern, tonumber(init) or 1, plain and true or false))
-end
-
-function text.match(s, pattern, init)
-    s, pattern = subject_of(s, 'match', 1), subject_of(pattern, 'match', 2)
-    return checked(rust.match(s, pattern, tonumber(init) or 1))
-end
+text.find, text.match = rust.find, rust.match
 
 function text.gmatch(s, pattern)
     s, pattern = subject_of(s, 'gmatch', 1), subject_of(pattern, 'gmatch', 2)
@@ -272,16 +273,7 @@ for name, operation in next, rust.bit do
 end
 globals.bit = freeze({}, bit)
 
-globals.cjson = freeze({}, {
-    null = rust.null,
-    encode = function(...)
-        if select('#', ...) ~= 1 then error("bad argument #1 to 'encode' (expected 1 argument)", 2) end
-        return checked(rust.encode((...)))
-    end,
-    decode = function(s)
-        return checked(rust.decode(subject_of(s, 'decode', 1)))
-    end,
-})
+globals.cjson = freeze({}, { null = rust.null, encode = rust.encode, decode = rust.decode })
 
 -- redis.
 
@@ -301,21 +293,21 @@ local redis = {
     error_reply = function(...) return one_string('err', ...) end,
     status_reply = function(...) return one_string('ok', ...) end,
     sha1hex = function(...)
-        if select('#', ...) ~= 1 then error('wrong number of arguments', 2) end
+        if select('#', ...) ~= 1 then error('wrong number of arguments', 0) end
         return rust.sha1hex(tostring((...)))
     end,
     log = function(level, ...)
-        if select('#', ...) == 0 then error('redis.log() requires two arguments or more.', 2) end
-        if type(level) ~= 'number' then error('First argument must be a number (log level).', 2) end
-        if level < 0 or level > 3 then error('Invalid log level.', 2) end
+        if select('#', ...) == 0 then error('redis.log() requires two arguments or more.', 0) end
+        if type(level) ~= 'number' then error('First argument must be a number (log level).', 0) end
+        if level < 0 or level > 3 then error('Invalid debug level.', 0) end
         local words = { ... }
         for place = 1, select('#', ...) do words[place] = tostring(words[place]) end
         rust.log(level, concat(words, ' '))
     end,
     setresp = function(...)
         local version = ...
-        if select('#', ...) ~= 1 then error('redis.setresp() requires one argument.', 2) end
-        if version ~= 2 and version ~= 3 then error('RESP version must be 2 or 3.', 2) end
+        if select('#', ...) ~= 1 then error('redis.setresp() requires one argument.', 0) end
+        if version ~= 2 and version ~= 3 then error('RESP version must be 2 or 3.', 0) end
         rust.setresp(version)
     end,
     -- Records are effects in any case.

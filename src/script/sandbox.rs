@@ -310,5 +310,9 @@ fn compile_error(error: &mlua::Error) -> String {
 
 /// What an error says, without the trace behind it.
 pub fn first_line(error: &mlua::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    match error {
+        mlua::Error::CallbackError { cause, .. } => first_line(cause),
+        mlua::Error::RuntimeError(text) => text.lines().next().unwrap_or_default().to_owned(),
+        error => error.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
 }

@@ -50,7 +50,7 @@ impl Script {
         let mut words = line.split_ascii_whitespace();
         let engine = words.next().unwrap_or_default();
         if engine != "lua" {
-            return Err(ScriptError::Engine(engine.to_owned()));
+            return Err(ScriptError::Engine(format!("#!{engine}")));
         }
         for word in words {
             let flags = word.strip_prefix("flags=");
@@ -97,7 +97,7 @@ mod tests {
         assert!(script.is_readonly());
         assert_eq!(script.body(), b"\nreturn 1", "its lines keep their numbers");
         let error = |text: &str| Script::new(text.as_bytes()).unwrap_err().to_string();
-        assert_eq!(error("#!js\n"), "Unexpected engine in script shebang: js");
+        assert_eq!(error("#!js\n"), "Unexpected engine in script shebang: #!js");
         assert_eq!(error("#!lua"), "Invalid script shebang");
         assert_eq!(error("#!lua x=1\n"), "Unknown lua shebang option: x=1");
         assert_eq!(error("#!lua flags=x\n"), "Unexpected flag in script shebang: x");

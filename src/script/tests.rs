@@ -86,14 +86,14 @@ fn an_error_says_where_it_was_raised() {
         error.starts_with("-ERR Error compiling script (new function): user_script:1:"),
         "{error}"
     );
-    assert!(run("return {pcall(redis.call, 'NOPE')}").unwrap().contains("-ERR unknown"));
+    assert!(run("return {pcall(redis.call, 'NOPE')}").unwrap().contains("ERR unknown"));
     assert!(
         run("return {xpcall(function() redis.call('NOPE') end, function(e) return e.err end)}")
             .unwrap()
             .contains("ERR unknown")
     );
     let co = "local co = coroutine.wrap(function() redis.call('NOPE') end) return {pcall(co)}";
-    assert!(run(co).unwrap().contains("-ERR unknown"));
+    assert!(run(co).unwrap().contains("ERR unknown"));
 }
 
 /// What scripts may try, and what the next one must not see of it.

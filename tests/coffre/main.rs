@@ -65,6 +65,7 @@ mod redis_rs;
 mod refused_memory;
 mod resp;
 mod scanning;
+mod script_replies;
 mod scripts;
 mod security;
 mod server_commands;
