@@ -145,6 +145,30 @@ fn what_expires_or_comes_is_a_change_to_who_watches() {
     assert!(exec(&mut one));
 }
 
+/// A key that had expired when it was first watched is not changed by what removes it.
+#[test]
+fn a_key_that_had_expired_is_no_change_to_who_watches_whatever_removes_it() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--enable-debug-command", "yes"]);
+    let (mut one, mut two) = (server.client(), server.client());
+    assert_eq!(two.line("DEBUG SET-ACTIVE-EXPIRE 0"), Reply::ok());
+    let removing: &[&str] =
+        if has_file() { &["FLUSHDB", "FLUSHALL", "SWAPDB 0 1"] } else { &["FLUSHDB"] };
+    for removes in removing {
+        for saw_it in [false, true] {
+            let time_ms = if saw_it { 300 } else { 1 };
+            let lines = [format!("SET k 1 PX {time_ms}"), "WATCH k".to_owned()];
+            burst(&mut one, &lines[..if saw_it { 2 } else { 1 }]);
+            wait_until("it has expired", || two.line("EXISTS k") == Reply::Integer(0));
+            one.line("WATCH k");
+            assert_eq!(two.line(removes), Reply::ok());
+            let replies = burst(&mut one, &["MULTI", "PING", "EXEC"].map(str::to_owned));
+            let expected = if saw_it { Reply::Nil } else { Reply::Array(vec![Reply::pong()]) };
+            assert_eq!(replies[2], expected, "{removes}, {saw_it}");
+        }
+    }
+}
+
 #[test]
 fn who_leaves_while_watching_leaves_nothing() {
     let (_folder, file) = folder();

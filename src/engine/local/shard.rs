@@ -17,6 +17,7 @@ use super::watchers::Watchers;
 use crate::engine::Entry;
 use crate::limits::{SEQUENCES_PER_SHARD, UNDO_RELEASED_MAX, UNDO_SPARE};
 use crate::text::quoted_bytes;
+use crate::util::clock::unix_time_ms;
 use crate::util::memory::NoMemory;
 use crate::value::{Value, View};
 
@@ -261,17 +262,18 @@ impl Shard {
             Undo::Cleared(all) => {
                 self.sequences.fill(sequence);
                 self.watchers.notify_if(|watched| {
-                    let mut found = with_hash(&all.0, watched.hash(), &self.hashing);
-                    watched.database() == slot.database() && found.next().is_some()
+                    let found = with_hash(&all.0, watched.hash(), &self.hashing);
+                    have_expired(found.filter(|_| watched.database() == slot.database()))
                 });
             }
             Undo::Swapped(other) => {
                 self.sequences.fill(sequence);
-                let exists = |database, hash| self.with_hash(database, hash).next().is_some();
                 let both = [slot.database(), *other];
                 self.watchers.notify_if(|watched| {
-                    both.contains(&watched.database())
-                        && both.iter().any(|database| exists(*database, watched.hash()))
+                    let is_swapped = both.contains(&watched.database());
+                    let found =
+                        both.iter().flat_map(|number| self.with_hash(*number, watched.hash()));
+                    have_expired(found.filter(|_| is_swapped))
                 });
             }
             _ => {
@@ -351,6 +353,13 @@ fn with_hash<'t>(
     hashing: &'t Hashing,
 ) -> impl Iterator<Item = &'t Entry> {
     entries.iter_hash(hash).filter(move |entry| hashing.hash(entry.key()) == hash)
+}
+
+/// Whether all of some entries have expired; none if there is no entry.
+fn have_expired<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<bool> {
+    let now_ms = unix_time_ms();
+    let first = entries.next()?;
+    Some(first.is_expired(now_ms) && entries.all(|entry| entry.is_expired(now_ms)))
 }
 
 #[cfg(test)]

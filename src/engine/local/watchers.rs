@@ -74,10 +74,13 @@ impl Watchers {
         }
     }
 
-    /// The watched keys of which `is_modified` says so were modified.
-    pub fn notify_if(&self, is_modified: impl Fn(KeySlot) -> bool) {
-        let slots = self.by_slot.keys().copied();
-        slots.filter(|slot| is_modified(*slot)).for_each(|slot| self.notify(slot, false));
+    /// The watched keys of which `modified` says anything were modified: whether they had expired before.
+    pub fn notify_if(&self, modified: impl Fn(KeySlot) -> Option<bool>) {
+        for slot in self.by_slot.keys().copied() {
+            if let Some(has_expired) = modified(slot) {
+                self.notify(slot, has_expired);
+            }
+        }
     }
 }
 
@@ -100,7 +103,9 @@ mod tests {
         assert!(!one.is_modified() && !two.is_modified());
         watchers.notify(a, true);
         assert!(one.is_modified() && !two.is_modified());
-        watchers.notify_if(|slot| slot == b);
+        watchers.notify_if(|slot| (slot == b).then_some(true));
+        assert!(!two.is_modified(), "it did not see the key that had expired");
+        watchers.notify_if(|slot| (slot == b).then_some(false));
         assert!(two.is_modified());
     }
 
