@@ -20,6 +20,9 @@ pub struct Standard {
     pub keys: u32,
 }
 
+/// A script of one GET, as redis-benchmark takes it.
+const SCRIPT: [&str; 4] = ["EVAL", "return redis.call('get',KEYS[1])", "1", "key:__rand_int__"];
+
 /// Says what to install if redis-benchmark is not there.
 pub fn find_redis_benchmark() -> Result<()> {
     let output = Command::new("redis-benchmark").arg("--version").output();
@@ -95,7 +98,11 @@ impl Standard {
         flag("-n", self.requests);
         flag("-r", self.keys);
         flag("-d", VALUE.len() as u32);
-        command.args(["--csv", "-t", &self.operation.to_lowercase()]).stdin(Stdio::null());
+        command.arg("--csv").stdin(Stdio::null());
+        match self.operation {
+            "EVAL" => command.args(SCRIPT),
+            operation => command.args(["-t", &operation.to_lowercase()]),
+        };
         command
     }
 }

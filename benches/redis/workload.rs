@@ -114,8 +114,23 @@ const MANY_CLIENTS: &[(&str, Metric, Goal)] = &[
 /// The growth from 1 to 5,000 clients is what these rows show, and the plot of it.
 pub const GROWTH_SUFFIX: &str = ", no pipeline, fsync no";
 
+/// Scripts of one GET each.
+const SCRIPTS: Load = Load::Standard {
+    operations: &["EVAL"],
+    clients: 50,
+    pipeline: 1,
+    processes: 1,
+    requests: 120_000,
+};
+
 /// Everything that is measured.
 pub const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "50 clients, scripts, fsync no",
+        load: SCRIPTS,
+        fsync: "no",
+        goals: &[("EVAL", Throughput, Goal::RatioAtLeast(1.0))],
+    },
     unpipelined(
         "1 client, no pipeline, fsync no",
         1,

@@ -354,10 +354,10 @@ fn is_allowed(command: CommandRef) -> bool {
         && !matches!(command.name, "PING" | "ECHO" | "SELECT");
     let is_of_server = command.flags.contains(Flag::Admin) || command.flags.contains(Flag::NoMulti);
     let is_of_file = command.spec.needs_file && command.spec.group == Group::Server;
-    let name = command.full_name();
-    let is_setting = ["config", "latency", "module", "slowlog", "help"]
-        .iter()
-        .any(|of_server| name.split('|').next() == Some(of_server));
+    let is_setting = command.spec.group == Group::Server
+        && ["config", "latency", "module", "slowlog"]
+            .iter()
+            .any(|of_server| command.full_name().starts_with(of_server));
     let is_outside = matches!(command.spec.group, Group::Transactions | Group::Scripting);
     !(is_setting || is_of_connection || is_of_server || is_of_file || is_outside)
 }

@@ -31,12 +31,15 @@ impl Sha {
     /// As a client writes it: 40 hexadecimal digits.
     pub fn parse(word: &[u8]) -> Option<Self> {
         let digit = |byte: u8| char::from(byte).to_digit(16);
-        let (pairs, rest) = word.as_chunks::<2>();
-        let bytes: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8))
-            .collect();
-        Some(Self(bytes.filter(|_| rest.is_empty())?.try_into().ok()?))
+        let (pairs, []) = word.as_chunks::<2>() else { return None };
+        let mut bytes = [0; 20];
+        if pairs.len() != bytes.len() {
+            return None;
+        }
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = (digit(*high)? << 4 | digit(*low)?) as u8;
+        }
+        Some(Self(bytes))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::limits::{
 };
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::QueuedRequest;
+use crate::util::memory;
 use crate::util::sync::lock;
 
 /// What a script is called in its errors, by Lua and by Redis.
@@ -200,6 +201,7 @@ impl Sandbox {
         self.shared.is_resp3.store(false, Ordering::Relaxed);
         *lock(&self.shared.random) = Random::new(RandomState::new().hash_one(0) as i32);
         let outcome = self.run_watched(script, input, calls, replies);
+        let outcome = self.lua.set_memory_limit(0).and(outcome);
         watch.stop();
         match (watch.reason(), outcome) {
             (Some(end), _) => Err(end),
@@ -217,8 +219,7 @@ impl Sandbox {
         replies: &mut Replies,
     ) -> mlua::Result<Option<String>> {
         self.is_sound = false;
-        let limit_bytes = self.lua.used_memory() + self.shared.memory_bytes;
-        self.shared.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        self.open_memory()?;
         let words = input.keys.iter().chain(input.arguments);
         if words.map(|word| word.len()).sum::<usize>() > SCRIPT_SMALL_BYTES {
             self.shared.bound_memory(&self.lua)?;
@@ -263,14 +264,31 @@ impl Sandbox {
         Ok(failed(&text, place, script).unwrap_or_default())
     }
 
+    /// Finds out how much memory there is for a script. Lua's allocator ends the process where the system refuses it: it
+    /// must not come to that.
+    fn open_memory(&self) -> mlua::Result<()> {
+        let bytes = memory::obtainable(self.shared.memory_bytes);
+        let limit_bytes = self.lua.used_memory() + bytes;
+        self.shared.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        match bytes {
+            0 => Err(mlua::Error::MemoryError("not enough memory".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     /// Why a text cannot be run, if it cannot.
     pub fn check(&mut self, script: &Script) -> Option<String> {
-        self.function(script).err().map(|error| compile_error(&error))
+        let checked = self.open_memory().and_then(|()| self.function(script));
+        let unbound = self.lua.set_memory_limit(0);
+        checked.and(unbound).err().map(|error| compile_error(&error))
     }
 
     fn function(&mut self, script: &Script) -> mlua::Result<Function> {
         if let Some(function) = self.compiled.get(&script.sha()) {
             return Ok(function.clone());
+        }
+        if script.text().len() > SCRIPT_SMALL_BYTES {
+            self.shared.bound_memory(&self.lua)?;
         }
         let chunk = self.lua.load(script.body());
         let function = chunk.set_name(CHUNK).set_mode(ChunkMode::Text).into_function()?;

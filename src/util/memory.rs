@@ -18,9 +18,12 @@
 use std::alloc::{GlobalAlloc, Layout, System, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::process::{Resource, getrlimit};
 
 use crate::limits::{REQUEST_SLACK_SHARE, UNAUTHENTICATED_BYTES_MAX};
 
@@ -139,6 +142,44 @@ pub fn has_room(more: usize) -> bool {
     // What unauthenticated clients hold has a bound of its own: it takes no room from the others.
     let used = used.saturating_sub(UNAUTHENTICATED.load(Ordering::Relaxed));
     used.saturating_add(CLAIMED.load(Ordering::Relaxed)).saturating_add(more) <= limit
+}
+
+/// How much memory of `most` bytes may be taken by a library that ends the process where the system refuses it: all of it
+/// where nothing bounds the process, half of what there is where something does, and 0 if that is next to nothing. What
+/// other threads take meanwhile is not known.
+pub fn obtainable(most: usize) -> usize {
+    const LEAST_BYTES: usize = 512 << 10;
+    let mut bytes = most;
+    while !has_room(bytes) && bytes / 2 >= LEAST_BYTES {
+        bytes /= 2;
+    }
+    if [Resource::As, Resource::Data].iter().all(|of| getrlimit(*of).current.is_none())
+        && !*REFUSES_EARLY
+    {
+        return bytes;
+    }
+    while bytes >= LEAST_BYTES {
+        if is_there(2 * bytes) {
+            return bytes;
+        }
+        bytes /= 2;
+    }
+    0
+}
+
+/// Whether the system counts memory that is not used yet.
+static REFUSES_EARLY: LazyLock<bool> = LazyLock::new(|| {
+    std::fs::read("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.starts_with(b"2"))
+});
+
+/// Whether the system grants so many bytes just now.
+fn is_there(bytes: usize) -> bool {
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: what is mapped here is nowhere else, and no reference to it is made.
+    unsafe {
+        mmap_anonymous(ptr::null_mut(), bytes, access, flags)
+            .is_ok_and(|start| munmap(start, bytes).is_ok())
+    }
 }
 
 /// Whether more is used than the bound allows.
