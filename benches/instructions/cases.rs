@@ -129,7 +129,7 @@ fn send(stream: &mut TcpStream, lines: &[&str], reply_bytes: usize, operations: 
     for start in (0..operations).step_by(AT_ONCE as usize) {
         let requests: Vec<u8> = (start..start + AT_ONCE)
             .flat_map(|number| lines.iter().map(move |line| (number % KEYS, line)))
-            .flat_map(|(key, line)| request(&line.replace('K', &key.to_string())))
+            .flat_map(|(key, line)| request(&line.replace(":K", &format!(":{key}"))))
             .collect();
         exchange(stream, &requests, reply_bytes * AT_ONCE as usize)?;
     }

@@ -41,13 +41,13 @@ use crate::text;
 use crate::util::buffer::Buffer;
 use crate::util::memory::{self, NoMemory};
 use call::{Call, Detour, LongArguments};
-use spec::{Flag, Group};
+use spec::Flag;
 use table::{body_of, lookup_subcommand, outside_of};
 
 use error::Code;
 
 pub use error::CommandError;
-pub use spec::Keys;
+pub use spec::{Group, Keys};
 pub use table::{Command, CommandRef, commands, full_name, lookup, names};
 pub use together::{Together, run_together};
 pub use transaction::Transaction;

@@ -231,3 +231,23 @@ fn a_reload_notices_a_file_that_tells_something_else() {
     std::fs::write(&file, text.replace("SET key:1 value", "SET key:2 value")).unwrap();
     assert!(client.line("DEBUG RELOAD").error().starts_with("ERR "));
 }
+
+/// What docs/compatibility.md says is not there.
+#[test]
+fn the_table_of_absent_commands_is_true() {
+    let page = include_str!("../../docs/compatibility.md");
+    let section = page.split("## Commands that are not there").nth(1).unwrap();
+    let rows = section.split("## ").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let (mut client, mut count) = (server.client(), 0);
+    for row in rows {
+        let commands = row.split('|').nth(1).unwrap();
+        for command in commands.split('`').skip(1).step_by(2) {
+            let reply = client.line(command);
+            assert!(reply.error().contains("unknown"), "{command}: {reply:?}");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count} commands");
+}

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use coffre::engine::{Counts, Entry};
 use coffre::limits::EXPIRED_AT_ONCE;
+use coffre::util::clock::unix_time_ms;
 
 /// A key, its value, and when they were last changed and accessed.
 pub struct Stored {
@@ -178,11 +179,14 @@ impl Store {
     /// Puts the database in each place with which its view begins. All keys of a place where that is another one are
     /// changed.
     fn rearrange(&mut self, views: &[View], is_watched: bool, garbage: &mut Garbage) {
+        let now_ms = unix_time_ms();
         let mut old: Vec<_> = std::mem::take(&mut self.databases).into_iter().map(Some).collect();
         if is_watched {
             for (number, _) in views.iter().enumerate().filter(|(n, view)| view.source != Some(*n))
             {
+                // One that had expired is changed for those only that saw it: they find that it is gone.
                 let gone = old[number].iter().flat_map(Database::all);
+                let gone = gone.filter(|stored| !stored.entry.is_expired(now_ms));
                 let gone = gone.map(|stored| (number, stored.entry.key().to_vec()));
                 self.deleted.extend(gone.map(|place| (place, self.revision)));
             }
