@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
         &["MULTI", "SET key:K abcdefghijklmnop", "INCR number:K", "EXEC"],
         5 + 9 + 9 + 4 + 5 + 10,
     ),
-    requests("EVAL of a GET", &["EVAL \"return redis.call('get',KEYS[1])\" 1 key:K"], 5 + 18),
+    requests("EVAL of a GET", &["EVAL return(redis.call('get',KEYS[1])) 1 key:K"], 5 + 18),
     Case { name: "a burst of 16 GETs, parsed", operations: 10_000, work: Work::Here(parse) },
     Case { name: "a batch of one SET, committed", operations: 10_000, work: Work::Here(commit) },
     Case { name: "a record, loaded", operations: 50_000, work: Work::Start },
