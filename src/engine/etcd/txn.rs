@@ -187,13 +187,7 @@ impl<'r> EtcdTxn<'r> {
             for (bytes, written) in &view.writes {
                 let key = Key { database, bytes };
                 let name = self.engine.layout().name(Part::Values, key);
-                // What was read and is not compared may be another thing by now, one that expires.
-                let before = match self.reads.get(&name).filter(|read| read.is_used) {
-                    _ if view.is_cleared => Change::Nothing,
-                    None => Change::Anything,
-                    Some(Read { entry: None, .. }) => Change::Nothing,
-                    Some(Read { entry: Some(entry), .. }) => Change::Entry(entry),
-                };
+                let before = before(self.reads.get(&name), view.is_cleared);
                 changes.write(key, before, written.as_deref());
             }
         }
@@ -345,6 +339,17 @@ impl<'r> EtcdTxn<'r> {
             last = revisions.next().unwrap_or(0);
         }
         Ok(clears > STEPS_MAX)
+    }
+}
+
+/// What is stored of a key when it is written, as far as that is certain: what was read and is not compared may be another
+/// thing by now, one that expires.
+fn before(read: Option<&Read>, is_cleared: bool) -> Change<'_> {
+    match read.filter(|read| read.is_used) {
+        _ if is_cleared => Change::Nothing,
+        None => Change::Anything,
+        Some(Read { entry: None, .. }) => Change::Nothing,
+        Some(Read { entry: Some(entry), .. }) => Change::Entry(entry),
     }
 }
 
@@ -552,5 +557,28 @@ impl Txn for EtcdTxn<'_> {
 
     fn roll_back(&mut self, savepoint: usize) {
         self.views.roll_back(savepoint);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_compared_is_not_relied_on() {
+        let entry = Arc::new(Entry::new(b"k", ValueView::Short(b"v"), None).unwrap());
+        let read = |entry: Option<&Arc<Entry>>, is_used| Read {
+            revision: 7,
+            version: 1,
+            entry: entry.cloned(),
+            is_used,
+        };
+        for found in [None, Some(&entry)] {
+            assert!(matches!(before(Some(&read(found, false)), false), Change::Anything));
+        }
+        assert!(matches!(before(None, false), Change::Anything));
+        assert!(matches!(before(Some(&read(None, true)), false), Change::Nothing));
+        assert!(matches!(before(Some(&read(Some(&entry), true)), false), Change::Entry(_)));
+        assert!(matches!(before(Some(&read(Some(&entry), true)), true), Change::Nothing));
     }
 }
