@@ -69,6 +69,31 @@ fn redis_rs_works_in_both_protocols() {
 }
 
 #[test]
+fn redis_rs_runs_scripts() {
+    let (_folder, file) = folder();
+    let server = Server::with(&file, &["--fsync", "no"]);
+    let add = redis::Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])");
+    for rest in ["/", "/?protocol=resp3"] {
+        let mut client = connect(&server, rest);
+        let _: () = redis::cmd("FLUSHALL").query(&mut client).unwrap();
+        // Unknown at first: it is loaded, and called again.
+        let _: () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut client).unwrap();
+        let sum: i64 = add.key("n").arg(5).invoke(&mut client).unwrap();
+        assert_eq!(sum, 5);
+        let sum: i64 = add.key("n").arg(1).invoke(&mut client).unwrap();
+        assert_eq!(sum, 6);
+        let mut pipe = redis::pipe();
+        let values: (i64, String) = pipe
+            .atomic()
+            .invoke_script(add.key("n").arg(1))
+            .get("n")
+            .query(&mut client)
+            .unwrap();
+        assert_eq!(values, (7, "7".to_owned()));
+    }
+}
+
+#[test]
 fn redis_rs_gives_the_password() {
     let (_folder, file) = folder();
     let server = Server::with(&file, &["--requirepass", "sesame"]);
