@@ -382,7 +382,7 @@ pub const SANDBOXES_MAX: usize = 64;
 /// Most sandboxes that are kept for the next scripts.
 pub const SANDBOXES_SPARE_MAX: usize = 16;
 
-/// How much memory such a sandbox may keep, in bytes; a new one has about 60 KiB.
+/// How much memory such a sandbox may keep, in bytes; a new one has about 100 KiB.
 pub const SANDBOX_SPARE_BYTES_MAX: usize = 1 << 20;
 
 /// Most scripts that a sandbox keeps compiled.
