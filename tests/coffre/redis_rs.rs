@@ -83,12 +83,8 @@ fn redis_rs_runs_scripts() {
         let sum: i64 = add.key("n").arg(1).invoke(&mut client).unwrap();
         assert_eq!(sum, 6);
         let mut pipe = redis::pipe();
-        let values: (i64, String) = pipe
-            .atomic()
-            .invoke_script(add.key("n").arg(1))
-            .get("n")
-            .query(&mut client)
-            .unwrap();
+        let values: (i64, String) =
+            pipe.atomic().invoke_script(add.key("n").arg(1)).get("n").query(&mut client).unwrap();
         assert_eq!(values, (7, "7".to_owned()));
     }
 }
