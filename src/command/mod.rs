@@ -182,8 +182,7 @@ pub fn held_up_by<E: Engine>(
         // It is only queued.
         true if transaction.is_open() && command.name != "EXEC" => None,
         true if transaction.writes() => Some(Paused::Writes),
-        true if command.flags.contains(Flag::Write) => Some(Paused::Writes),
-        true if command.spec.group == Group::Scripting => Some(Paused::Writes),
+        true if may_write(command) => Some(Paused::Writes),
         true => Some(Paused::All),
     }
 }
@@ -348,7 +347,7 @@ fn scope<'k>(
         return Ok(match command.name {
             "FLUSHALL" | "FLUSHDB" | "SWAPDB" => Scope::All,
             // One that touches keys all the same begins anew.
-            "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" => Scope::Many(&[]),
+            _ if command.spec.group == Group::Scripting => Scope::Many(&[]),
             _ => Scope::Each,
         });
     };
@@ -366,6 +365,11 @@ fn scope<'k>(
         keys.sort_and_dedup();
     }
     Ok(Scope::Many(keys))
+}
+
+/// Whether a command may change keys: by itself, or by what a script calls.
+fn may_write(command: CommandRef) -> bool {
+    command.flags.contains(Flag::Write) || command.spec.group == Group::Scripting
 }
 
 /// Whether a command may touch keys that its request does not name.

@@ -17,7 +17,7 @@ use super::spec::{Flag, Group, Spec};
 use super::table::body_of;
 use super::{
     Before, Call, CommandError, CommandRef, ConnectionState, Context, Detour, LongArguments,
-    Outcome, may_touch_any, record,
+    Outcome, may_touch_any, may_write, record,
 };
 use crate::engine::{Admin, Engine, Key, Scope, Txn};
 use crate::limits::{TRANSACTION_BYTES_SURE, WATCH_BYTES_MAX, work};
@@ -69,9 +69,8 @@ impl<E: Engine> Transaction<E> {
 
     /// Whether one of them may change keys.
     pub fn writes(&self) -> bool {
-        let writes =
-            |(command, _): &(CommandRef, QueuedRequest)| command.flags.contains(Flag::Write);
-        self.queue.as_ref().is_some_and(|queue| queue.requests.iter().any(writes))
+        let requests = self.queue.iter().flat_map(|queue| &queue.requests);
+        requests.into_iter().any(|(command, _)| may_write(command))
     }
 
     /// Marks the transaction as wrong: `EXEC` runs none of its requests.

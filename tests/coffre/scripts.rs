@@ -95,6 +95,31 @@ fn a_script_in_exec_is_part_of_it() {
     assert_eq!(client.line("EXEC"), Reply::Nil);
 }
 
+/// Alone and in `EXEC`: it may write.
+#[test]
+fn a_pause_of_writes_holds_up_scripts() {
+    let (_folder, file) = folder();
+    let server = Server::start(&file);
+    let (mut admin, mut client) = (server.client(), server.client());
+    let script = b"return redis.call('INCR', KEYS[1])";
+    let eval = request(&[b"EVAL", script, b"1", b"k"]);
+    let exec = [b"MULTI\r\n", &eval[..], b"EXEC\r\n"].concat();
+    for (sent, last, replies) in [(eval, "eval", 0), (exec, "exec", 2)] {
+        assert_eq!(admin.line("CLIENT PAUSE 600000 WRITE"), Reply::ok());
+        let before = admin.line("GET k");
+        client.send(&sent);
+        (0..replies).for_each(|_| drop(client.reply()));
+        wait_until("it waits", || {
+            let list = String::from_utf8(admin.line("CLIENT LIST").into_bytes()).unwrap();
+            list.contains(&format!(" cmd={last} "))
+        });
+        assert_eq!(admin.line("GET k"), before);
+        assert_eq!(admin.line("CLIENT UNPAUSE"), Reply::ok());
+        client.reply();
+        assert_ne!(admin.line("GET k"), before);
+    }
+}
+
 #[test]
 fn scripts_are_known_by_their_sha1() {
     let (_folder, file) = folder();
