@@ -65,14 +65,18 @@ pub fn flush_db<T: Txn>(call: &mut Call<'_, T>) -> Result {
 }
 
 fn flush<T: Txn>(call: &mut Call<'_, T>, database: Option<usize>) -> Result {
-    let known = |word: &[u8]| is(word, "ASYNC") || is(word, "SYNC");
-    if call.request.len() > 2 || !call.request.words_from(1).all(known) {
+    if call.request.len() > 2 || !call.request.words_from(1).all(is_flush_type) {
         return Err(CommandError::SYNTAX);
     }
     call.check_writes()?;
     call.txn.clear(database)?;
     call.replies.status("OK");
     Ok(())
+}
+
+/// Whether a word says how memory is freed after something is forgotten.
+pub fn is_flush_type(word: &[u8]) -> bool {
+    is(word, "ASYNC") || is(word, "SYNC")
 }
 
 pub const TIME: Spec = Spec::new(Group::Server, "2.6.0", "TIME")

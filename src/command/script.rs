@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::data::is_flush_type;
 use super::error::Code;
 use super::spec::{
     Flag::{self, Readonly},
     Group, Spec,
 };
 use super::{
-    Call, CommandError, CommandRef, ConnectionState, Detour, LongArguments, find, integer, is,
+    Call, CommandError, CommandRef, ConnectionState, Detour, LongArguments, find, integer,
     may_touch_any, transaction,
 };
 use crate::config::EngineKind;
@@ -39,9 +40,7 @@ pub const EVAL: Spec =
         ]);
 
 pub fn eval<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let count = key_count(call)?;
-    let script = seen(call)?;
-    run(call, &script, count, script.is_readonly())
+    evaluate(call, seen, false)
 }
 
 pub const EVALSHA: Spec =
@@ -50,9 +49,7 @@ pub const EVALSHA: Spec =
         .example("EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0");
 
 pub fn eval_sha<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let count = key_count(call)?;
-    let script = known(call)?;
-    run(call, &script, count, script.is_readonly())
+    evaluate(call, known, false)
 }
 
 pub const EVAL_RO: Spec =
@@ -62,9 +59,7 @@ pub const EVAL_RO: Spec =
         .example("EVAL_RO \"return redis.call('GET', KEYS[1])\" 1 ville");
 
 pub fn eval_ro<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let count = key_count(call)?;
-    let script = seen(call)?;
-    run(call, &script, count, true)
+    evaluate(call, seen, true)
 }
 
 pub const EVALSHA_RO: Spec =
@@ -74,9 +69,7 @@ pub const EVALSHA_RO: Spec =
         .example("EVALSHA_RO e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0");
 
 pub fn eval_sha_ro<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let count = key_count(call)?;
-    let script = known(call)?;
-    run(call, &script, count, true)
+    evaluate(call, known, true)
 }
 
 pub const SCRIPT: Spec = Spec::new(Group::Scripting, "2.6.0", "SCRIPT subcommand")
@@ -113,8 +106,7 @@ pub const SCRIPT_FLUSH: Spec = Spec::new(Group::Scripting, "2.6.0", "SCRIPT FLUS
     .summary("Forgets all scripts.");
 
 pub fn flush<T: Txn>(call: &mut Call<'_, T>) -> Result {
-    let known = |word: &[u8]| is(word, "ASYNC") || is(word, "SYNC");
-    if call.request.len() > 3 || !call.request.words_from(2).all(known) {
+    if call.request.len() > 3 || !call.request.words_from(2).all(is_flush_type) {
         return Err(CommandError::err("SCRIPT FLUSH only support SYNC|ASYNC option"));
     }
     call.control.scripts.flush();
@@ -180,6 +172,17 @@ fn key_count<T: Txn>(call: &Call<'_, T>) -> Result<usize> {
     }
 }
 
+/// Runs the script that `find` finds, which is looked for once the number of keys is known to be right.
+fn evaluate<T: Txn>(
+    call: &mut Call<'_, T>,
+    find: fn(&Call<'_, T>) -> Result<Arc<Script>>,
+    is_readonly: bool,
+) -> Result {
+    let count = key_count(call)?;
+    let script = find(call)?;
+    run(call, &script, count, is_readonly || script.is_readonly())
+}
+
 /// Runs a script with the keys, of which there are `count`, and arguments of the request.
 fn run<T: Txn>(call: &mut Call<'_, T>, script: &Script, count: usize, is_readonly: bool) -> Result {
     let words = call.request.words_from(FIRST);
@@ -201,16 +204,14 @@ fn run<T: Txn>(call: &mut Call<'_, T>, script: &Script, count: usize, is_readonl
         ended: None,
     };
     let outcome = sandbox.run(script, &input, &mut runner, call.replies);
-    let Runner { ran, ended, .. } = runner;
+    if !runner.ended.as_ref().is_some_and(CommandError::is_again) {
+        runner.count();
+    }
+    let ended = runner.ended;
     (call.connection.database, call.connection.protocol) = before;
     call.client.database.store(before.0, Ordering::Relaxed);
-    let is_again = ended.as_ref().is_some_and(CommandError::is_again);
-    if is_again {
+    if ended.as_ref().is_some_and(CommandError::is_again) {
         call.detour.want_all();
-    } else {
-        for (command, called) in ran {
-            call.control.statistics.count(call.client.id, call.stats, command, called);
-        }
     }
     match outcome {
         Ok(None) => Ok(()),
@@ -257,6 +258,13 @@ impl<T: Txn> Runner<'_, T> {
     fn end(&mut self, error: CommandError) -> std::result::Result<(), End> {
         self.ended.get_or_insert(error);
         Err(End::Refused)
+    }
+
+    /// Adds what was run to the statistics.
+    fn count(&mut self) {
+        for (command, called) in self.ran.drain(..) {
+            self.control.statistics.count(self.client.id, self.stats, command, called);
+        }
     }
 
     /// The command, if a script may call it.
@@ -340,9 +348,7 @@ impl<T: Txn> Calls for Runner<'_, T> {
         self.ran.push((command.number, Called::once(started.elapsed(), failed.is_some())));
         const RAN_MAX: usize = 1000;
         if self.ran.len() > RAN_MAX {
-            for (command, called) in self.ran.drain(..) {
-                self.control.statistics.count(self.client.id, self.stats, command, called);
-            }
+            self.count();
         }
         Ok(())
     }

@@ -131,9 +131,9 @@ impl Scripts {
 
     /// Forgets all.
     pub fn flush(&self) {
-        let texts = std::mem::take(&mut *lock(&self.texts));
-        lock(&self.sandboxes).forget_spare();
-        drop(texts);
+        // What is forgotten is freed with nothing locked.
+        let _texts = std::mem::take(&mut *lock(&self.texts));
+        let _spare = lock(&self.sandboxes).take_spare();
     }
 
     /// How many are known, and how long they are in bytes.
@@ -248,9 +248,9 @@ impl Texts {
 }
 
 impl Sandboxes {
-    fn forget_spare(&mut self) {
+    fn take_spare(&mut self) -> Vec<Sandbox> {
         self.count -= self.spare.len();
-        self.spare.clear();
+        std::mem::take(&mut self.spare)
     }
 }
 

@@ -17,7 +17,8 @@ use crate::protocol::REDIS_VERSION;
 use crate::util::rate_limit::RateLimit;
 use crate::util::sync::lock;
 
-/// What the prelude is given. A function that may fail returns why first, and nothing if it did not.
+/// What the prelude is given. `next` and `expand`, which functions in Lua call, return what went wrong first, or nothing;
+/// the others raise it.
 pub fn functions(lua: &Lua, shared: &Arc<Shared>) -> mlua::Result<Table> {
     let rust = lua.create_table()?;
     let own = || Arc::clone(shared);

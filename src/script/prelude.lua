@@ -34,7 +34,7 @@ local function caught(ok, ...)
     return ok, seen((...))
 end
 
--- Functions in Rust return what went wrong; where they were called from is added here.
+-- rust.expand returns what went wrong; where it was called from is added here.
 local function checked(problem, ...)
     if problem then error(problem, 3) end
     return ...

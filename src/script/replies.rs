@@ -119,7 +119,7 @@ impl Writer<'_> {
             return Some(());
         }
         if let Value::String(text) = field("ok") {
-            self.replies.status(&text.to_string_lossy().replace(['\r', '\n'], " "));
+            self.replies.status(&text.to_string_lossy());
             return Some(());
         }
         match field("double") {
@@ -134,7 +134,7 @@ impl Writer<'_> {
             _ => {}
         }
         if let Value::String(digits) = field("big_number") {
-            self.replies.big_number(&digits.to_string_lossy().replace(['\r', '\n'], " "));
+            self.replies.big_number(&digits.to_string_lossy());
             return Some(());
         }
         if let Value::Table(verbatim) = field("verbatim_string")

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::limits::{
 use crate::protocol::reply::{Protocol, Replies};
 use crate::protocol::request::QueuedRequest;
 use crate::util::memory;
+use crate::util::random::random;
 use crate::util::sync::lock;
 
 /// What a script is called in its errors, by Lua and by Redis.
@@ -199,7 +199,7 @@ impl Sandbox {
         let watch = Arc::clone(&self.shared.watch);
         watch.start(input.time);
         self.shared.is_resp3.store(false, Ordering::Relaxed);
-        *lock(&self.shared.random) = Random::new(RandomState::new().hash_one(0) as i32);
+        *lock(&self.shared.random) = Random::new(random() as i32);
         let outcome = self.run_watched(script, input, calls, replies);
         let outcome = self.lua.set_memory_limit(0).and(outcome);
         watch.stop();
@@ -207,7 +207,7 @@ impl Sandbox {
             (Some(end), _) => Err(end),
             (None, Ok(failed)) => Ok(failed),
             (None, Err(mlua::Error::MemoryError(_))) => Err(End::Memory),
-            (None, Err(error)) => failed(&format!("ERR {}", first_line(&error)), None, script),
+            (None, Err(error)) => Ok(Some(format!("ERR {}", first_line(&error)))),
         }
     }
 
@@ -261,7 +261,10 @@ impl Sandbox {
         if text.ends_with("not enough memory") {
             self.shared.watch.end(End::Memory);
         }
-        Ok(failed(&text, place, script).unwrap_or_default())
+        Ok(Some(match place {
+            Some(place) => format!("{text} script: {}, on {place}.", script.sha()),
+            None => text,
+        }))
     }
 
     /// Finds out how much memory there is for a script. Lua's allocator ends the process where the system refuses it: it
@@ -307,14 +310,6 @@ fn described(error: &Table) -> (String, Option<String>) {
     };
     let place = field("source").zip(field("line")).map(|(source, line)| format!("{source}:{line}"));
     (field("err").unwrap_or_else(|| "ERR unknown error".to_owned()), place)
-}
-
-/// The error that a client is answered.
-fn failed(text: &str, place: Option<String>, script: &Script) -> Result<Option<String>, End> {
-    Ok(Some(match place {
-        Some(place) => format!("{text} script: {}, on {place}.", script.sha()),
-        None => text.to_owned(),
-    }))
 }
 
 fn compile_error(error: &mlua::Error) -> String {

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::script::Scripts;
 use crate::util::memory;
+use crate::util::random::random;
 use crate::util::sync::{lock, wait};
 use crate::util::tasks::spawn;
 
@@ -143,8 +144,6 @@ pub fn unix_time() -> Duration {
 
 /// 40 random hexadecimal digits.
 fn random_hex() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let words: String =
-        (0..3).map(|word| format!("{:016x}", RandomState::new().hash_one(word))).collect();
+    let words: String = (0..3).map(|_| format!("{:016x}", random())).collect();
     words[..40].to_owned()
 }

@@ -8,6 +8,7 @@ pub(crate) mod memory;
 pub(crate) mod nearest;
 pub(crate) mod password;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod rate_limit;
 pub(crate) mod sync;
 pub(crate) mod tasks;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::changes::View;
-use super::gateway::{Bytes, KeyValue, Operation, RangeReply, RangeRequest, TxnRequest};
+use super::gateway::{Bytes, KeyValue, RangeReply, RangeRequest};
 use super::layout::{Part, decode_time};
 use super::txn::EtcdTxn;
 use crate::engine::{Counts, Entry, Key, Scope, Txn, TxnError};
 use crate::limits::{ETCD_PAGE_KEYS, ETCD_READS_MAX, work};
+use crate::util::random::random;
 
 /// Keys, each with its hash, and the hash of the next.
 type Page = (Vec<(u64, Vec<u8>)>, Option<u64>);
@@ -16,15 +17,13 @@ impl EtcdTxn<'_> {
     /// Reads ranges at the transaction's revision.
     fn read_ranges(&mut self, mut ranges: Vec<RangeRequest>) -> Result<Vec<RangeReply>, TxnError> {
         ranges.iter_mut().for_each(|range| range.revision = self.revision);
-        let success = ranges.into_iter().map(Operation::Range).collect();
-        let request = TxnRequest { success, ..TxnRequest::default() };
-        let Some(reply) = self.engine.slots.read(&request, self.deadline)? else {
+        let Some(reply) = self.engine.slots.read_ranges(ranges.iter(), self.deadline)? else {
             return Err(self.went_stale());
         };
         if self.revision == 0 {
-            self.revision = reply.header.revision;
+            self.revision = reply.revision;
         }
-        Ok(reply.responses.into_iter().map(|reply| reply.response_range).collect())
+        Ok(reply.ranges)
     }
 
     /// The transaction depends on which keys a database has.
@@ -133,7 +132,7 @@ impl EtcdTxn<'_> {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, TxnError> {
         const AROUND: u64 = 100;
-        let random = super::random();
+        let random = random();
         for first in [random >> (u64::BITS - super::layout::HASH_BITS), 0] {
             let mut first = Some(first);
             while let Some(from) = first {

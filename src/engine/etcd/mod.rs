@@ -25,7 +25,6 @@ mod transfer;
 mod txn;
 mod watch_members;
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,6 +38,7 @@ use crate::engine::{
 use crate::journal::{CommitCallback, CommitPoint, WriteRefused};
 use crate::limits::ETCD_CONFLICTS_MAX;
 use crate::util::clock::{Clock, unix_time_ms, unix_time_s};
+use crate::util::random::random;
 use crate::util::sync::lock;
 use crate::util::tasks::spawn;
 
@@ -214,11 +214,6 @@ fn read_layout(cluster: &Cluster, prefix: &str) -> Result<Layout, OpenError> {
     let reply = cluster.read(&request, 0, deadline).map_err(slots::error)?;
     let found = reply.responses.into_iter().flat_map(|reply| reply.response_range.kvs).next();
     Ok(Layout::of(prefix, &found.map_or(Vec::new(), |found| found.value.0))?)
-}
-
-/// A random number.
-fn random() -> u64 {
-    RandomState::new().hash_one(0)
 }
 
 impl Engine for EtcdEngine {

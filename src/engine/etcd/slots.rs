@@ -168,7 +168,8 @@ impl Slots {
         }
     }
 
-    fn read_ranges<'r>(
+    /// Reads keys, by themselves. `None` as from [`read`](Self::read).
+    pub fn read_ranges<'r>(
         &self,
         ranges: impl Iterator<Item = &'r RangeRequest>,
         deadline: Instant,

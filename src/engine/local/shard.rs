@@ -356,10 +356,11 @@ fn with_hash<'t>(
 }
 
 /// Whether all of some entries have expired; none if there is no entry.
-fn have_expired<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<bool> {
+fn have_expired<'e>(entries: impl Iterator<Item = &'e Entry>) -> Option<bool> {
+    let mut entries = entries.peekable();
+    entries.peek()?;
     let now_ms = unix_time_ms();
-    let first = entries.next()?;
-    Some(first.is_expired(now_ms) && entries.all(|entry| entry.is_expired(now_ms)))
+    Some(entries.all(|entry| entry.is_expired(now_ms)))
 }
 
 #[cfg(test)]
